@@ -1,0 +1,228 @@
+"""One suite that every registered backbone passes: timm's contract, sizes, gradients, precision, compilation."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import visionssm
+
+# Every family registers a variant of under a million parameters; the published sizes take minutes.
+NAMES = [
+    pytest.param(name, marks=[] if name.endswith("_nano_test") else [pytest.mark.slow])
+    for name in visionssm.list_models()
+]
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+def _create(name: str, **kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _image(model: nn.Module, batch: int = 2, size: tuple[int, int] | None = None) -> Tensor:
+    channels, height, width = model.default_cfg["input_size"]
+    height, width = size or (min(height, 64), min(width, 64))
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@every_model
+def test_it_follows_timms_contract(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model, batch=1)
+    features = model.forward_features(image)
+    assert features.shape[-1] == model.num_features
+    assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
+    torch.testing.assert_close(model(image), model.forward_head(features))
+    assert isinstance(model.get_classifier(), nn.Linear)
+    state = model.state_dict()
+    assert f"{model.default_cfg['classifier']}.weight" in state
+    assert f"{model.default_cfg['first_conv']}.weight" in state
+    for key in ("mean", "std", "interpolation", "crop_pct", "input_size", "pool_size"):
+        assert model.default_cfg[key], key
+
+
+@every_model
+def test_constructor_options_reach_the_model(name: str) -> None:
+    model = _create(name, num_classes=7, in_chans=1, drop_rate=0.1, drop_path_rate=0.1).eval()
+    channels_first = _image(model)[:, :1]
+    assert model(channels_first).shape == (2, 7)
+    assert model.in_chans == 1
+    with pytest.raises(TypeError, match="not_an_option"):
+        _create(name, not_an_option=1)
+
+
+@every_model
+def test_reset_classifier_changes_the_head_only(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model)
+    before = model.forward_features(image)
+    model.reset_classifier(5)
+    assert model(image).shape == (2, 5)
+    model.reset_classifier(0)
+    assert model(image).shape == (2, model.head_hidden_size)
+    torch.testing.assert_close(model.forward_features(image), before)
+
+
+@every_model
+def test_features_only_returns_the_maps_that_feature_info_promises(name: str) -> None:
+    wanted = (1, 3)
+    model = _create(name, features_only=True, out_indices=wanted).eval()
+    full = _create(name).eval()
+    image = _image(full, size=(96, 64))
+    maps = model(image)
+    assert len(maps) == len(wanted)
+    for map_, channels, reduction in zip(
+        maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+    ):
+        assert map_.shape == (2, channels, 96 // reduction, 64 // reduction)
+    _, expected = full.forward_intermediates(image, indices=list(wanted))
+    for actual, reference in zip(maps, expected, strict=True):
+        torch.testing.assert_close(actual, reference)
+
+
+@every_model
+def test_intermediates_agree_with_forward_features(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model)
+    final, maps = model.forward_intermediates(image)
+    torch.testing.assert_close(final, model.forward_features(image))
+    assert len(maps) == len(model.feature_info)
+    only = model.forward_intermediates(image, indices=1, stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(only[0], maps[-1])
+    with pytest.raises(ValueError, match="output_fmt"):
+        model.forward_intermediates(image, output_fmt="CHWN")
+
+
+@every_model
+@pytest.mark.parametrize("size", [(64, 64), (65, 43), (33, 97)])
+def test_any_input_size_runs(name: str, size: tuple[int, int]) -> None:
+    model = _create(name, **_size_options(name, size)).eval()
+    output = model(_image(model, batch=1, size=size))
+    assert output.shape == (1, model.num_classes)
+    assert output.isfinite().all()
+
+
+@every_model
+def test_images_of_a_batch_do_not_mix(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model, batch=3)
+    together = model(image)
+    alone = torch.cat([model(x[None]) for x in image])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_memory_layout_of_the_image_does_not_matter(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model)
+    torch.testing.assert_close(
+        model(image.contiguous(memory_format=torch.channels_last)), model(image), rtol=1e-4, atol=1e-5
+    )
+
+
+@every_model
+def test_gradients_reach_every_parameter(name: str) -> None:
+    model = _create(name).train()
+    model(_image(model)).square().mean().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not dead
+    assert all(p.grad.abs().sum() > 0 for n, p in model.named_parameters() if n.endswith("proj.weight"))
+
+
+@every_model
+def test_gradient_checkpointing_changes_no_number(name: str) -> None:
+    model = _create(name).train()
+    image = _image(model)
+    plain = _gradients(model, image)
+    model.set_grad_checkpointing()
+    for key, gradient in _gradients(model, image).items():
+        torch.testing.assert_close(gradient, plain[key], msg=key)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_is_finite_and_close(name: str, dtype: torch.dtype) -> None:
+    model = _create(name).train()
+    image = _image(model)
+    expected = model.eval()(image)
+    with torch.autocast("cpu", dtype=dtype):
+        actual = model(image)
+    assert actual.isfinite().all()
+    assert (actual.float() - expected).abs().max() <= 0.05 * expected.abs().max() + 0.02
+    actual.float().square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_model
+def test_model_converted_to_bfloat16_stays_in_bfloat16(name: str) -> None:
+    model = _create(name).eval().to(torch.bfloat16)
+    output = model(_image(model).to(torch.bfloat16))
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+
+
+@every_model
+def test_saved_state_restores_the_model(name: str) -> None:
+    model, other = _create(name).eval(), timm.create_model(name, pretrained=False).eval()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    image = _image(model)
+    torch.testing.assert_close(other(image), model(image))
+    torch.testing.assert_close(copy.deepcopy(model)(image), model(image))
+
+
+@every_model
+def test_meta_device_needs_no_memory(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, device="meta").eval()
+        assert model(_image(model).to("meta")).shape == (2, model.num_classes)
+
+
+@every_model
+def test_layer_decay_groups_cover_every_parameter(name: str) -> None:
+    from timm.models import group_parameters
+
+    model = _create(name)
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    assert set(groups) == {n for n, _ in model.named_parameters()}
+    assert len(set(groups.values())) >= len(model.feature_info)
+
+
+@every_model
+def test_definition_and_cpu_kernels_agree(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model)
+    with visionssm.use_backend("reference"):
+        expected = model(image)
+    torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_compiled_model_has_no_graph_break_and_equals_eager(name: str) -> None:
+    model = _create(name).eval()
+    image = _image(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+def _gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(0)
+    model(image).square().mean().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _size_options(name: str, size: tuple[int, int]) -> dict[str, object]:
+    """Models with a position table are built for their size."""
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    return {"img_size": size} if fixed else {}

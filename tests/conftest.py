@@ -1,0 +1,34 @@
+"""Which tests run: heavy ones are marked `slow` and left out unless asked for, whole or a part at a time."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption(
+        "--slow-part",
+        metavar="I/N",
+        help="run part I (from 0) of N equal parts of the tests marked slow, and nothing else",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--slow-part")
+    if part:
+        index, count = (int(x) for x in part.split("/"))
+        chosen = [x for x in items if x.get_closest_marker("slow") and _part_of(x, count) == index]
+    elif config.getoption("--slow") or config.option.markexpr:
+        return
+    else:
+        chosen = [x for x in items if not x.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=[x for x in items if x not in set(chosen)])
+    items[:] = chosen
+
+
+def _part_of(item: pytest.Item, count: int) -> int:
+    """The same part on every machine and in every run."""
+    return zlib.crc32(item.nodeid.encode()) % count

@@ -1,0 +1,121 @@
+"""Reading of the numerical cases in tests/reference: weights, inputs and expected values from the authors' code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.reference.fill import fill_tensor, make_input, sample_indices, uniform
+
+FOLDER = Path(__file__).parent / "reference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of the authors' code on a CPU in float32."""
+
+    path: Path
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text())
+
+    @property
+    def seed(self) -> int:
+        return self.data["seed"]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self.data.get("meta", {})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The case's weights under the authors' names."""
+        skipped = set(self.data["not_filled"])
+        adjust = self.data.get("fill_adjust") or self.meta.get("fill_adjust") or []
+        state = {}
+        for name, shape in self.data["state"].items():
+            if name in skipped:
+                continue
+            value = fill_tensor(self.seed, name, tuple(shape))
+            for suffix, factor in self.meta.get("fill_scale", {}).items():
+                if name.endswith(suffix):
+                    value = value * np.float32(factor)
+            for pattern, factor in adjust:
+                if re.search(pattern, name):
+                    value = value * np.float32(factor)
+            state[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return state
+
+    def image(self) -> Tensor:
+        return torch.from_numpy(make_input(self.seed, tuple(self.data["input"]["shape"])))
+
+    def cotangent(self, output: Tensor) -> Tensor:
+        """The fixed weights of the scalar whose gradients the case records."""
+        return torch.from_numpy(2 * uniform(self.seed, "cotangent", tuple(output.shape)) - 1).to(output.dtype)
+
+    def relative_error(self, name: str, actual: Tensor) -> float:
+        """Largest difference to the recorded output, relative to the largest recorded value."""
+        expected = self.data["outputs"][name]
+        assert list(actual.shape) == expected["shape"], name
+        flat = actual.detach().to(torch.float64).contiguous().flatten().numpy()
+        if "values" in expected:
+            reference = np.asarray(expected["values"], dtype=np.float64).flatten()
+            scale = np.abs(reference).max()
+        else:
+            flat_index = sample_indices(self.seed, flat.size)
+            statistics = np.array([flat.mean(), flat.std(), np.abs(flat).max()])
+            recorded = np.array([expected["mean"], expected["std"], expected["absmax"]])
+            scale = expected["absmax"]
+            assert np.abs(statistics - recorded).max() <= 1e-4 * scale, f"{name}: statistics differ"
+            flat, reference = flat[flat_index], np.asarray(expected["samples"], dtype=np.float64)
+        return float(np.abs(flat - reference).max() / scale)
+
+
+def find_cases(family: str) -> list[Case]:
+    """Every model case of a family, in the order of the file names."""
+    return [Case(path) for path in sorted((FOLDER / family).glob("*.json"))]
+
+
+def gradient_norm_errors(case: Case, model: torch.nn.Module, filter_fn: Any) -> dict[str, tuple[float, float]]:
+    """(ours, authors') gradient norms a group of parameters, after `model`'s backward pass.
+
+    The key map is read off by sending tensors through it that hold the number of their authors' parameter; parameters
+    that the map splits or merges form one group, whose norm is the root of the sum of squares. Norms are taken in
+    float32 as in the recording: PyTorch's float32 norm of a large matrix is itself off by up to 1.4e-4.
+    """
+    names = list(case.data["grad_norms"])
+    numbers = {name: i + 1 for i, name in enumerate(names)}
+    tagged = {name: torch.full_like(value, numbers.get(name, 0)) for name, value in case.state_dict().items()}
+    mapped = filter_fn(tagged, model)
+
+    group_of = {i: i for i in numbers.values()}
+
+    def root(i: int) -> int:
+        while group_of[i] != i:
+            i = group_of[i]
+        return i
+
+    sources: dict[str, list[int]] = {}
+    for ours, _ in model.named_parameters():
+        sources[ours] = [int(i) for i in mapped[ours].unique().tolist() if i > 0]
+        for other in sources[ours][1:]:
+            group_of[root(other)] = root(sources[ours][0])
+
+    squares: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for ours, parameter in model.named_parameters():
+        if sources[ours]:
+            gradient = parameter.grad
+            assert gradient is not None, f"no gradient reaches {ours}"
+            squares[root(sources[ours][0])][0] += float(gradient.norm()) ** 2
+    for name, i in numbers.items():
+        squares[root(i)][1] += case.data["grad_norms"][name] ** 2
+    return {names[i - 1]: (actual**0.5, expected**0.5) for i, (actual, expected) in squares.items()}

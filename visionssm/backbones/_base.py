@@ -1,0 +1,259 @@
+"""timm's model contract, once, for every hierarchical backbone, and the registration of variants with timm."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, checkpoint_seq, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from visionssm.checkpoints import OfficialCfg, load_pretrained_file, local_pretrained_overlay
+from visionssm.layers import NormClassifierHead
+
+StateDict = dict[str, Tensor]
+
+_registered: list[str] = []
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of this package's variants that match a shell pattern, in alphabetical order."""
+    return sorted(fnmatch.filter(_registered, pattern))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, and the step down to the next stage (identity after the last)."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.downsample = downsample if downsample is not None else nn.Identity()
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) map through the blocks; the caller applies `downsample`."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class HierarchicalBackbone(nn.Module):
+    """Stem, stages and head with timm's whole contract.
+
+    A family's class builds `patch_embed` (image to map), `layers` (a ModuleList of `Stage`) and `head`, then calls
+    `finish`. Maps are (B, H, W, C) between modules; stage outputs are tapped before the downsampling.
+    """
+
+    output_fmt = "NHWC"
+    first_reduction: ClassVar[int] = 4
+
+    patch_embed: nn.Module
+    layers: nn.ModuleList
+    head: NormClassifierHead
+
+    def __init__(self, *, in_chans: int, num_classes: int, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": self.first_reduction * 2**i, "module": f"layers.{i}"}
+            for i, dim in enumerate(dims)
+        ]
+
+    # The three functions that a family may replace.
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the published recipe does not decay, beside biases and other 1-D parameters."""
+        return set()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) image to the last stage's (B, H', W', num_features) map, before the head's norm."""
+        x = self.patch_embed(x)
+        *stages, last = self.stages
+        for stage in stages:
+            x = stage.downsample(stage(x))
+        return last(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Norm, pool and classify; with `pre_logits`, norm and pool."""
+        return self.head(x, pre_logits=pre_logits)
+
+    # The contract, the same for all.
+
+    @torch.jit.ignore
+    def load_pretrained(self, path: str) -> None:
+        """Load the authors' checkpoint file; timm calls this for `pretrained=True` (see `build`)."""
+        load_pretrained_file(self, path)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The modules in `layers`."""
+        return cast(list[Stage], list(self.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Stage outputs before downsampling.
+
+        Args:
+            x: (B, C, H, W) image.
+            indices: stages to return; an integer means the last n, None all.
+            norm: apply the head's norm to the last stage's output (it fits no other stage).
+            stop_early: leave out the stages after the last one asked for.
+            output_fmt: NCHW or NHWC.
+            intermediates_only: do not return the features beside them.
+
+        Raises:
+            ValueError: `output_fmt` is neither.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose NCHW or NHWC")
+        wanted, last_wanted = feature_take_indices(len(self.layers), indices)
+        intermediates = []
+        x = self.patch_embed(x)
+        last = last_wanted if stop_early else len(self.layers) - 1
+        for i, stage in enumerate(self.stages[: last + 1]):
+            x = stage(x)
+            if i in wanted:
+                tapped = self.head.norm(x) if norm and i == len(self.layers) - 1 else x
+                intermediates.append(tapped.permute(0, 3, 1, 2) if output_fmt == "NCHW" else tapped)
+            if i < last:
+                x = stage.downsample(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what is not needed to compute the given stages; returns their indices."""
+        wanted, last = feature_take_indices(len(self.layers), indices)
+        shortened = last < len(self.layers) - 1
+        self.layers = self.layers[: last + 1]
+        self.stages[-1].downsample = nn.Identity()
+        if shortened:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or shortened:
+            self.head.norm = nn.Identity()
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return wanted
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, untrained classifier; 0 classes for none, `global_pool=''` for unpooled maps."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        self.head_hidden_size = self.head.num_features
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory: recompute blocks in the backward pass."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning-rate decay."""
+        blocks = [(r"^layers\.(\d+)\.blocks\.(\d+)", None), (r"^layers\.(\d+)\.downsample", (99999,))]
+        return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else blocks}
+
+
+def init_linear_(module: nn.Module) -> None:
+    """Linear weights truncated normal 0.02, biases 0: the rule of all published hierarchical families."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def imagenet_cfg(url: str = "", **overrides: Any) -> OfficialCfg:
+    """timm's pretrained configuration of an ImageNet-1k classifier at 224×224, with `OfficialCfg`'s fields beside."""
+    values = {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 224 / 256,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.0",
+        "classifier": "head.fc",
+    }
+    return OfficialCfg(**{**values, **overrides})
+
+
+def build(
+    model_class: Callable[..., nn.Module],
+    variant: str,
+    pretrained: bool,
+    *,
+    checkpoint_filter_fn: Callable[[StateDict, nn.Module], StateDict],
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a variant through timm: pretrained weights, `features_only`, `out_indices`, overlays as timm has them."""
+    if pretrained:
+        kwargs["pretrained_cfg_overlay"] = local_pretrained_overlay(
+            variant,
+            kwargs.get("pretrained_cfg"),
+            kwargs.get("pretrained_cfg_overlay"),
+            cache_dir=kwargs.get("cache_dir"),
+        )
+    return build_model_with_cfg(
+        model_class,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+def register_variants(
+    module_name: str,
+    model_class: Callable[..., nn.Module],
+    variants: Mapping[str, Mapping[str, Any]],
+    checkpoint_filter_fn: Callable[[StateDict, nn.Module], StateDict],
+) -> None:
+    """Register one timm entry point a variant in the family's module, which must define `default_cfgs` before."""
+    module = sys.modules[module_name]
+    for variant, arguments in variants.items():
+        entry_point = _entry_point(model_class, variant, arguments, checkpoint_filter_fn)
+        entry_point.__module__ = module_name
+        setattr(module, variant, register_model(entry_point))
+        _registered.append(variant)
+
+
+def _entry_point(
+    model_class: Callable[..., nn.Module],
+    variant: str,
+    arguments: Mapping[str, Any],
+    checkpoint_filter_fn: Callable[[StateDict, nn.Module], StateDict],
+) -> Callable[..., nn.Module]:
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        options = {**arguments, **kwargs}
+        return build(model_class, variant, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **options)
+
+    entry_point.__name__ = entry_point.__qualname__ = variant
+    entry_point.__doc__ = f"{variant}: " + ", ".join(f"{name}={value}" for name, value in arguments.items())
+    return entry_point

@@ -1,0 +1,61 @@
+"""Which implementation of an operator runs: Triton on GPUs, compiled kernels on CPUs, or the PyTorch definition."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "reference", "cpu", "triton")
+
+# Process-wide on purpose: torch.compile guards on a module global, not on a context variable.
+_override = "auto"
+
+
+def _validated(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}={name!r} is not a backend; choose one of {', '.join(BACKENDS)}")
+    return name
+
+
+_environment = _validated(os.environ.get("VISIONSSM_BACKEND", "auto") or "auto", "VISIONSSM_BACKEND")
+_has_triton = importlib.util.find_spec("triton") is not None
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every operator inside the block on one backend, whatever the device and VISIONSSM_BACKEND say.
+
+    Args:
+        name: `auto` (chosen by device), `reference`, `cpu` or `triton`.
+
+    Raises:
+        ValueError: `name` is none of these.
+    """
+    global _override
+    previous, _override = _override, _validated(name, "backend")
+    try:
+        yield
+    finally:
+        _override = previous
+
+
+def select_backend(x: Tensor) -> str:
+    """Backend for operators on `x`: the override, else Triton for CUDA/ROCm, compiled for CPU, else reference.
+
+    float64 always takes the reference: the compiled kernels compute in float32.
+    """
+    chosen = _override if _override != "auto" else _environment
+    if chosen != "auto":
+        return chosen
+    if x.dtype == torch.float64:
+        return "reference"
+    if x.device.type in ("cpu", "meta"):  # on meta tensors only shapes are computed, by the operator's fake kernel
+        return "cpu"
+    if x.device.type == "cuda" and _has_triton:
+        return "triton"
+    return "reference"

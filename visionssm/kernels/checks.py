@@ -1,0 +1,54 @@
+"""Input checks shared by the operators: each names the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def check_shape(name: str, x: Tensor, dims: tuple[str, ...], sizes: Mapping[str, int] | None = None) -> None:
+    """Raise ValueError unless `x` has the named dimensions with the known sizes."""
+    sizes = sizes or {}
+    expected = tuple(sizes.get(dim) for dim in dims)
+    if x.ndim == len(dims) and all(e is None or e == n for e, n in zip(expected, x.shape, strict=True)):
+        return
+    shown = ", ".join(dim if e is None else f"{dim}={e}" for dim, e in zip(dims, expected, strict=True))
+    raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({shown})")
+
+
+def check_floating(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless every tensor is floating point."""
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise ValueError(f"{name} has dtype {x.dtype}; expected a floating-point dtype")
+
+
+def check_same_device(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless all tensors are on the device of the first."""
+    (first, x), *rest = tensors.items()
+    for name, other in rest:
+        if other.device != x.device:
+            raise ValueError(f"{name} is on {other.device} and {first} on {x.device}; move them to one device")
+
+
+def check_order(order: Tensor, pixels: int) -> None:
+    """Raise ValueError unless `order` is an integer table of pixel numbers below `pixels` (−1: outside the map).
+
+    Reading the table costs a pass (and on a GPU a synchronisation), so the largest entry is remembered on the tensor.
+    """
+    if order.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"order has dtype {order.dtype}; expected int32")
+    holds_values = type(order) is Tensor and order.device.type != "meta"  # fake and functional tensors do not
+    if torch.compiler.is_compiling() or order.numel() == 0 or not holds_values:
+        return
+    known = getattr(order, "_visionssm_range", None)
+    if known is None or known[0] != order._version:
+        known = (order._version, int(order.min()), int(order.max()))
+        order._visionssm_range = known  # type: ignore[attr-defined]
+    _, low, high = known
+    if low < -1 or high >= pixels:
+        raise ValueError(
+            f"order names pixels {low} to {high}, but the map has pixels 0 to {pixels - 1} (−1 for a step outside)"
+        )

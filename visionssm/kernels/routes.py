@@ -1,0 +1,148 @@
+"""Scan routes as data: int32 tables (routes K, sequences S, steps T) of row-major pixel numbers, −1 = outside.
+
+Each function takes the map's height and width, returns one table, and is cached by its arguments. Tables are made
+with tensor operations only, so that they can also be traced with symbolic sizes. Combine tables with `torch.cat`
+(more routes) and `backwards` (the same routes from their ends).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+_Table = TypeVar("_Table", bound=Callable[..., Tensor])
+_CACHED_TABLES = 256
+
+
+def _cached(build: _Table) -> _Table:
+    """Cache a table by size and device; checks the size. Compilers trace the construction instead."""
+    cached = functools.lru_cache(_CACHED_TABLES)(build)
+
+    @functools.wraps(build)
+    def table(height: int, width: int, *options: int, device: torch.device | str | None = None) -> Tensor:
+        if torch.compiler.is_compiling():
+            return build(height, width, *options, device=device)
+        if height < 1 or width < 1:
+            raise ValueError(f"a map of {height}x{width} pixels has no route; height and width must be positive")
+        with torch.inference_mode(False):  # a table made during inference is also used in training
+            return cached(height, width, *options, device=device)
+
+    return table  # type: ignore[return-value]
+
+
+def _pixels(height: int, width: int, device: torch.device | str | None) -> Tensor:
+    return torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
+
+
+def _one_route(steps: Tensor) -> Tensor:
+    return steps.reshape(1, 1, -1).to(torch.int32)
+
+
+def _rows_and_columns(height: int, width: int, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(height, device=device)[:, None].expand(height, width)
+    columns = torch.arange(width, device=device).expand(height, width)
+    return rows, columns
+
+
+def _sorted_by(key: Tensor) -> Tensor:
+    """The route that visits pixels in the order of an (H, W) integer key."""
+    return _one_route(key.flatten().argsort(stable=True))
+
+
+def backwards(order: Tensor) -> Tensor:
+    """The same routes walked from their last step to their first."""
+    return order.flip(-1)
+
+
+@_cached
+def raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Row by row, left to right: (1, 1, L)."""
+    return _one_route(_pixels(height, width, device))
+
+
+@_cached
+def column(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Column by column, downwards: (1, 1, L)."""
+    return _one_route(_pixels(height, width, device).T)
+
+
+@_cached
+def bidirectional(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Raster and its reverse: (2, 1, L)."""
+    forward = _one_route(_pixels(height, width, device))
+    return torch.cat([forward, backwards(forward)])
+
+
+@_cached
+def ss2d(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """VMamba's four: raster, column, reversed raster, reversed column: (4, 1, L). (arXiv 2401.10166, section 4.2)"""
+    pixels = _pixels(height, width, device)
+    forward = torch.cat([_one_route(pixels), _one_route(pixels.T)])
+    return torch.cat([forward, backwards(forward)])
+
+
+@_cached
+def atrous(height: int, width: int, step: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Skip sampling: step² routes, each over the pixels of one (row, column) phase: (step², 1, ⌈H/step⌉·⌈W/step⌉).
+
+    Routes are numbered row phase first; even row phases go row by row and odd ones column by column
+    (EfficientVMamba, arXiv 2403.09977, section 3.2). Where a phase has fewer pixels, steps are −1.
+    """
+    rows, columns = -(-height // step), -(-width // step)
+    padded = torch.nn.functional.pad(
+        _pixels(height, width, device), (0, columns * step - width, 0, rows * step - height), value=-1
+    )
+    phases = padded.view(rows, step, columns, step)
+    routes = []
+    for column_phase in range(step):
+        for row_phase in range(step):
+            phase = phases[:, row_phase, :, column_phase]
+            routes.append(_one_route(phase.T if row_phase % 2 else phase))
+    return torch.cat(routes)
+
+
+@_cached
+def window(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Raster inside each size×size window, one sequence a window: (1, windows, size²); −1 beyond the border."""
+    rows, columns = -(-height // size), -(-width // size)
+    padded = torch.nn.functional.pad(
+        _pixels(height, width, device), (0, columns * size - width, 0, rows * size - height), value=-1
+    )
+    return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)
+
+
+@_cached
+def zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Boustrophedon: even rows left to right, odd rows right to left: (1, 1, L)."""
+    rows, columns = _rows_and_columns(height, width, device)
+    return _sorted_by(rows * width + torch.where(rows % 2 == 0, columns, width - 1 - columns))
+
+
+@_cached
+def diagonal(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Anti-diagonals in turn, even ones upwards and odd ones downwards: (1, 1, L)."""
+    rows, columns = _rows_and_columns(height, width, device)
+    number = rows + columns
+    return _sorted_by(number * (height + width) + torch.where(number % 2 == 0, columns, rows))
+
+
+@_cached
+def hilbert(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Hilbert curve of the smallest enclosing square of side 2^n, pixels outside the map left out: (1, 1, L)."""
+    y, x = _rows_and_columns(height, width, device)
+    side = 1 << max(height - 1, width - 1).bit_length()
+    distance = torch.zeros_like(x)
+    s = side // 2
+    while s:  # from the coarsest quadrant inwards, turning the frame as the curve does (Hilbert 1891)
+        right, lower = (x & s) > 0, (y & s) > 0
+        distance = distance + s * s * (3 * right.long() ^ lower.long())
+        x_in, y_in = x & (s - 1), y & (s - 1)
+        turned = ~lower & right
+        x_in, y_in = torch.where(turned, s - 1 - x_in, x_in), torch.where(turned, s - 1 - y_in, y_in)
+        x, y = torch.where(lower, x_in, y_in), torch.where(lower, y_in, x_in)
+        s //= 2
+    return _sorted_by(distance)

@@ -1,0 +1,82 @@
+"""The selective scan, defined: plain PyTorch, any float dtype, differentiable, one step at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan_reference(
+    u: Tensor,
+    dt: Tensor,
+    dt_weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    order: Tensor,
+    initial_state: Tensor | None,
+    merge: bool,
+) -> tuple[Tensor, Tensor]:
+    """h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t u_t,  y_t = <c_t, h_t> + d u_t,  along every route of `order`.
+
+    Shapes are those of `visionssm.kernels.selective_scan`; `dt_weight` is None for a full-rank `dt`.
+    Returns the map and the final state (B, K, S, Dk, N).
+    """
+    batch, pixels, channels = u.shape
+    n_routes, route_channels, d_state = a.shape
+    compute = torch.float64 if u.dtype == torch.float64 else torch.float32
+    u_, dt, a, b, c = (x.to(compute) for x in (u, dt, a, b, c))
+
+    # Every route reads all channels, or route k its own k-th group of channels.
+    if route_channels == channels:
+        per_route = u_[:, :, None].expand(-1, -1, n_routes, -1)
+    else:
+        per_route = u_.unflatten(-1, (n_routes, route_channels))  # (B, L, K, Dk)
+    if dt_weight is not None:
+        dt = torch.einsum("blkr,krd->blkd", dt, dt_weight.to(compute))
+
+    steps = [along_routes(x, order) for x in (per_route, dt, b, c)]
+    u_steps, dt_steps, b_steps, c_steps = steps  # (B, K, S, T, ·)
+    if dt_bias is not None:
+        dt_steps = dt_steps + dt_bias.to(compute)[:, None, None]
+    delta = F.softplus(dt_steps)
+
+    n_sequences, n_steps = order.shape[1:]
+    if initial_state is None:
+        h = u_.new_zeros(batch, n_routes, n_sequences, route_channels, d_state)
+    else:
+        h = initial_state.to(compute)
+    a_ = a[None, :, None]  # (1, K, 1, Dk, N)
+    outputs = []
+    for t in range(n_steps):
+        delta_t = delta[:, :, :, t, :, None]
+        h = torch.exp(delta_t * a_) * h + delta_t * b_steps[:, :, :, t, None] * u_steps[:, :, :, t, :, None]
+        outputs.append((h * c_steps[:, :, :, t, None]).sum(-1))
+    y = torch.stack(outputs, 3) if outputs else torch.zeros_like(u_steps)
+    if d is not None:
+        y = y + d.to(compute)[:, None, None] * u_steps
+
+    maps = back_to_pixels(y, order, pixels)  # (B, K, L, Dk)
+    if merge:
+        maps = maps.sum(1) if route_channels == channels else maps.transpose(1, 2).flatten(2)
+    return maps.to(u.dtype), h
+
+
+def along_routes(x: Tensor, order: Tensor) -> Tensor:
+    """(B, L, K, C) pixels to (B, K, S, T, C) steps; step −1 reads zeros."""
+    batch, _, _, width = x.shape
+    padded = F.pad(x, (0, 0, 0, 0, 0, 1)).transpose(1, 2)  # (B, K, L + 1, C); row L is the pixel outside
+    index = torch.where(order < 0, x.shape[1], order).long().flatten(1)  # (K, S·T)
+    steps = padded.gather(2, index[None, :, :, None].expand(batch, -1, -1, width))
+    return steps.unflatten(2, order.shape[1:])
+
+
+def back_to_pixels(y: Tensor, order: Tensor, pixels: int) -> Tensor:
+    """(B, K, S, T, C) steps to (B, K, L, C) pixels; visits of one pixel add up, step −1 writes nothing."""
+    index = torch.where(order < 0, pixels, order).long().flatten(1)
+    out = y.new_zeros(y.shape[0], y.shape[1], pixels + 1, y.shape[-1])
+    steps = y.flatten(2, 3)
+    return out.scatter_add(2, index[None, :, :, None].expand_as(steps), steps)[:, :, :pixels]

@@ -1,0 +1,135 @@
+"""SS2D: the selective scan of a feature map along several routes (VMamba, arXiv 2401.10166)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.layers.conv import MapConv2d
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+def default_dt_rank(dim: int) -> int:
+    """⌈dim / 16⌉, the rank of the step projection in every published vision model."""
+    return math.ceil(dim / 16)
+
+
+@torch.no_grad()
+def init_dt_bias_(bias: Tensor) -> Tensor:
+    """Fill in place with softplus⁻¹ of steps drawn log-uniformly from [1e-3, 1e-1] (Gu & Dao 2023, section 3.6)."""
+    log_step = torch.empty_like(bias, dtype=torch.float32).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+    step = log_step.exp().clamp(min=DT_FLOOR)
+    return bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+
+class RouteScan(nn.Module):
+    """Parameters of a selective scan along K routes: each route has projections, steps, state matrix and skip.
+
+    Names and shapes are those of the published checkpoints. The projections to dt, B and C are point-wise, so they
+    are one matrix product in pixel order, before the scan.
+
+    Args:
+        dim: D, channels that are scanned.
+        d_state: N.
+        dt_rank: R, rank of the step projection.
+        n_routes: K.
+    """
+
+    def __init__(self, dim: int, d_state: int, dt_rank: int, n_routes: int, **factory: Any) -> None:
+        super().__init__()
+        self.dim, self.d_state, self.dt_rank, self.n_routes = dim, d_state, dt_rank, n_routes
+        self.x_proj_weight = nn.Parameter(torch.empty(n_routes, dt_rank + 2 * d_state, dim, **factory))
+        self.dt_projs_weight = nn.Parameter(torch.empty(n_routes, dim, dt_rank, **factory))
+        self.dt_projs_bias = nn.Parameter(torch.empty(n_routes, dim, **factory))
+        self.A_logs = nn.Parameter(torch.empty(n_routes * dim, d_state, **factory))
+        self.Ds = nn.Parameter(torch.empty(n_routes * dim, **factory))
+        self.init_scan()
+
+    @torch.no_grad()
+    def init_scan(self) -> None:
+        """The published initialisation: A = −(1 … N), D = 1, log-uniform steps."""
+        self.x_proj_weight.uniform_(-(self.dim**-0.5), self.dim**-0.5)  # nn.Linear's default
+        self.dt_projs_weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        init_dt_bias_(self.dt_projs_bias)
+        self.A_logs.copy_(torch.arange(1, self.d_state + 1, device=self.A_logs.device).log().expand_as(self.A_logs))
+        self.Ds.fill_(1.0)
+
+    def scan(self, u: Tensor, order: Tensor) -> Tensor:
+        """Scan (B, H, W, D) along `order` (K, S, T); returns the merged map (B, H, W, D)."""
+        batch, height, width, _ = u.shape
+        u = u.reshape(batch, height * width, self.dim)
+        return self._scan_pixels(u, order).view(batch, height, width, self.dim)
+
+    def _scan_pixels(self, u: Tensor, order: Tensor) -> Tensor:
+        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
+        projected = projected.unflatten(-1, (self.n_routes, -1))  # (B, L, K, R + 2N)
+        dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y = selective_scan(
+            u,
+            LowRank(dt, self.dt_projs_weight.transpose(1, 2)),
+            -torch.exp(self.A_logs.float()).view(self.n_routes, self.dim, self.d_state),
+            b,
+            c,
+            d=self.Ds.view(self.n_routes, self.dim),
+            dt_bias=self.dt_projs_bias,
+            order=order,
+        )
+        assert isinstance(y, Tensor)
+        return y
+
+
+class SS2D(RouteScan):
+    """VMamba's mixer without a gate: projection, depth-wise convolution, four-route scan, norm, projection.
+
+    Args:
+        dim: C, channels of the map.
+        ssm_ratio: D = ssm_ratio·C channels are scanned.
+        d_state: N.
+        dt_rank: R; None for ⌈C/16⌉.
+        conv_bias: bias of the depth-wise convolution.
+    """
+
+    in_copies = 1  # how many D-wide parts in_proj makes
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ssm_ratio: float = 1.0,
+        d_state: int = 1,
+        dt_rank: int | None = None,
+        conv_bias: bool = False,
+        **factory: Any,
+    ) -> None:
+        inner = int(ssm_ratio * dim)
+        super().__init__(inner, d_state, dt_rank or default_dt_rank(dim), n_routes=4, **factory)
+        self.in_proj = nn.Linear(dim, self.in_copies * inner, bias=False, **factory)
+        self.conv2d = MapConv2d(inner, inner, kernel_size=3, padding=1, groups=inner, bias=conv_bias, **factory)
+        self.out_norm = nn.LayerNorm(inner, **factory)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **factory)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Convolve, scan along the four routes and normalise a (B, H, W, D) map."""
+        u = F.silu(self.conv2d(x))
+        return self.out_norm(self.scan(u, routes.ss2d(u.shape[1], u.shape[2], device=u.device)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        return self.out_proj(self.mix(self.in_proj(x)))
+
+
+class GatedSS2D(SS2D):
+    """VMamba's first mixer: as `SS2D`, with a gate branch SiLU(z) that multiplies the normalised scan."""
+
+    in_copies = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(self.mix(x) * F.silu(z))
