@@ -2,5 +2,6 @@
 
 from visionssm.kernels.backend import use_backend
 from visionssm.kernels.selective_scan import LowRank, selective_scan
+from visionssm.kernels.ssd import non_causal_ssd
 
-__all__ = ["LowRank", "selective_scan", "use_backend"]
+__all__ = ["LowRank", "non_causal_ssd", "selective_scan", "use_backend"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "reference", "cpu", "triton")
+BACKENDS = ("auto", "reference", "export", "cpu", "triton")
 
 # Process-wide on purpose: torch.compile guards on a module global, not on a context variable.
 _override = "auto"
@@ -31,7 +31,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every operator inside the block on one backend, whatever the device and VISIONSSM_BACKEND say.
 
     Args:
-        name: `auto` (chosen by device), `reference`, `cpu` or `triton`.
+        name: `auto` (chosen by device), `reference`, `export` (the definition with loops that exporters know), `cpu` or
+            `triton`.
 
     Raises:
         ValueError: `name` is none of these.
@@ -44,14 +45,25 @@ def use_backend(name: str) -> Iterator[None]:
         _override = previous
 
 
+def _chosen() -> str:
+    return _override if _override != "auto" else _environment
+
+
+def reference_requested() -> bool:
+    """Whether the definition is asked for, for operators whose fast form is plain PyTorch of any dtype and device."""
+    return _chosen() == "reference"
+
+
 def select_backend(x: Tensor) -> str:
     """Backend for operators on `x`: the override, else Triton for CUDA/ROCm, compiled for CPU, else reference.
 
-    float64 always takes the reference: the compiled kernels compute in float32.
+    float64 always takes the reference: the compiled kernels compute in float32. ONNX export takes the exportable form.
     """
-    chosen = _override if _override != "auto" else _environment
+    chosen = _chosen()
     if chosen != "auto":
         return chosen
+    if torch.onnx.is_in_onnx_export():
+        return "export"
     if x.dtype == torch.float64:
         return "reference"
     if x.device.type in ("cpu", "meta"):  # on meta tensors only shapes are computed, by the operator's fake kernel

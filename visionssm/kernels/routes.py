@@ -65,9 +65,32 @@ def raster(height: int, width: int, *, device: torch.device | str | None = None)
 
 
 @_cached
+def reversed_raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Row by row, from the last pixel to the first: (1, 1, L)."""
+    return backwards(_one_route(_pixels(height, width, device)))
+
+
+@_cached
 def column(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Column by column, downwards: (1, 1, L)."""
     return _one_route(_pixels(height, width, device).T)
+
+
+@_cached
+def reversed_column(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Column from its last pixel: (1, 1, L)."""
+    return backwards(column(height, width, device=device))
+
+
+@_cached
+def joined_low(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Reversed raster, column and reversed column end to end, as one sequence: (1, 1, 3L).
+
+    The route of MSVMamba's reduced maps (arXiv 2405.14174): every pixel is visited three times, and the state flows
+    from each order into the next.
+    """
+    orders = [make(height, width, device=device) for make in (reversed_raster, column, reversed_column)]
+    return torch.cat(orders, dim=-1)
 
 
 @_cached

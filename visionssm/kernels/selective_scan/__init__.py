@@ -10,7 +10,8 @@ from torch import Tensor
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_order, check_same_device, check_shape
 from visionssm.kernels.selective_scan import op as _op  # noqa: F401  (registers the operator)
-from visionssm.kernels.selective_scan.reference import selective_scan_reference
+from visionssm.kernels.selective_scan.export import exportable_steps
+from visionssm.kernels.selective_scan.reference import selective_scan_reference, step_by_step
 
 __all__ = ["LowRank", "selective_scan"]
 
@@ -73,8 +74,12 @@ def selective_scan(
     """
     low, weight = dt if isinstance(dt, LowRank) else (dt, None)
     _check_inputs(u, low, weight, a, b, c, d, dt_bias, order, initial_state)
-    if select_backend(u) == "reference":
-        y, state = selective_scan_reference(u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge)
+    backend = select_backend(u)
+    if backend in ("reference", "export"):
+        recurrence = exportable_steps if backend == "export" else step_by_step
+        y, state = selective_scan_reference(
+            u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge, recurrence
+        )
     else:
         tensors = (u, low, weight, a, b, c, d, dt_bias, initial_state)
         save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def step_by_step(h: Tensor, delta: Tensor, drive: Tensor, b: Tensor, c: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence over steps. `drive` is Δu; all but `h` (B, K, S, Dk, N) and `a` are (B, K, S, T, ·)."""
+    a = a[:, None]  # (K, 1, Dk, N)
+    outputs = []
+    for t in range(delta.shape[3]):
+        decay = torch.exp(delta[:, :, :, t, :, None] * a)
+        h = decay * h + drive[:, :, :, t, :, None] * b[:, :, :, t, None]
+        outputs.append((h * c[:, :, :, t, None]).sum(-1))
+    return (torch.stack(outputs, 3) if outputs else torch.zeros_like(delta)), h
 
 
 def selective_scan_reference(
@@ -19,6 +34,7 @@ def selective_scan_reference(
     order: Tensor,
     initial_state: Tensor | None,
     merge: bool,
+    recurrence: Recurrence = step_by_step,
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t u_t,  y_t = <c_t, h_t> + d u_t,  along every route of `order`.
 
@@ -44,18 +60,11 @@ def selective_scan_reference(
         dt_steps = dt_steps + dt_bias.to(compute)[:, None, None]
     delta = F.softplus(dt_steps)
 
-    n_sequences, n_steps = order.shape[1:]
     if initial_state is None:
-        h = u_.new_zeros(batch, n_routes, n_sequences, route_channels, d_state)
+        h = u_.new_zeros(batch, n_routes, order.shape[1], route_channels, d_state)
     else:
         h = initial_state.to(compute)
-    a_ = a[None, :, None]  # (1, K, 1, Dk, N)
-    outputs = []
-    for t in range(n_steps):
-        delta_t = delta[:, :, :, t, :, None]
-        h = torch.exp(delta_t * a_) * h + delta_t * b_steps[:, :, :, t, None] * u_steps[:, :, :, t, :, None]
-        outputs.append((h * c_steps[:, :, :, t, None]).sum(-1))
-    y = torch.stack(outputs, 3) if outputs else torch.zeros_like(u_steps)
+    y, h = recurrence(h, delta, delta * u_steps, b_steps, c_steps, a)
     if d is not None:
         y = y + d.to(compute)[:, None, None] * u_steps
 

@@ -1,0 +1,74 @@
+"""timm's own public test suite, from timm's source distribution, run on our models."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import visionssm
+
+# TorchScript is deprecated and cannot hold kernels written in Python. Loading pretrained weights needs the network;
+# tests/test_checkpoints.py covers it with a local server.
+NOT_APPLICABLE = "torchscript or pretrained"
+# timm knows models without a four-stage pyramid by name, and those with intermediates by module.
+PLAIN = ("vim_*", "plstm_*")
+INTERMEDIATES = ("vmamba",)
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timm's test_models.py of the installed version, with our plain models and modules added to its lists."""
+    folder = tmp_path_factory.mktemp("timm")
+    requirement = f"timm=={version('timm')}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--quiet"]
+    fetched = subprocess.run([*command, requirement, "--dest", folder], capture_output=True, text=True, check=False)
+    if fetched.returncode:
+        message = f"cannot fetch {requirement}'s source distribution: {fetched.stderr[-300:]}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    (archive,) = folder.glob("timm-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        (member,) = [m for m in tar.getmembers() if m.name.endswith("/tests/test_models.py")]
+        file = tar.extractfile(member)
+        assert file is not None
+        source = file.read().decode()
+    for name, additions in (("NON_STD_FILTERS", PLAIN), ("FEAT_INTER_FILTERS", INTERMEDIATES)):
+        source, count = re.subn(rf"^{name} = \[$", f"{name} = [{str(additions)[1:-1].rstrip(',')},", source, flags=re.M)
+        assert count == 1, name
+    path = folder / "test_models.py"
+    path.write_text(source)
+    return path
+
+
+def _passes(suite: Path, models: list[str]) -> None:
+    command = [sys.executable, "-m", "pytest", suite, "-q", "-p", "no:cacheprovider", "--rootdir", suite.parent]
+    result = subprocess.run(
+        [*command, "-k", f"({' or '.join(models)}) and not ({NOT_APPLICABLE})"],
+        env={**os.environ, "TORCH_BACKEND": "visionssm"},
+        cwd=suite.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 6 * len(models), result.stdout[-1000:]
+
+
+def test_timms_suite_passes_for_the_test_variants(suite: Path) -> None:
+    _passes(suite, visionssm.list_models("*_nano_test"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vmamba_tiny_s1l8", "vmamba_v0_tiny"])
+def test_timms_suite_passes_for_the_smallest_published_variant(suite: Path, model: str) -> None:
+    _passes(suite, [model])

@@ -1,0 +1,180 @@
+"""The selective scan on this machine's CPU against what is published, at the shapes of published models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visionssm.benchmarks.timing import medians_in_turn, progress
+from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.kernels.selective_scan.reference import along_routes, back_to_pixels
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One selective scan of a published model."""
+
+    name: str
+    height: int
+    width: int
+    channels: int  # D
+    d_state: int  # N
+    dt_rank: int  # R
+    n_routes: int  # K
+    batch: int = 1
+
+    @property
+    def states(self) -> int:
+        """B·K·D·N·L, the number of exponentials."""
+        return self.batch * self.n_routes * self.channels * self.d_state * self.height * self.width
+
+
+VMAMBA_T = [Shape(f"VMamba-T stage {i + 1}", 56 >> i, 56 >> i, 96 << i, 1, 6 << i, 4) for i in range(4)]
+VMAMBA_V0_T = Shape("VMamba-v0-T stage 1", 56, 56, 192, 16, 6, 4)
+VIM_T = Shape("Vim-T", 1, 197, 384, 16, 12, 1)
+SHAPES = [*VMAMBA_T, VMAMBA_V0_T, VIM_T]
+
+
+@dataclass
+class Inputs:
+    """Tensors of one scan; `order` is the route table."""
+
+    u: Tensor
+    low: Tensor
+    weight: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    bias: Tensor
+    order: Tensor
+
+    @classmethod
+    def random(cls, shape: Shape) -> Inputs:
+        """Inputs as a model gives them: dt, B and C are slices of one projection."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(*size, generator=generator)
+
+        pixels, k, d, n, r = shape.height * shape.width, shape.n_routes, shape.channels, shape.d_state, shape.dt_rank
+        projected = normal(shape.batch, pixels, k, r + 2 * n)
+        low, b, c = projected.split([r, n, n], dim=-1)
+        return cls(
+            u=normal(shape.batch, pixels, d),
+            low=low,
+            weight=normal(k, r, d) * r**-0.5,
+            a=-torch.arange(1, n + 1.0).expand(k, d, n).contiguous(),
+            b=b,
+            c=c,
+            d=torch.ones(k, d),
+            bias=torch.full((k, d), -4.6),
+            order=routes.ss2d(shape.height, shape.width) if k == 4 else routes.raster(shape.height, shape.width),
+        )
+
+    def leaves(self) -> list[Tensor]:
+        return [self.u, self.low, self.weight, self.a, self.b, self.c, self.d, self.bias]
+
+    def require_grad(self) -> None:
+        for x in self.leaves():
+            x.requires_grad_()
+
+
+def ours(x: Inputs) -> Tensor:
+    """`visionssm.kernels.selective_scan` on its compiled CPU backend."""
+    y = selective_scan(x.u, LowRank(x.low, x.weight), x.a, x.b, x.c, d=x.d, dt_bias=x.bias, order=x.order)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def sequential(x: Inputs) -> Tensor:
+    """One step at a time in PyTorch on materialised exp(dt·A), as published CPU fall-backs do.
+
+    Steps are taken apart with `unbind`; indexing step by step, as the fall-backs do, makes the backward pass of long
+    sequences many times slower still.
+    """
+    decay, drive, u, c = _materialised(x)
+    h = torch.zeros_like(decay[:, :, 0])
+    outputs = []
+    for decay_t, drive_t, c_t in zip(decay.unbind(2), drive.unbind(2), c.unbind(2), strict=True):
+        h = decay_t * h + drive_t
+        outputs.append(torch.einsum("bkdn,bkn->bkd", h, c_t))
+    return _merged(x, torch.stack(outputs, 2), u)
+
+
+def mambapy(x: Inputs) -> Tensor:
+    """mambapy's parallel scan (PyPI package mambapy) on the same materialised tensors."""
+    from mambapy.pscan import pscan
+
+    decay, drive, u, c = _materialised(x)
+    batch, n_routes = decay.shape[:2]
+    h = pscan(decay.flatten(0, 1), drive.flatten(0, 1)).unflatten(0, (batch, n_routes))
+    return _merged(x, torch.einsum("bktdn,bktn->bktd", h, c), u)
+
+
+def _materialised(x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """exp(Δa) and Δbu (B, K, T, D, N), u (B, K, T, D) and c (B, K, T, N) along the routes."""
+    n_routes = x.order.shape[0]
+    u, low, b, c = (
+        along_routes(t, x.order).squeeze(2) for t in (x.u[:, :, None].expand(-1, -1, n_routes, -1), x.low, x.b, x.c)
+    )
+    delta = F.softplus(torch.einsum("bktr,krd->bktd", low, x.weight) + x.bias[:, None])
+    decay = torch.exp(delta[..., None] * x.a[:, None])
+    drive = (delta * u)[..., None] * b[..., None, :]
+    return decay, drive, u, c
+
+
+def _merged(x: Inputs, y: Tensor, u: Tensor) -> Tensor:
+    y = y + x.d[:, None] * u
+    return back_to_pixels(y[:, :, None], x.order, x.u.shape[1]).sum(1)
+
+
+def _forward_backward(scan: Callable[[Inputs], Tensor], x: Inputs) -> Callable[[], object]:
+    cotangent = torch.randn_like(x.u)
+    leaves = x.leaves()
+    return lambda: torch.autograd.grad(scan(x), leaves, cotangent)
+
+
+def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
+    """Ratios of medians of the published ways to ours, and of ours to the cost of the exponentials alone."""
+    x = Inputs.random(shape)
+    exponents = torch.rand(shape.states).neg_()
+    out = torch.empty_like(exponents)
+    rivals = {"ours": ours, "sequential": sequential, "mambapy": mambapy}
+    with torch.no_grad():
+        error = float((ours(x) - sequential(x)).abs().max() / sequential(x).abs().max())
+    candidates: dict[str, Callable[[], object]] = {"exp": lambda: torch.exp(exponents, out=out)}
+    if backward:
+        x.require_grad()
+        candidates |= {name: _forward_backward(scan, x) for name, scan in rivals.items()}
+        times = medians_in_turn(candidates, seconds=seconds)
+    else:
+        candidates |= {name: (lambda scan=scan: scan(x)) for name, scan in rivals.items()}
+        with torch.no_grad():
+            times = medians_in_turn(candidates, seconds=seconds)
+    return {
+        "scan": shape.name,
+        "batch": shape.batch,
+        "pass": "forward + backward" if backward else "forward",
+        "ours ms": times["ours"] * 1e3,
+        "sequential / ours": times["sequential"] / times["ours"],
+        "mambapy / ours": times["mambapy"] / times["ours"],
+        "ours / exp": times["ours"] / times["exp"],
+        "difference": error,
+    }
+
+
+def run(*, batches: tuple[int, ...] = (1, 8), seconds: float = 6.0) -> list[dict[str, Any]]:
+    """All shapes, batches and passes; rows for the table."""
+    rows = []
+    for backward in (False, True):
+        for batch in batches:
+            for shape in SHAPES:
+                progress(f"{shape.name}, batch {batch}, {'forward + backward' if backward else 'forward'} …")
+                rows.append(measure(replace(shape, batch=batch), seconds=seconds, backward=backward))
+    return rows

@@ -1,0 +1,165 @@
+"""Triton kernel launches as data: run one, or compile it for a GPU that is not there and see what it costs.
+
+Triton compiles for any target on any machine, so register use, spills and shared memory of the very launches that the
+operators make are known, and tested, without a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from triton.backends.compiler import GPUTarget
+
+# Name: (Triton backend, architecture, threads in a warp).
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm80": ("cuda", 80, 32),  # A100
+    "sm90": ("cuda", 90, 32),  # H100, H200
+    "sm100": ("cuda", 100, 32),  # B200
+    "gfx942": ("hip", "gfx942", 64),  # MI300
+}
+
+_POINTERS = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
+_ALIGNED = ":16"  # suffix of a type: the pointer or integer is a multiple of 16
+_SMALL = ":2g"  # suffix of an aligned pointer: its tensor ends within 2 GiB, so AMD's 32-bit buffer loads reach it
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """What one compiled kernel uses.
+
+    `registers` are 32-bit vector registers a thread, `spill_bytes` what a thread spills to memory, `shared_bytes` a
+    block's. `scalar_spills` (AMD only) are scalar registers that the compiler keeps in lanes of vector registers: they
+    cost moves but no memory traffic.
+    """
+
+    kernel: str
+    target: str
+    num_warps: int
+    registers: int
+    spill_bytes: int
+    scalar_spills: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
+class KernelLaunch:
+    """One kernel launch: the kernel, its grid, run-time arguments in order, compile-time constants and warps.
+
+    Made from meta tensors, it can be compiled but not run.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Tensor | int | None]
+    constants: Mapping[str, Any]
+    num_warps: int
+
+    def run(self) -> None:
+        """Launch on the device of the arguments; an empty grid launches nothing."""
+        if 0 in self.grid:
+            return
+        device = next(x.device for x in self.arguments.values() if isinstance(x, Tensor))
+        # Triton launches on the current device, which need not be the one that holds the tensors.
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps)
+
+    def compile_for(self, target: str) -> KernelReport:
+        """Compile for a target of `TARGETS` as Triton would when this launch runs there."""
+        signature, absent = {}, {}
+        for name, value in self.arguments.items():
+            signature[name] = _type_of(value)
+            if value is None or (isinstance(value, int) and value == 1):  # Triton compiles these values in
+                signature[name], absent[name] = "constexpr", value
+        signature |= dict.fromkeys(self.constants, "constexpr")
+        return compile_for(self.kernel, signature, {**absent, **self.constants}, target, self.num_warps)
+
+
+def compile_for(
+    kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], target: str, num_warps: int
+) -> KernelReport:
+    """Compile a `triton.jit` kernel for a target, with no GPU present.
+
+    Args:
+        kernel: the decorated function.
+        signature: type of each parameter, in order: `*fp32`, `i32`, …, `constexpr`; `:16` after a type says that the
+            pointer or integer is a multiple of 16, `:2g` that the tensor ends within 2 GiB.
+        constants: values of the `constexpr` parameters.
+        target: a name in `TARGETS`.
+        num_warps: warps a block.
+
+    Raises:
+        ValueError: `target` is unknown.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} is not known; choose one of {', '.join(TARGETS)}")
+    gpu = GPUTarget(*TARGETS[target])
+    types = {name: kind.partition(":")[0] for name, kind in signature.items()}
+    facts: dict[tuple[int], list[list[Any]]] = {}
+    for i, kind in enumerate(signature.values()):
+        known = [["tt.divisibility", 16]] if _ALIGNED in kind else []
+        if _SMALL in kind and gpu.backend == "hip":  # as Triton's launcher does on AMD
+            known.append(["tt.pointer_range", 32])
+        if known:
+            facts[(i,)] = known
+    compiled = triton.compile(
+        ASTSource(kernel, types, dict(constants), facts), target=gpu, options={"num_warps": num_warps}
+    )
+    return KernelReport(kernel.__name__, target, num_warps, *_usage(compiled, gpu), compiled.metadata.shared)
+
+
+def _type_of(value: Tensor | int | None) -> str:
+    if value is None:
+        return "constexpr"
+    if isinstance(value, Tensor):
+        small = value.numel() * value.element_size() < 2**31
+        return _POINTERS[value.dtype] + _ALIGNED + (_SMALL if small else "")  # allocations are aligned
+    kind = "i32" if -(2**31) <= value < 2**31 else "i64"
+    return kind + (_ALIGNED if value % 16 == 0 else "")
+
+
+def _usage(compiled: Any, gpu: GPUTarget) -> tuple[int, int, int]:
+    """(registers, spilled bytes, scalar spills) a thread, from the machine code's own resource table."""
+    if gpu.backend == "hip":
+        table = compiled.asm["amdgcn"]
+        # Scratch is all memory that a thread has of its own; spilled vector registers are in it.
+        spilled = 4 * _number(r"\.vgpr_spill_count:\s*(\d+)", table)
+        scratch = _number(r"\.private_segment_fixed_size:\s*(\d+)", table)
+        scalars = _number(r"\.sgpr_spill_count:\s*(\d+)", table)
+        return _number(r"\.vgpr_count:\s*(\d+)", table), max(spilled, scratch), scalars
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin)]
+        table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # ptxas puts spilled registers on the stack; these kernels have no other use for one.
+    return _number(r"REG:(\d+)", table), _number(r"STACK:(\d+)", table) + _number(r"LOCAL:(\d+)", table), 0
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise RuntimeError(f"no {pattern} in the compiler's resource table; is this version of Triton supported?")
+    return int(found[1])

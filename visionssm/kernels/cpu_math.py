@@ -1,0 +1,285 @@
+"""Sixteen float32 lanes as a value in compiled CPU kernels: arithmetic, exp2, softplus, sums.
+
+Numba vectorises loops when it can prove them safe, and falls back to one lane silently when it cannot. Kernels here
+say what they mean instead: `load` sixteen neighbouring floats, compute on them, `store` them. LLVM turns a sixteen-lane
+value into one AVX-512 register, two AVX2 or four NEON registers.
+
+Memory is addressed by integers: the byte address of a float32 (or int32) array, and an index in elements. Whoever
+passes an address keeps its array alive. Functions of this module can only be called from `compiled` functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+LOG2_E = 1.4426950408889634
+LN_2 = 0.6931471805599453
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile at the first call, without the interpreter lock; keep the machine code on disk where there is a place."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside the package nor in the home directory may files be written
+        return numba.njit(**options)(function)
+
+
+def inlined(function: _Function) -> _Function:
+    """A helper that only `compiled` functions call; LLVM puts it into its callers."""
+    return numba.njit(forceinline=True, error_model="numpy")(function)
+
+
+class _Float32x16(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="float32x16")
+
+
+vector = _Float32x16()
+_float = ir.FloatType()
+_lanes = ir.VectorType(_float, LANES)
+_int_lanes = ir.VectorType(ir.IntType(32), LANES)
+_mask = ir.VectorType(ir.IntType(1), LANES)
+_UNALIGNED = 4
+
+
+@register_model(_Float32x16)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend_type: Any) -> None:
+        super().__init__(manager, frontend_type, _lanes)
+
+
+def _emits(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function for compiled code of one that emits its instructions: emit(context, builder, *values)."""
+
+    def decorate(emit: Callable[..., Any]) -> Callable[..., Any]:
+        def codegen(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> Any:
+            return emit(context, builder, *values)
+
+        def typed(_: Any, *__: Any) -> Any:
+            return signature(result, *arguments), codegen
+
+        typed.__name__, typed.__doc__, typed.__module__ = emit.__name__, emit.__doc__, emit.__module__
+        context, _, *values = inspect.signature(emit).parameters.values()
+        typed.__signature__ = inspect.Signature([context, *values])  # type: ignore[attr-defined]
+        return intrinsic(typed)
+
+    return decorate
+
+
+def _add_operator(symbol: Any, instruction: str) -> None:
+    @infer_global(symbol)
+    class Typing(AbstractTemplate):
+        def generic(self, args: tuple[types.Type, ...], _: Any) -> Any:
+            return signature(vector, vector, vector) if args == (vector, vector) else None
+
+    @lower_builtin(symbol, vector, vector)
+    def lower(_: Any, builder: ir.IRBuilder, __: Any, values: Any) -> Any:
+        return getattr(builder, instruction)(*values, flags=("contract",))
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _add_operator(_symbol, _instruction)
+
+
+# --- pieces of instructions -------------------------------------------------------------------------------------------
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, element: ir.Type) -> ir.Value:
+    base = builder.inttoptr(address, element.as_pointer())
+    return builder.gep(base, [index])
+
+
+def _constant(value: float | int, element: ir.Type = _float) -> ir.Value:
+    return ir.Constant(ir.VectorType(element, LANES), [value] * LANES)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *values: ir.Value) -> ir.Value:
+    function_type = ir.FunctionType(result, [value.type for value in values])
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    return builder.call(function, values)
+
+
+def _multiply_add(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    # fmuladd fuses where the processor can, and never calls the C library's exact fma as llvm.fma would elsewhere.
+    return _call(builder, f"llvm.fmuladd.v{LANES}f32", _lanes, x, y, z)
+
+
+def _polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+    result = _constant(coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = _multiply_add(builder, result, x, _constant(coefficient))
+    return result
+
+
+def _larger(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+def _has_avx512(context: Any) -> bool:
+    features = f",{context.codegen()._tm_features},"
+    return ",+avx512f," in features and ",+avx512dq," in features
+
+
+# Minimax polynomials of the relative error. 2^x on [−1/2, 1/2], held at 1 for x = 0 so that slow decays do not drift:
+# 9.1e-8; log(1 + x)/x on [0, 1]: 7.4e-10.
+_EXP2 = (1.0, 0.6931469775983553, 0.24022242084015594, 0.05550733743811499, 0.00967151272875595, 0.001326472730272024)
+_LOG1P = (0.9999999992568214, -0.4999998143364492, 0.333325596260864, -0.24987270884389207, 0.1989074783369313,
+          -0.16105691925435728, 0.12418436904247915, -0.08244176303666342, 0.04147823516837814, -0.013407533492610797,
+          0.0020302419735761996)  # fmt: skip
+
+
+def _exp2(context: Any, builder: ir.IRBuilder, x: ir.Value, remainder: ir.Value | None = None) -> ir.Value:
+    """2^(x + remainder) for a remainder far below 1; 0 (or below 2e-38) under the range."""
+
+    if _has_avx512(context):
+        lanes_on, rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
+        to_nearest = ir.Constant(ir.IntType(32), 0)
+        fraction = _call(builder, "llvm.x86.avx512.mask.reduce.ps.512", _lanes, x, to_nearest, x, lanes_on, rounding)
+        whole = builder.fsub(x, fraction)
+        power = _polynomial(builder, fraction if remainder is None else builder.fadd(fraction, remainder), _EXP2)
+        return _call(builder, "llvm.x86.avx512.mask.scalef.ps.512", _lanes, power, whole, power, lanes_on, rounding)
+    x = _larger(builder, x, _constant(-126.0))
+    x = builder.select(builder.fcmp_ordered("<", x, _constant(127.5)), x, _constant(127.5))
+    # Adding 1.5·2^23 rounds to an integer and leaves that integer in the low bits.
+    magic = _constant(12582912.0)
+    shifted = builder.fadd(x, magic)
+    fraction = builder.fsub(x, builder.fsub(shifted, magic))
+    power = _polynomial(builder, fraction if remainder is None else builder.fadd(fraction, remainder), _EXP2)
+    exponent = builder.shl(builder.bitcast(shifted, _int_lanes), _constant(23, ir.IntType(32)))
+    return builder.bitcast(builder.add(builder.bitcast(power, _int_lanes), exponent), _lanes)
+
+
+def _exp_of_minus_magnitude(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """e^−|x|, also accurate where x·log2(e) is too large for float32 to hold its fraction."""
+    sign = _constant(-0x80000000, ir.IntType(32))
+    negative = builder.bitcast(builder.or_(builder.bitcast(x, _int_lanes), sign), _lanes)
+    negative = _larger(builder, negative, _constant(-128.0))  # e^−128 is 0 in float32; keeps −inf out of the remainder
+    product = builder.fmul(negative, _constant(LOG2_E))
+    lost = _multiply_add(builder, negative, _constant(LOG2_E), builder.fneg(product))
+    lost = _multiply_add(builder, negative, _constant(LOG2_E - float(np.float32(LOG2_E))), lost)
+    return _exp2(context, builder, product, lost)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@_emits(vector, types.intp, types.intp)
+def load(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """Sixteen floats from `index` on."""
+    pointer = builder.bitcast(_pointer(builder, address, index, _float), _lanes.as_pointer())
+    return builder.load(pointer, align=_UNALIGNED)
+
+
+@_emits(types.void, types.intp, types.intp, vector)
+def store(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value) -> ir.Value:
+    """Write sixteen floats from `index` on."""
+    pointer = builder.bitcast(_pointer(builder, address, index, _float), _lanes.as_pointer())
+    builder.store(value, pointer, align=_UNALIGNED)
+    return context.get_dummy_value()
+
+
+@_emits(types.float32, types.intp, types.intp)
+def scalar(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """One float."""
+    return builder.load(_pointer(builder, address, index, _float), align=_UNALIGNED)
+
+
+@_emits(types.void, types.intp, types.intp, types.float32)
+def put(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value) -> ir.Value:
+    """Write one float."""
+    builder.store(value, _pointer(builder, address, index, _float), align=_UNALIGNED)
+    return context.get_dummy_value()
+
+
+@_emits(types.intp, types.intp, types.intp)
+def integer(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """One entry of an int32 array."""
+    value = builder.load(_pointer(builder, address, index, ir.IntType(32)), align=_UNALIGNED)
+    return builder.sext(value, ir.IntType(types.intp.bitwidth))
+
+
+@_emits(types.intp, types.intp)
+def take_ticket(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """Next number of an int64 counter that several threads share."""
+    integer_type = ir.IntType(types.intp.bitwidth)
+    pointer = builder.inttoptr(address, integer_type.as_pointer())
+    return builder.atomic_rmw("add", pointer, ir.Constant(integer_type, 1), "monotonic")
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@_emits(vector, types.float32)
+def spread(_: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The same number in every lane."""
+    one = builder.insert_element(ir.Constant(_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, ir.Constant(_lanes, ir.Undefined), ir.Constant(_int_lanes, [0] * LANES))
+
+
+@_emits(vector, types.intp, types.intp)
+def load_spread(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """One float of memory in every lane."""
+    value = builder.load(_pointer(builder, address, index, _float), align=_UNALIGNED)
+    one = builder.insert_element(ir.Constant(_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, ir.Constant(_lanes, ir.Undefined), ir.Constant(_int_lanes, [0] * LANES))
+
+
+@_emits(vector, vector, vector, vector)
+def multiply_add(_: Any, builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x·y + z."""
+    return _multiply_add(builder, x, y, z)
+
+
+@_emits(vector, vector)
+def exp2(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^x to 2 units in the last place; results below the normal range may be anything from 0 to 2e-38."""
+    return _exp2(context, builder, x)
+
+
+@_emits(vector, vector)
+def softplus(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """log(1 + e^x) = max(x, 0) + log1p(e^−|x|), to 3 units in the last place for either sign."""
+    power = _exp_of_minus_magnitude(context, builder, x)
+    positive_part = _larger(builder, x, _constant(0.0))
+    return _multiply_add(builder, power, _polynomial(builder, power, _LOG1P), positive_part)
+
+
+@_emits(vector, vector)
+def sigmoid(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """1/(1 + e^−x), the slope of `softplus`, to 3 units in the last place for either sign."""
+    power = _exp_of_minus_magnitude(context, builder, x)
+    numerator = builder.select(builder.fcmp_ordered(">", x, _constant(0.0)), _constant(1.0), power)
+    return builder.fdiv(numerator, builder.fadd(power, _constant(1.0)))
+
+
+@_emits(types.float32, vector)
+def total(_: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Sum of the lanes, added pairwise."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        half = ir.VectorType(ir.IntType(32), width)
+        low, high = ([*range(width)], [*range(width, 2 * width)])
+        x = builder.fadd(
+            builder.shuffle_vector(x, x, ir.Constant(half, low)), builder.shuffle_vector(x, x, ir.Constant(half, high))
+        )
+    return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))

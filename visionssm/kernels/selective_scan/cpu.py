@@ -1,0 +1,226 @@
+"""The selective scan on CPUs: memory and threads for the compiled passes of `cpu_forward` and `cpu_backward`.
+
+The kernels compute in float32. Half-precision inputs are converted, and results converted back to the input's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visionssm.kernels import threads
+from visionssm.kernels.cpu_math import LANES
+from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, forward_scratch, scan_forward
+
+_FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
+_BACKWARD_TILE_FLOATS = 128 * 1024  # what a backward tile keeps of a chunk: half of a second-level cache
+_MAX_TILE = 128
+
+
+def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[Any, ...]:
+    """Shape of the states saved for the backward pass: one at the end of every whole chunk of each sequence."""
+    n_routes, route_channels, d_state = a.shape
+    n_sequences, n_steps = order.shape[1:]
+    return (u.shape[0], n_routes, n_sequences, n_steps // CHUNK, d_state, route_channels)
+
+
+def forward(
+    u: Tensor,
+    dt: Tensor,
+    dt_weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    order: Tensor,
+    initial_state: Tensor | None,
+    *,
+    merge: bool,
+    save_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The map, the final state and (if `save_states`, else empty) the states that `backward` starts from.
+
+    Shapes are those of `visionssm.kernels.selective_scan`.
+    """
+    batch, pixels, channels = u.shape
+    n_routes, route_channels, d_state = a.shape
+    n_sequences, n_steps = order.shape[1:]
+    dtype = u.dtype
+    u, dt, b, c = _rows(u), _rows(dt), _rows(b), _rows(c)
+    weight, a, d, bias, initial = (_packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
+    order = _packed_order(order)
+
+    y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
+    y = torch.empty(y_shape)
+    final = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
+    states = torch.empty(states_shape(u, a, order) if save_states else (0,))
+
+    rank = 0 if weight is None else weight.shape[1]
+    floats_a_channel = 2 * d_state + rank + 3 * 16
+    tile = _even_tile(route_channels, batch, min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel))
+    tasks = batch * math.ceil(route_channels / tile)
+    _run(
+        scan_forward,
+        tasks,
+        forward_scratch(tile, d_state, rank),
+        tile,
+        (
+            *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
+            *_map_strides(u, route_channels, n_routes),
+            *_strides(dt),
+            *_strides(b),
+            *_strides(c),
+            *_map_strides(y, route_channels, n_routes),
+            *(_address(x) for x in (weight, a, d, bias, initial)),
+            final.data_ptr(),
+            states.data_ptr() if states.numel() else 0,
+        ),
+    )
+    return y.to(dtype), final, states
+
+
+def backward(
+    grad_y: Tensor,
+    grad_final_state: Tensor | None,
+    u: Tensor,
+    dt: Tensor,
+    dt_weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    order: Tensor,
+    initial_state: Tensor | None,
+    states: Tensor,
+    *,
+    merge: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, dt, dt_weight, a, b, c, d, dt_bias and initial_state; None for an input that is None."""
+    inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
+    batch, pixels, channels = u.shape
+    n_routes, route_channels, d_state = a.shape
+    n_sequences, n_steps = order.shape[1:]
+    u, dt, b, c, grad_y = _rows(u), _rows(dt), _rows(b), _rows(c), _rows(grad_y)
+    weight, a, d, bias, initial, grad_final, states = (
+        _packed(x) for x in (dt_weight, a, d, dt_bias, initial_state, grad_final_state, states)
+    )
+    order = _packed_order(order)
+    rank = 0 if weight is None else weight.shape[1]
+
+    # A task is a group of images and a range of channels. Sums over channels are kept a range, those over images a
+    # group; both are added up below, in an order that does not depend on which thread ran what.
+    n_threads = torch.get_num_threads()
+    groups = min(batch, 2 * n_threads)
+    blocks = math.ceil(route_channels / LANES)
+    ranges = min(blocks, n_threads // math.gcd(groups, n_threads)) if groups else 1
+    range_size = math.ceil(blocks / ranges) * LANES
+    ranges = math.ceil(route_channels / range_size)
+    tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
+    tile = _even_tile(range_size, 1, min(_MAX_TILE, tile_limit))
+
+    grad_u = torch.empty(batch, pixels, channels)
+    grad_dt = torch.empty(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
+    grad_b = torch.empty(ranges, batch, pixels, n_routes, d_state)
+    grad_c = torch.empty_like(grad_b)
+    grad_a = torch.empty(groups, n_routes, d_state, route_channels)
+    grad_weight = torch.empty(groups, n_routes, rank, route_channels)
+    grad_d = torch.empty(groups, n_routes, route_channels)
+    grad_bias = torch.empty_like(grad_d)
+    grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
+    _run(
+        scan_backward,
+        groups * ranges,
+        backward_scratch(tile, d_state, rank),
+        tile,
+        (
+            *(batch, groups, range_size),
+            *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
+            *_map_strides(u, route_channels, n_routes),
+            *_strides(dt),
+            *_strides(b),
+            *_strides(c),
+            *_map_strides(grad_y, route_channels, n_routes),
+            *_map_strides(grad_u, route_channels, n_routes),
+            *(_address(x) for x in (weight, a, d, bias, initial, states, grad_final)),
+            *(x.data_ptr() for x in (grad_dt, grad_b, grad_c, grad_a, grad_weight, grad_d, grad_bias, grad_initial)),
+        ),
+    )
+    results = (
+        grad_u,
+        _sum_of_parts(grad_dt),
+        _sum_of_parts(grad_weight),
+        _sum_of_parts(grad_a).mT,
+        _sum_of_parts(grad_b),
+        _sum_of_parts(grad_c),
+        _sum_of_parts(grad_d),
+        _sum_of_parts(grad_bias),
+        grad_initial,
+    )
+    return tuple(
+        None if x is None or g is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, results, strict=True)
+    )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` in float32 with neighbouring elements in its last dimension; a view stays a view."""
+    x = x.detach().float()
+    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+
+
+def _packed(x: Tensor | None) -> Any:
+    """`x` in float32 without gaps, or None."""
+    return None if x is None else x.detach().float().contiguous()
+
+
+def _packed_order(order: Tensor) -> Tensor:
+    return order.to(torch.int32).contiguous()
+
+
+def _address(x: Tensor | None) -> int:
+    """Where the values of `x` are; 0 for None."""
+    return 0 if x is None else x.data_ptr()
+
+
+def _strides(x: Tensor) -> tuple[int, int, int, int]:
+    """Address, and strides over batch, pixels and routes, of (B, L, K, ·)."""
+    batch, pixel, route, _ = x.stride()
+    return x.data_ptr(), batch, pixel, route
+
+
+def _map_strides(x: Tensor, route_channels: int, n_routes: int) -> tuple[int, int, int, int]:
+    """Address, and strides over batch, pixels and routes, of a map (B, L, D) or of a map a route (B, K, L, Dk)."""
+    if x.ndim == 4:
+        batch, route, pixel, _ = x.stride()
+    else:
+        batch, pixel, _ = x.stride()
+        route = 0 if route_channels == x.shape[-1] else route_channels
+    return x.data_ptr(), batch, pixel, route
+
+
+def _even_tile(channels: int, batch: int, limit: int) -> int:
+    """Channels a tile: at most `limit`, a multiple of 16, and tiles that keep all threads busy to the end."""
+    blocks = math.ceil(channels / LANES)
+    tiles = math.ceil(blocks / max(1, limit // LANES))
+    return math.ceil(blocks / tiles) * LANES
+
+
+def _sum_of_parts(parts: Tensor) -> Tensor:
+    return parts[0] if parts.shape[0] == 1 else parts.sum(0)
+
+
+def _run(kernel: Any, tasks: int, scratch_size: int, tile: int, arguments: tuple[int, ...]) -> None:
+    """Run a kernel's tasks on as many threads as there are tasks, up to torch's number of threads."""
+    if tasks == 0:
+        return
+    scratch_size = math.ceil(scratch_size / LANES) * LANES
+    workers = min(tasks, torch.get_num_threads())
+    scratch = torch.empty(workers * scratch_size)
+    counter = torch.zeros(2, dtype=torch.int64)
+    counter_address, scratch_address = counter.data_ptr(), scratch.data_ptr()
+    threads.run(lambda: kernel(counter_address, scratch_address, scratch_size, tasks, tile, *arguments), tasks)

@@ -1,0 +1,319 @@
+"""Compiled backward pass of the selective scan.
+
+A task is a group of images and a range of channels. Chunks of a sequence are visited from the last to the first: a
+chunk's decays and decayed states are computed again from the state saved before it, then its steps are walked
+backwards. Sums over channels (b, c, low-rank dt) are kept for each range of channels, sums over images (a, weight, d,
+bias) for each group of images; the caller adds them up.
+
+Names are those of `cpu_forward`; `g…` is the gradient of the loss with respect to …. With h_t = w_t + Δ_t u_t b_t and
+w_t = e_t h_{t−1}, e_t = exp(Δ_t a), and gh_t = e_{t+1} gh_{t+1} + gy_t c_t:
+    gc = Σ_d gy h,  gb = Σ_d gh Δ u,  ga = Σ_t gh w Δ,  gu = Δ Σ_n gh b + d gy,  gΔ = Σ_n gh w a + u Σ_n gh b.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from visionssm.kernels.cpu_math import (
+    LANES,
+    LN_2,
+    LOG2_E,
+    compiled,
+    exp2,
+    inlined,
+    integer,
+    load,
+    load_spread,
+    multiply_add,
+    put,
+    scalar,
+    sigmoid,
+    softplus,
+    spread,
+    store,
+    take_ticket,
+    total,
+)
+from visionssm.kernels.selective_scan.cpu_forward import (
+    CHUNK,
+    FLOAT,
+    QUAD,
+    add,
+    clear,
+    copy,
+    copy_or_clear,
+    gather_transposed,
+    scatter_transposed,
+    step_inputs,
+)
+
+# mypy: disable-error-code="no-untyped-def"
+
+
+def backward_scratch(tile: int, d_state: int, rank: int) -> int:
+    """Floats of working memory that one thread needs for `scan_backward`."""
+    zeros = 2 * max(tile, d_state, rank) + 2 * LANES
+    sums = 2 * d_state * LANES
+    return zeros + sums + (4 * d_state + 2 * rank + 4 + CHUNK * (2 * d_state + 8)) * tile
+
+
+@compiled
+def scan_backward(
+    counter, scratch, scratch_size, tasks, tile,
+    n_images, groups, range_size,
+    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+    u, u_b, u_l, u_k,
+    dt, dt_b, dt_l, dt_k,
+    b, b_b, b_l, b_k,
+    c, c_b, c_l, c_k,
+    gy, gy_b, gy_l, gy_k,
+    gu, gu_b, gu_l, gu_k,
+    weight, a, d, bias, initial, states, gfinal,
+    gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
+):  # fmt: skip
+    """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads.
+
+    gdt is (B, L, K, Dk), or (ranges, B, L, K, R) for low-rank steps; gb and gc are (ranges, B, L, K, N); ga, gweight,
+    gd and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
+    """
+    longest_row = max(tile, d_state, rank) + LANES
+    block_floats = d_state * tile
+    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    unread = zeros + longest_row * FLOAT
+    sums_b = unread + longest_row * FLOAT
+    sums_c = sums_b + d_state * LANES * FLOAT
+    a_tile = sums_c + d_state * LANES * FLOAT
+    h = a_tile + block_floats * FLOAT
+    gh = h + block_floats * FLOAT
+    ga_tile = gh + block_floats * FLOAT
+    w_tile = ga_tile + block_floats * FLOAT
+    gw_tile = w_tile + rank * tile * FLOAT
+    bias_tile = gw_tile + rank * tile * FLOAT
+    gbias_tile = bias_tile + tile * FLOAT
+    d_tile = gbias_tile + tile * FLOAT
+    gd_tile = d_tile + tile * FLOAT
+    delta = gd_tile + tile * FLOAT
+    slope = delta + CHUNK * tile * FLOAT  # dΔ/dx, then gx, of Δ = softplus(x)
+    decays = slope + CHUNK * tile * FLOAT
+    decayed = decays + CHUNK * block_floats * FLOAT
+    u_copy = decayed + CHUNK * block_floats * FLOAT
+    dt_copy = u_copy + CHUNK * tile * FLOAT
+    gy_copy = dt_copy + CHUNK * tile * FLOAT
+    gu_copy = gy_copy + CHUNK * tile * FLOAT
+    clear(zeros, scratch_size)
+    # Addresses of a step's u, dt, b, c, gy, gu, gdt, gb, gc.
+    rows = np.empty((9, CHUNK), np.int64)
+    n_chunks = (n_steps + CHUNK - 1) // CHUNK
+    n_saved = n_steps // CHUNK
+    ranges = (n_channels + range_size - 1) // range_size
+
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        group, part = task // ranges, task % ranges
+        first_image, last_image = group * n_images // groups, (group + 1) * n_images // groups
+        range_end = min((part + 1) * range_size, n_channels)
+        for image in range(first_image, last_image):
+            visited = n_pixels * n_routes
+            place = (part * n_images + image) * visited
+            clear(gb + place * d_state * FLOAT, visited * d_state)
+            clear(gc + place * d_state * FLOAT, visited * d_state)
+            clear(gdt + place * rank * FLOAT, visited * rank)
+            if rank == 0:
+                for place in range(image * visited, (image + 1) * visited):
+                    start = place * n_channels + part * range_size
+                    clear(gdt + start * FLOAT, range_end - part * range_size)
+        for first in range(part * range_size, range_end, tile):
+            count = min(tile, range_end - first)
+            width = (count + LANES - 1) // LANES * LANES
+            ragged = count != width
+            for image in range(first_image, last_image):
+                for k in range(n_routes):
+                    if k == 0 or gu_k != 0:
+                        for pixel in range(n_pixels):
+                            clear(gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT, count)
+            for k in range(n_routes):
+                clear(a_tile, block_floats)
+                rate = a + (k * n_channels + first) * d_state * FLOAT
+                gather_transposed(rate, a_tile, count, d_state, tile, np.float32(LOG2_E))
+                for r in range(rank):
+                    copy(weight + ((k * rank + r) * n_channels + first) * FLOAT, w_tile + r * tile * FLOAT, count)
+                if bias != 0:
+                    copy(bias + (k * n_channels + first) * FLOAT, bias_tile, count)
+                if d != 0:
+                    copy(d + (k * n_channels + first) * FLOAT, d_tile, count)
+                clear(ga_tile, block_floats)
+                clear(gw_tile, rank * tile)
+                clear(gbias_tile, tile)
+                clear(gd_tile, tile)
+                for image_sequence in range((last_image - first_image) * n_sequences):
+                    image = first_image + image_sequence // n_sequences
+                    s = image_sequence % n_sequences
+                    sequence = (image * n_routes + k) * n_sequences + s
+                    edge = (sequence * n_channels + first) * d_state * FLOAT
+                    clear(gh, block_floats)
+                    if gfinal != 0:
+                        gather_transposed(gfinal + edge, gh, count, d_state, tile, np.float32(1))
+                    for chunk in range(n_chunks - 1, -1, -1):
+                        clear(h, block_floats)
+                        if chunk > 0:
+                            for n in range(d_state):
+                                place = ((sequence * n_saved + chunk - 1) * d_state + n) * n_channels + first
+                                copy(states + place * FLOAT, h + n * tile * FLOAT, count)
+                        elif initial != 0:
+                            gather_transposed(initial + edge, h, count, d_state, tile, np.float32(1))
+                        t = chunk * CHUNK
+                        steps = min(CHUNK, n_steps - t)
+                        visits = order + ((k * n_sequences + s) * n_steps + t) * 4
+                        for j in range((steps + QUAD - 1) // QUAD * QUAD):
+                            pixel = -1
+                            if j < steps:
+                                pixel = integer(visits, j)
+                            if pixel < 0:
+                                for row in range(5):
+                                    rows[row, j] = zeros
+                                for row in range(5, 9):
+                                    rows[row, j] = unread
+                            else:
+                                rows[0, j] = u + (image * u_b + pixel * u_l + k * u_k + first) * FLOAT
+                                rows[1, j] = dt + (image * dt_b + pixel * dt_l + k * dt_k) * FLOAT
+                                rows[2, j] = b + (image * b_b + pixel * b_l + k * b_k) * FLOAT
+                                rows[3, j] = c + (image * c_b + pixel * c_l + k * c_k) * FLOAT
+                                rows[4, j] = gy + (image * gy_b + pixel * gy_l + k * gy_k + first) * FLOAT
+                                rows[5, j] = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                place = ((part * n_images + image) * n_pixels + pixel) * n_routes + k
+                                rows[7, j] = gb + place * d_state * FLOAT
+                                rows[8, j] = gc + place * d_state * FLOAT
+                                if rank == 0:
+                                    rows[1, j] += first * FLOAT
+                                    place = (image * n_pixels + pixel) * n_routes + k
+                                    rows[6, j] = gdt + (place * n_channels + first) * FLOAT
+                                else:
+                                    rows[6, j] = gdt + place * rank * FLOAT
+                                if ragged:
+                                    offset = j * tile * FLOAT
+                                    copy(rows[0, j], u_copy + offset, count)
+                                    rows[0, j] = u_copy + offset
+                                    if rank == 0:
+                                        copy(rows[1, j], dt_copy + offset, count)
+                                        rows[1, j] = dt_copy + offset
+                                    copy(rows[4, j], gy_copy + offset, count)
+                                    rows[4, j] = gy_copy + offset
+                                    clear(gu_copy + offset, width)
+                                    rows[5, j] = gu_copy + offset
+                        _chunk_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, slope)
+                        _chunk_states(rows, steps, a_tile, h, d_state, tile, width, delta, decays, decayed)
+                        _chunk_gradients(
+                            rows, steps, a_tile, d_tile, d_state, tile, width, delta, slope, decays, decayed,
+                            gh, ga_tile, gbias_tile, gd_tile, sums_b, sums_c,
+                        )  # fmt: skip
+                        if rank == 0:
+                            for j in range(steps):
+                                add(slope + j * tile * FLOAT, rows[6, j], count)
+                        else:
+                            _chunk_low_rank(rows, steps, w_tile, gw_tile, rank, tile, width, slope)
+                        if ragged:
+                            for j in range(steps):
+                                pixel = integer(visits, j)
+                                if pixel >= 0:
+                                    target = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                    add(rows[5, j], target, count)
+                    scatter_transposed(gh, ginitial + edge, count, d_state, tile)
+                place = group * n_routes + k
+                for n in range(d_state):
+                    target = ga + ((place * d_state + n) * n_channels + first) * FLOAT
+                    copy(ga_tile + n * tile * FLOAT, target, count)
+                for r in range(rank):
+                    target = gweight + ((place * rank + r) * n_channels + first) * FLOAT
+                    copy(gw_tile + r * tile * FLOAT, target, count)
+                copy(gd_tile, gd + (place * n_channels + first) * FLOAT, count)
+                copy(gbias_tile, gbias + (place * n_channels + first) * FLOAT, count)
+
+
+@inlined
+def _chunk_step_sizes(rows, steps, weight, rank, bias, tile, width, delta, slope):
+    for block in range(0, width, LANES):
+        for j in range(0, steps, QUAD):
+            x0, x1, x2, x3 = step_inputs(rows, j, weight, rank, bias, tile, block)
+            place = j * tile + block
+            store(delta, place, softplus(x0))
+            store(delta, place + tile, softplus(x1))
+            store(delta, place + 2 * tile, softplus(x2))
+            store(delta, place + 3 * tile, softplus(x3))
+            store(slope, place, sigmoid(x0))
+            store(slope, place + tile, sigmoid(x1))
+            store(slope, place + 2 * tile, sigmoid(x2))
+            store(slope, place + 3 * tile, sigmoid(x3))
+
+
+@inlined
+def _chunk_states(rows, steps, a, h, d_state, tile, width, delta, decays, decayed):
+    """Decays e_t and decayed states w_t of a chunk, (steps, blocks, N, 16)."""
+    for block in range(0, width, LANES):
+        for j in range(steps):
+            step = load(delta, j * tile + block)
+            du = step * load(rows[0, j], block)
+            b = rows[2, j]
+            saved = (j * tile + block) * d_state
+            for n in range(d_state):
+                place = n * tile + block
+                decay = exp2(step * load(a, place))
+                w = decay * load(h, place)
+                store(decays, saved + n * LANES, decay)
+                store(decayed, saved + n * LANES, w)
+                store(h, place, multiply_add(du, load_spread(b, n), w))
+
+
+@inlined
+def _chunk_gradients(
+    rows, steps, a, d, d_state, tile, width, delta, slope, decays, decayed, gh, ga, gbias, gd, sums_b, sums_c
+):  # fmt: skip
+    """Walk a chunk backwards. Turns `slope` into the gradient of the step sizes before softplus."""
+    ln_2, zero = spread(np.float32(LN_2)), np.float32(0)
+    for j in range(steps - 1, -1, -1):
+        b, c = rows[2, j], rows[3, j]
+        clear(sums_b, d_state * LANES)
+        clear(sums_c, d_state * LANES)
+        for block in range(0, width, LANES):
+            x, gy, step = load(rows[0, j], block), load(rows[4, j], block), load(delta, j * tile + block)
+            du = step * x
+            sum_b, sum_a = spread(zero), spread(zero)
+            saved = (j * tile + block) * d_state
+            for n in range(d_state):
+                place, lane = n * tile + block, n * LANES
+                w, bn = load(decayed, saved + lane), load_spread(b, n)
+                g = multiply_add(gy, load_spread(c, n), load(gh, place))
+                state = multiply_add(du, bn, w)
+                store(sums_c, lane, multiply_add(gy, state, load(sums_c, lane)))
+                store(sums_b, lane, multiply_add(g, du, load(sums_b, lane)))
+                sum_b = multiply_add(g, bn, sum_b)
+                gw = g * w
+                sum_a = multiply_add(gw, load(a, place), sum_a)
+                store(ga, place, multiply_add(gw, step, load(ga, place)))
+                store(gh, place, g * load(decays, saved + lane))
+            gu = multiply_add(step, sum_b, load(rows[5, j], block))
+            store(rows[5, j], block, multiply_add(gy, load(d, block), gu))
+            store(gd, block, multiply_add(gy, x, load(gd, block)))
+            gx = multiply_add(sum_a, ln_2, sum_b * x) * load(slope, j * tile + block)
+            store(slope, j * tile + block, gx)
+            store(gbias, block, load(gbias, block) + gx)
+        for n in range(d_state):
+            put(rows[7, j], n, scalar(rows[7, j], n) + total(load(sums_b, n * LANES)))
+            put(rows[8, j], n, scalar(rows[8, j], n) + total(load(sums_c, n * LANES)))
+
+
+@inlined
+def _chunk_low_rank(rows, steps, weight, gweight, rank, tile, width, gx):
+    """Gradients of both factors of the low-rank step sizes, from that of their product."""
+    for r in range(rank):
+        for j in range(steps):
+            dot = spread(np.float32(0))
+            for block in range(0, width, LANES):
+                dot = multiply_add(load(gx, j * tile + block), load(weight, r * tile + block), dot)
+            put(rows[6, j], r, scalar(rows[6, j], r) + total(dot))
+        for block in range(0, width, LANES):
+            sums = load(gweight, r * tile + block)
+            for j in range(steps):
+                sums = multiply_add(load(gx, j * tile + block), load_spread(rows[1, j], r), sums)
+            store(gweight, r * tile + block, sums)

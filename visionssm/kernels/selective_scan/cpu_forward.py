@@ -1,0 +1,260 @@
+"""Compiled forward pass of the selective scan.
+
+A task is one image and one tile of channels; it walks every route, so merging routes is a plain addition. A tile is
+walked in panels of `PANEL` steps: first the panel's step sizes (low-rank product, bias, softplus), then the recurrence,
+sixteen channels at a time with their state in the first-level cache.
+
+Names: `x` is the byte address of tensor x, `x_b x_l x_k` its strides in elements over batch, pixels and routes. A step
+outside the map reads a row of zeros and writes to a row that nobody reads, so the loops know nothing of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from visionssm.kernels.cpu_math import (
+    LANES,
+    LOG2_E,
+    compiled,
+    exp2,
+    inlined,
+    integer,
+    load,
+    load_spread,
+    multiply_add,
+    put,
+    scalar,
+    softplus,
+    spread,
+    store,
+    take_ticket,
+)
+
+PANEL = 16  # steps whose step sizes are held in the first-level cache
+QUAD = 4  # steps that share one read of the low-rank weights; divides PANEL
+CHUNK = 128  # steps between saved states; a multiple of PANEL
+FLOAT = 4  # bytes
+
+# mypy: disable-error-code="no-untyped-def"
+
+
+def forward_scratch(tile: int, d_state: int, rank: int) -> int:
+    """Floats of working memory that one thread needs for `scan_forward`."""
+    zeros = max(tile, d_state, rank) + LANES
+    return zeros + (2 * d_state + rank + 3 + 5 * PANEL) * tile
+
+
+@inlined
+def clear(address, count):
+    """Write `count` zeros."""
+    zero = np.float32(0)
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(address, i, spread(zero))
+    for i in range(whole, count):
+        put(address, i, zero)
+
+
+@inlined
+def copy(source, target, count):
+    """Copy `count` floats."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, load(source, i))
+    for i in range(whole, count):
+        put(target, i, scalar(source, i))
+
+
+@inlined
+def copy_or_clear(source, target, count):
+    """Copy `count` floats, or write zeros where there is no source."""
+    if source == 0:
+        clear(target, count)
+    else:
+        copy(source, target, count)
+
+
+@inlined
+def add(source, target, count):
+    """Add `count` floats to others."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, load(target, i) + load(source, i))
+    for i in range(whole, count):
+        put(target, i, scalar(target, i) + scalar(source, i))
+
+
+@inlined
+def gather_transposed(source, target, count, d_state, tile, factor):
+    """(count, N) in memory to (N, tile), times a factor."""
+    for channel in range(count):
+        for n in range(d_state):
+            put(target, n * tile + channel, scalar(source, channel * d_state + n) * factor)
+
+
+@inlined
+def scatter_transposed(source, target, count, d_state, tile):
+    """(N, tile) in working memory to (count, N)."""
+    for channel in range(count):
+        for n in range(d_state):
+            put(target, channel * d_state + n, scalar(source, n * tile + channel))
+
+
+@inlined
+def step_inputs(rows, j, weight, rank, bias, tile, block):
+    """Step sizes before softplus of steps j to j+3 for sixteen channels. rows[1]: dt of each step."""
+    row0, row1, row2, row3 = rows[1, j], rows[1, j + 1], rows[1, j + 2], rows[1, j + 3]
+    x0 = x1 = x2 = x3 = load(bias, block)
+    if rank == 0:
+        return x0 + load(row0, block), x1 + load(row1, block), x2 + load(row2, block), x3 + load(row3, block)
+    for r in range(rank):
+        w = load(weight, r * tile + block)
+        x0 = multiply_add(w, load_spread(row0, r), x0)
+        x1 = multiply_add(w, load_spread(row1, r), x1)
+        x2 = multiply_add(w, load_spread(row2, r), x2)
+        x3 = multiply_add(w, load_spread(row3, r), x3)
+    return x0, x1, x2, x3
+
+
+@compiled
+def scan_forward(
+    counter, scratch, scratch_size, tasks, tile,
+    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+    u, u_b, u_l, u_k,
+    dt, dt_b, dt_l, dt_k,
+    b, b_b, b_l, b_k,
+    c, c_b, c_l, c_k,
+    y, y_b, y_l, y_k,
+    weight, a, d, bias, initial, final, states,
+):  # fmt: skip
+    """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
+    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
+    h = a_tile + d_state * tile * FLOAT
+    w_tile = h + d_state * tile * FLOAT
+    bias_tile = w_tile + rank * tile * FLOAT
+    d_tile = bias_tile + tile * FLOAT
+    unread = d_tile + tile * FLOAT
+    delta = unread + tile * FLOAT
+    drive = delta + PANEL * tile * FLOAT  # Δ·u
+    u_copy = drive + PANEL * tile * FLOAT
+    dt_copy = u_copy + PANEL * tile * FLOAT
+    y_copy = dt_copy + PANEL * tile * FLOAT
+    clear(zeros, scratch_size)
+    rows = np.empty((5, PANEL), np.int64)  # addresses of a step's u, dt, b, c, y
+    tiles = (n_channels + tile - 1) // tile
+    n_chunks = n_steps // CHUNK
+
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        batch = task // tiles
+        first = (task % tiles) * tile
+        count = min(tile, n_channels - first)
+        width = (count + LANES - 1) // LANES * LANES
+        ragged = count != width  # the last block reaches over the last channel: work on copies
+        for k in range(n_routes):
+            if k == 0 or y_k != 0:
+                for pixel in range(n_pixels):
+                    clear(y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
+        for k in range(n_routes):
+            clear(a_tile, d_state * tile)
+            gather_transposed(
+                a + (k * n_channels + first) * d_state * FLOAT, a_tile, count, d_state, tile, np.float32(LOG2_E)
+            )
+            for r in range(rank):
+                copy(weight + ((k * rank + r) * n_channels + first) * FLOAT, w_tile + r * tile * FLOAT, count)
+            if bias != 0:
+                copy(bias + (k * n_channels + first) * FLOAT, bias_tile, count)
+            if d != 0:
+                copy(d + (k * n_channels + first) * FLOAT, d_tile, count)
+            for s in range(n_sequences):
+                sequence = (batch * n_routes + k) * n_sequences + s
+                clear(h, d_state * tile)
+                if initial != 0:
+                    start = initial + (sequence * n_channels + first) * d_state * FLOAT
+                    gather_transposed(start, h, count, d_state, tile, np.float32(1))
+                for t in range(0, n_steps, PANEL):
+                    steps = min(PANEL, n_steps - t)
+                    for j in range((steps + QUAD - 1) // QUAD * QUAD):
+                        pixel = -1
+                        if j < steps:
+                            pixel = integer(order, (k * n_sequences + s) * n_steps + t + j)
+                        if pixel < 0:
+                            rows[0, j] = rows[1, j] = rows[2, j] = rows[3, j] = zeros
+                            rows[4, j] = unread
+                        else:
+                            rows[0, j] = u + (batch * u_b + pixel * u_l + k * u_k + first) * FLOAT
+                            rows[1, j] = dt + (batch * dt_b + pixel * dt_l + k * dt_k) * FLOAT
+                            if rank == 0:
+                                rows[1, j] += first * FLOAT
+                            rows[2, j] = b + (batch * b_b + pixel * b_l + k * b_k) * FLOAT
+                            rows[3, j] = c + (batch * c_b + pixel * c_l + k * c_k) * FLOAT
+                            rows[4, j] = y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT
+                            if ragged:
+                                offset = j * tile * FLOAT
+                                copy(rows[0, j], u_copy + offset, count)
+                                rows[0, j] = u_copy + offset
+                                if rank == 0:
+                                    copy(rows[1, j], dt_copy + offset, count)
+                                    rows[1, j] = dt_copy + offset
+                                clear(y_copy + offset, width)
+                                rows[4, j] = y_copy + offset
+                    _panel_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, drive)
+                    _panel_recurrence(rows, steps, a_tile, d_tile, h, d_state, tile, width, delta, drive)
+                    if ragged:
+                        for j in range(steps):
+                            pixel = integer(order, (k * n_sequences + s) * n_steps + t + j)
+                            if pixel >= 0:
+                                add(rows[4, j], y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
+                    if states != 0 and (t + steps) % CHUNK == 0:
+                        chunk = (t + steps) // CHUNK - 1
+                        for n in range(d_state):
+                            place = ((sequence * n_chunks + chunk) * d_state + n) * n_channels + first
+                            copy(h + n * tile * FLOAT, states + place * FLOAT, count)
+                end = final + (sequence * n_channels + first) * d_state * FLOAT
+                scatter_transposed(h, end, count, d_state, tile)
+
+
+@inlined
+def _panel_step_sizes(rows, steps, weight, rank, bias, tile, width, delta, drive):
+    for block in range(0, width, LANES):
+        for j in range(0, steps, QUAD):
+            x0, x1, x2, x3 = step_inputs(rows, j, weight, rank, bias, tile, block)
+            place = j * tile + block
+            delta0, delta1, delta2, delta3 = softplus(x0), softplus(x1), softplus(x2), softplus(x3)
+            store(delta, place, delta0)
+            store(delta, place + tile, delta1)
+            store(delta, place + 2 * tile, delta2)
+            store(delta, place + 3 * tile, delta3)
+            store(drive, place, delta0 * load(rows[0, j], block))
+            store(drive, place + tile, delta1 * load(rows[0, j + 1], block))
+            store(drive, place + 2 * tile, delta2 * load(rows[0, j + 2], block))
+            store(drive, place + 3 * tile, delta3 * load(rows[0, j + 3], block))
+
+
+@inlined
+def _panel_recurrence(rows, steps, a, d, h, d_state, tile, width, delta, drive):
+    for block in range(0, width, LANES):
+        skip = load(d, block)
+        if d_state == 1:  # the state stays in a register
+            rate, state = load(a, block), load(h, block)
+            for j in range(steps):
+                decay = exp2(load(delta, j * tile + block) * rate)
+                state = multiply_add(decay, state, load(drive, j * tile + block) * load_spread(rows[2, j], 0))
+                out = multiply_add(skip, load(rows[0, j], block), load(rows[4, j], block))
+                store(rows[4, j], block, multiply_add(state, load_spread(rows[3, j], 0), out))
+            store(h, block, state)
+        else:
+            for j in range(steps):
+                step, du = load(delta, j * tile + block), load(drive, j * tile + block)
+                b, c = rows[2, j], rows[3, j]
+                out = multiply_add(skip, load(rows[0, j], block), load(rows[4, j], block))
+                for n in range(d_state):
+                    place = n * tile + block
+                    decay = exp2(step * load(a, place))
+                    state = multiply_add(decay, load(h, place), du * load_spread(b, n))
+                    store(h, place, state)
+                    out = multiply_add(state, load_spread(c, n), out)
+                store(rows[4, j], block, out)
