@@ -7,7 +7,8 @@ Importing the package registers every backbone with timm:
 """
 
 from visionssm.backbones import list_models
+from visionssm.checkpoints import load_official
 from visionssm.kernels import use_backend
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "list_models", "use_backend"]
+__all__ = ["__version__", "list_models", "load_official", "use_backend"]

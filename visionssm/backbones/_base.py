@@ -1,4 +1,7 @@
-"""timm's model contract, once, for every hierarchical backbone, and the registration of variants with timm."""
+"""timm's model contract, once, for every hierarchical backbone, and the registration of variants with timm.
+
+The counterpart for models of one resolution is in `_plain.py`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,33 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class HierarchicalBackbone(nn.Module):
+class Backbone(nn.Module):
+    """What all backbones have in common, of whatever shape."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) image to features before pooling."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features to (B, num_classes); with `pre_logits`, to what the classifier gets."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the published recipe does not decay, beside biases and other 1-D parameters."""
+        return set()
+
+    @torch.jit.ignore
+    def load_pretrained(self, path: str) -> None:
+        """Load the authors' checkpoint file; timm calls this for `pretrained=True` (see `build`)."""
+        load_pretrained_file(self, path)
+
+
+class HierarchicalBackbone(Backbone):
     """Stem, stages and head with timm's whole contract.
 
     A family's class builds `patch_embed` (image to map), `layers` (a ModuleList of `Stage`) and `head`, then calls
@@ -66,12 +95,7 @@ class HierarchicalBackbone(nn.Module):
             for i, dim in enumerate(dims)
         ]
 
-    # The three functions that a family may replace.
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that the published recipe does not decay, beside biases and other 1-D parameters."""
-        return set()
+    # The functions that a family may replace, beside `no_weight_decay`.
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to the last stage's (B, H', W', num_features) map, before the head's norm."""
@@ -87,19 +111,10 @@ class HierarchicalBackbone(nn.Module):
 
     # The contract, the same for all.
 
-    @torch.jit.ignore
-    def load_pretrained(self, path: str) -> None:
-        """Load the authors' checkpoint file; timm calls this for `pretrained=True` (see `build`)."""
-        load_pretrained_file(self, path)
-
     @property
     def stages(self) -> list[Stage]:
         """The modules in `layers`."""
         return cast(list[Stage], list(self.layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -209,9 +224,13 @@ def build(
     pretrained: bool,
     *,
     checkpoint_filter_fn: Callable[[StateDict, nn.Module], StateDict],
+    feature_indices: Sequence[int] = (0, 1, 2, 3),
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a variant through timm: pretrained weights, `features_only`, `out_indices`, overlays as timm has them."""
+    """Build a variant through timm: pretrained weights, `features_only`, `out_indices`, overlays as timm has them.
+
+    `feature_indices` are the `out_indices` of `features_only` where the caller names none.
+    """
     if pretrained:
         kwargs["pretrained_cfg_overlay"] = local_pretrained_overlay(
             variant,
@@ -224,7 +243,7 @@ def build(
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(feature_indices), "feature_cls": "getter"},
         **kwargs,
     )
 

@@ -6,7 +6,6 @@ The later one has no gate, state size 1, an MLP in every block, an overlapping s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from visionssm.backbones._base import (
     init_linear_,
     register_variants,
 )
+from visionssm.backbones._keys import vmamba_to_ours
 from visionssm.checkpoints import OfficialCfg
 from visionssm.layers import (
     SS2D,
@@ -136,25 +136,7 @@ class VMamba(HierarchicalBackbone):
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """The authors' keys to ours: the names of older files, the head, and projections stored as 1×1 convolutions."""
-    renames = (
-        (r"^patch_embed\.proj\.", "patch_embed.0."),
-        (r"^patch_embed\.norm\.", "patch_embed.2."),
-        (r"\.ln_1\.", ".norm."),
-        (r"\.self_attention\.", ".op."),
-        (r"^norm\.", "head.norm."),
-        (r"^head\.(weight|bias)$", r"head.fc.\1"),
-        (r"^classifier\.norm\.", "head.norm."),
-        (r"^classifier\.head\.", "head.fc."),
-    )
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    out: StateDict = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
-        if value.ndim == 4 and value.shape[2:] == (1, 1) and len(shapes.get(name, ())) == 2:
-            value = value.flatten(1)
-        out[name] = value
-    return out
+    return vmamba_to_ours(state_dict, model)
 
 
 _RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
