@@ -10,9 +10,13 @@ passes an address keeps its array alive. Functions of this module can only be ca
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
 import operator
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -29,18 +33,33 @@ LN_2 = 0.6931471805599453
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+@functools.cache
+def _sources() -> str:
+    """Digest of all source files of the operators."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def compiled(function: _Function) -> _Function:
     """Compile at the first call, without the interpreter lock; keep the machine code on disk where there is a place."""
-    options = {"nogil": True, "error_model": "numpy"}
+    jit: Any = numba.njit(nogil=True, error_model="numpy")
+    dispatcher = jit(function)
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside the package nor in the home directory may files be written
-        return numba.njit(**options)(function)
+        dispatcher.enable_caching()
+        # Numba renews a kernel when its own file changes. Ours also contain what they inline from their neighbours.
+        file = dispatcher._cache._cache_file
+        file._source_stamp = (file._source_stamp, _sources())
+    except (RuntimeError, AttributeError):  # no directory may be written, or a Numba that keeps its cache differently
+        return jit(function)
+    return dispatcher
 
 
 def inlined(function: _Function) -> _Function:
     """A helper that only `compiled` functions call; LLVM puts it into its callers."""
-    return numba.njit(forceinline=True, error_model="numpy")(function)
+    jit: Any = numba.njit(forceinline=True, error_model="numpy")
+    return jit(function)
 
 
 class _Float32x16(types.Type):
@@ -52,7 +71,7 @@ vector = _Float32x16()
 _float = ir.FloatType()
 _lanes = ir.VectorType(_float, LANES)
 _int_lanes = ir.VectorType(ir.IntType(32), LANES)
-_mask = ir.VectorType(ir.IntType(1), LANES)
+_word = ir.IntType(8 * struct.calcsize("P"))
 _UNALIGNED = 4
 
 
@@ -131,7 +150,7 @@ def _polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: tuple[float, .
 
 
 def _larger(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+    return builder.select(builder.fcmp_unordered(">", x, y), x, y)  # x if it is not a number
 
 
 def _has_avx512(context: Any) -> bool:
@@ -158,7 +177,7 @@ def _exp2(context: Any, builder: ir.IRBuilder, x: ir.Value, remainder: ir.Value 
         power = _polynomial(builder, fraction if remainder is None else builder.fadd(fraction, remainder), _EXP2)
         return _call(builder, "llvm.x86.avx512.mask.scalef.ps.512", _lanes, power, whole, power, lanes_on, rounding)
     x = _larger(builder, x, _constant(-126.0))
-    x = builder.select(builder.fcmp_ordered("<", x, _constant(127.5)), x, _constant(127.5))
+    x = builder.select(builder.fcmp_unordered("<", x, _constant(127.5)), x, _constant(127.5))
     # Adding 1.5·2^23 rounds to an integer and leaves that integer in the low bits.
     magic = _constant(12582912.0)
     shifted = builder.fadd(x, magic)
@@ -214,15 +233,14 @@ def put(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value,
 def integer(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
     """One entry of an int32 array."""
     value = builder.load(_pointer(builder, address, index, ir.IntType(32)), align=_UNALIGNED)
-    return builder.sext(value, ir.IntType(types.intp.bitwidth))
+    return builder.sext(value, _word)
 
 
 @_emits(types.intp, types.intp)
 def take_ticket(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """Next number of an int64 counter that several threads share."""
-    integer_type = ir.IntType(types.intp.bitwidth)
-    pointer = builder.inttoptr(address, integer_type.as_pointer())
-    return builder.atomic_rmw("add", pointer, ir.Constant(integer_type, 1), "monotonic")
+    pointer = builder.inttoptr(address, _word.as_pointer())
+    return builder.atomic_rmw("add", pointer, ir.Constant(_word, 1), "monotonic")
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------

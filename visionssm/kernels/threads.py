@@ -35,7 +35,7 @@ class _Job:
         error: BaseException | None = None
         try:
             self.function()
-        except BaseException as raised:  # noqa: BLE001  (raised again in the calling thread)
+        except BaseException as raised:  # raised again in the calling thread
             error = raised
         self.finished.put(error)
 
@@ -72,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(function: Callable[[], object], tasks: int) -> None:
-    """Call `function` once in this thread and, at the same time, in up to min(tasks, torch.get_num_threads()) − 1 others.
+    """Call `function` in this thread and, at the same time, in up to min(tasks, torch.get_num_threads()) − 1 others.
 
     The function shares out its work itself, by a counter, and releases the interpreter lock. It must be correct for any
     number of concurrent calls, from one up. An error in any of them is raised here.

@@ -14,10 +14,10 @@ from torch import Tensor
 from visionssm.kernels import threads
 from visionssm.kernels.cpu_math import LANES
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
-from visionssm.kernels.selective_scan.cpu_forward import CHUNK, forward_scratch, scan_forward
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
 
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
-_BACKWARD_TILE_FLOATS = 128 * 1024  # what a backward tile keeps of a chunk: half of a second-level cache
+_BACKWARD_TILE_FLOATS = 160 * 1024  # what a backward tile keeps of a chunk: part of a second-level cache
 _MAX_TILE = 128
 
 
@@ -61,7 +61,7 @@ def forward(
     states = torch.empty(states_shape(u, a, order) if save_states else (0,))
 
     rank = 0 if weight is None else weight.shape[1]
-    floats_a_channel = 2 * d_state + rank + 3 * 16
+    floats_a_channel = 2 * d_state + rank + 3 * PANEL
     tile = _even_tile(route_channels, batch, min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel))
     tasks = batch * math.ceil(route_channels / tile)
     _run(
@@ -122,7 +122,7 @@ def backward(
     range_size = math.ceil(blocks / ranges) * LANES
     ranges = math.ceil(route_channels / range_size)
     tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
-    tile = _even_tile(range_size, 1, min(_MAX_TILE, tile_limit))
+    tile = min(range_size, _MAX_TILE, tile_limit)
 
     grad_u = torch.empty(batch, pixels, channels)
     grad_dt = torch.empty(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
@@ -203,10 +203,16 @@ def _map_strides(x: Tensor, route_channels: int, n_routes: int) -> tuple[int, in
     return x.data_ptr(), batch, pixel, route
 
 
-def _even_tile(channels: int, batch: int, limit: int) -> int:
-    """Channels a tile: at most `limit`, a multiple of 16, and tiles that keep all threads busy to the end."""
+def _even_tile(channels: int, images: int, limit: int) -> int:
+    """Channels a tile: a multiple of 16, at most `limit`, so that images × tiles keep all threads busy to the end."""
+    n_threads = torch.get_num_threads()
     blocks = math.ceil(channels / LANES)
-    tiles = math.ceil(blocks / max(1, limit // LANES))
+    fewest = math.ceil(blocks / max(1, limit // LANES))
+
+    def last_thread_ends(tiles: int) -> int:
+        return math.ceil(images * tiles / n_threads) * math.ceil(blocks / tiles)
+
+    tiles = min(range(fewest, min(fewest + n_threads, blocks + 1)), key=last_thread_ends)
     return math.ceil(blocks / tiles) * LANES
 
 

@@ -41,7 +41,6 @@ from visionssm.kernels.selective_scan.cpu_forward import (
     add,
     clear,
     copy,
-    copy_or_clear,
     gather_transposed,
     scatter_transposed,
     step_inputs,

@@ -66,15 +66,6 @@ def copy(source, target, count):
 
 
 @inlined
-def copy_or_clear(source, target, count):
-    """Copy `count` floats, or write zeros where there is no source."""
-    if source == 0:
-        clear(target, count)
-    else:
-        copy(source, target, count)
-
-
-@inlined
 def add(source, target, count):
     """Add `count` floats to others."""
     whole = count - count % LANES

@@ -36,14 +36,14 @@ def forward_tile(d_state: int) -> Tile:
 
 
 def backward_tile(d_state: int) -> Tile:
-    """Eight elements a thread, the most that eleven live tiles leave registers for.
+    """Eight elements a thread, the most that ten live tiles leave registers for (found by compiling for all targets).
 
     One state is saved every `steps` steps, so K·N/steps bytes for each byte of a float32 map: the chunk is four times
     as long where states are many, and 64 steps keep four routes of 16 states at one map.
     """
     if d_state <= FEW_STATES:
         return Tile(steps=16, channels=32, num_warps=2)
-    return Tile(steps=64, channels=32, num_warps=8)
+    return Tile(steps=64, channels=16, num_warps=4)
 
 
 def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[int, ...]:

@@ -1,3 +1,5 @@
+# Triton types the parameters of kernels at launch, and annotations mean compile-time constants there.
+# mypy: disable-error-code="no-untyped-def"
 """Triton kernels of the selective scan: one program walks one sequence of one route for a block of channels.
 
 Along a sequence the state of every (channel d, state n) is a chain of affine maps h → decay_t·h + x_t with
@@ -25,8 +27,8 @@ def _then(decay_first, x_first, decay_second, x_second):
 
 
 @triton.jit
-def _softplus_and_slope(x):
-    """softplus(x) and its derivative, to float32 rounding for every x and without overflow.
+def _softplus(x):
+    """softplus(x), to float32 rounding for every x and without overflow.
 
     softplus(x) = max(x, 0) + log1p(z), z = exp(−|x|) in (0, 1]. The hardware logarithm is inexact near 1, where small
     steps live; log1p(z) = 2·artanh(s), s = z / (2 + z) ≤ 1/3, whose series to s¹⁵ is exact to 1e−9.
@@ -40,8 +42,14 @@ def _softplus_and_slope(x):
     series = 1.0 / 7 + q * series
     series = 1.0 / 5 + q * series
     series = 1.0 / 3 + q * series
-    softplus = tl.maximum(x, 0.0) + 2.0 * s * (1.0 + q * series)
-    return softplus, tl.where(x >= 0, 1.0, z) / (1.0 + z)
+    return tl.maximum(x, 0.0) + 2.0 * s * (1.0 + q * series)
+
+
+@triton.jit
+def _slope(delta):
+    """Derivative of softplus where its value is delta: 1 − exp(−delta), by its series where that would cancel."""
+    series = delta * (1 - delta / 2 * (1 - delta / 3 * (1 - delta / 4 * (1 - delta / 5 * (1 - delta / 6)))))
+    return tl.where(delta < 0.25, series, 1.0 - tl.exp(-delta))
 
 
 @triton.jit
@@ -69,7 +77,7 @@ def _visited(order_row, start, n_steps, STEPS: tl.constexpr, OFFSET: tl.constexp
 
 @triton.jit
 def _step_sizes(dt, dt_pixel, weight, bias, pixel, exists, inside, d, on_d, D: tl.constexpr, RANK: tl.constexpr):
-    """Δ = softplus(dt + bias) and its slope, float32 (STEPS, CHANNELS).
+    """Δ = softplus(dt + bias), float32 (STEPS, CHANNELS).
 
     Low-rank steps are expanded here, one rank at a time, so that no more than this tile of them ever exists. A step
     outside the map has dt = 0 and still decays by softplus(bias); a step past the end has Δ = 0, which leaves the
@@ -83,8 +91,7 @@ def _step_sizes(dt, dt_pixel, weight, bias, pixel, exists, inside, d, on_d, D: t
         for r in range(RANK):
             low_r = tl.load(dt + r + on_dt, mask=inside, other=0.0).to(tl.float32)
             raw += low_r[:, None] * tl.load(weight + r * D + d, mask=on_d, other=0.0)[None, :]
-    delta, slope = _softplus_and_slope(raw + bias[None, :])
-    return tl.where(exists[:, None], delta, 0.0), slope
+    return tl.where(exists[:, None], _softplus(raw + bias[None, :]), 0.0)
 
 
 @triton.jit
@@ -147,7 +154,7 @@ def selective_scan_forward(
         pixel, exists, inside = _visited(order, start, n_steps, STEPS, OFFSET)
         on_map = inside[:, None] & on_d[None, :]
         u_t = tl.load(u + pixel[:, None] * u_pixel + d[None, :], mask=on_map, other=0.0).to(tl.float32)
-        delta, _ = _step_sizes(dt, dt_pixel, dt_weight, bias, pixel, exists, inside, d, on_d, D, RANK)
+        delta = _step_sizes(dt, dt_pixel, dt_weight, bias, pixel, exists, inside, d, on_d, D, RANK)
         delta_u = delta * u_t
         y_t = tl.zeros([STEPS, CHANNELS], tl.float32)
         if skip is not None:
@@ -245,12 +252,12 @@ def selective_scan_backward(
         on_map = inside[:, None] & on_d[None, :]
         u_t = tl.load(u + pixel[:, None] * u_pixel + d[None, :], mask=on_map, other=0.0).to(tl.float32)
         dy_t = tl.load(grad_y + pixel[:, None] * y_pixel + d[None, :], mask=on_map, other=0.0).to(tl.float32)
-        delta, slope = _step_sizes(dt, dt_pixel, dt_weight, bias, pixel, exists, inside, d, on_d, D, RANK)
+        delta = _step_sizes(dt, dt_pixel, dt_weight, bias, pixel, exists, inside, d, on_d, D, RANK)
         # Δ of the following steps, made again: shifting a tile moves it between threads, which costs more. It is 0, a
         # decay of 1, at the chunk's last step, because `flow` is already what reaches that state.
         next_pixel, next_exists, next_inside = _visited(order, chunk * STEPS + 1, n_steps, STEPS, OFFSET)
         next_exists &= step < STEPS - 1
-        delta_following, _ = _step_sizes(
+        delta_following = _step_sizes(
             dt, dt_pixel, dt_weight, bias, next_pixel, next_exists, next_inside, d, on_d, D, RANK
         )
 
@@ -290,7 +297,7 @@ def selective_scan_backward(
             grad_skip_sum += tl.sum(dy_t * u_t, 0)
         tl.atomic_add(grad_u + pixel[:, None] * MAP_CHANNELS + d[None, :], grad_u_t, mask=on_map, sem="relaxed")
 
-        grad_raw = tl.where(exists[:, None], (grad_delta + u_t * grad_b_sum) * slope, 0.0)
+        grad_raw = (grad_delta + u_t * grad_b_sum) * _slope(delta)
         grad_bias_sum += tl.sum(grad_raw, 0)
         on_grad_dt = pixel * (K * STEP_WIDTH)
         if dt_weight is None:

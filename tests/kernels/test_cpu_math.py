@@ -1,0 +1,93 @@
+"""Arithmetic of compiled CPU kernels against float64, over the whole range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from visionssm.kernels import cpu_math
+from visionssm.kernels.cpu_math import LANES, compiled, load, load_spread, put, store, total
+
+
+@compiled
+def _exp2(x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, LANES):
+        store(y, i, cpu_math.exp2(load(x, i)))
+
+
+@compiled
+def _softplus(x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, LANES):
+        store(y, i, cpu_math.softplus(load(x, i)))
+
+
+@compiled
+def _sigmoid(x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, LANES):
+        store(y, i, cpu_math.sigmoid(load(x, i)))
+
+
+@compiled
+def _sums_of_scaled_blocks(x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, LANES):
+        put(y, i // LANES, total(load(x, i) * load_spread(x, 0)))
+
+
+def _apply(kernel: Callable[..., Any], x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    kernel(x.data_ptr(), y.data_ptr(), x.numel())
+    return y
+
+
+def _units_in_last_place(x: Tensor, exact: Tensor) -> float:
+    return ((x.double() - exact).abs() / 2.0 ** (exact.abs().log2().floor() - 23)).max().item()
+
+
+def test_exp2_is_within_three_units_in_the_last_place() -> None:
+    x = torch.linspace(-125, 127, 1 << 18)
+    assert _units_in_last_place(_apply(_exp2, x), torch.exp2(x.double())) < 3
+
+
+def test_exp2_of_zero_is_exactly_one_and_tiny_exponents_keep_their_sign() -> None:
+    x = torch.tensor([0.0, -0.0, -1e-6, 1e-6]).repeat(4)
+    torch.testing.assert_close(_apply(_exp2, x), torch.exp2(x.double()).float(), rtol=0, atol=0)
+
+
+def test_exp2_under_the_range_is_next_to_nothing() -> None:
+    y = _apply(_exp2, torch.tensor([-127.0, -200.0, -1e4, -1e30]).repeat(4))
+    assert ((y >= 0) & (y < 2e-38)).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "exact"),
+    [
+        (_softplus, lambda x: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))),
+        (_sigmoid, torch.sigmoid),
+    ],
+)
+def test_softplus_and_slope_keep_relative_accuracy_on_both_sides(
+    kernel: Callable[..., Any], exact: Callable[[Tensor], Tensor]
+) -> None:
+    x = torch.linspace(-85, 85, 1 << 18)
+    assert _units_in_last_place(_apply(kernel, x), exact(x.double())) < 4.5
+
+
+def test_softplus_and_slope_of_huge_numbers_are_limits() -> None:
+    x = torch.tensor([1e4, 1e30, -1e4, -1e30]).repeat(4)
+    expected = torch.tensor([1e4, 1e30, 0.0, 0.0]).repeat(4)
+    torch.testing.assert_close(_apply(_softplus, x), expected, rtol=0, atol=2e-38)
+    torch.testing.assert_close(_apply(_sigmoid, x), (expected > 0).float(), rtol=0, atol=2e-38)
+
+
+def test_not_a_number_stays_one() -> None:
+    x = torch.full((LANES,), float("nan"))
+    assert _apply(_softplus, x).isnan().all()
+
+
+def test_total_adds_all_lanes() -> None:
+    x = torch.arange(1.0, 4 * LANES + 1) / 8
+    torch.testing.assert_close(_apply(_sums_of_scaled_blocks, x)[:4], x.view(4, LANES).sum(1) * x[0])
