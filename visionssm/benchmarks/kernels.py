@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,18 +94,26 @@ def ours(x: Inputs) -> Tensor:
 
 
 def sequential(x: Inputs) -> Tensor:
-    """One step at a time in PyTorch on materialised exp(dt·A), as published CPU fall-backs do.
+    """One step at a time in PyTorch on materialised exp(Δ·A), with the shapes and steps of published CPU fall-backs.
 
-    Steps are taken apart with `unbind`; indexing step by step, as the fall-backs do, makes the backward pass of long
-    sequences many times slower still.
+    Where gradients are wanted, steps are taken apart with `unbind`: indexing them one by one, as the fall-backs do,
+    allocates a gradient of the whole tensor a step and takes minutes.
     """
-    decay, drive, u, c = _materialised(x)
+    decay, drive, u, c = (t.movedim(2, 3) if t.ndim == 5 else t for t in _materialised(x))
+    decay, drive = decay.flatten(1, 2).contiguous(), drive.flatten(1, 2).contiguous()  # (B, K·D, T, N)
+    c = c.transpose(2, 3).repeat_interleave(x.u.shape[-1], dim=1)  # (B, K·D, N, T): one copy a channel
     h = torch.zeros_like(decay[:, :, 0])
     outputs = []
-    for decay_t, drive_t, c_t in zip(decay.unbind(2), drive.unbind(2), c.unbind(2), strict=True):
+    steps: Iterable[tuple[Tensor, Tensor, Tensor]]
+    if decay.requires_grad:
+        steps = zip(decay.unbind(2), drive.unbind(2), c.unbind(3), strict=True)
+    else:
+        steps = ((decay[:, :, t], drive[:, :, t], c[:, :, :, t]) for t in range(decay.shape[2]))
+    for decay_t, drive_t, c_t in steps:
         h = decay_t * h + drive_t
-        outputs.append(torch.einsum("bkdn,bkn->bkd", h, c_t))
-    return _merged(x, torch.stack(outputs, 2), u)
+        outputs.append(torch.einsum("bdn,bdn->bd", h, c_t))
+    y = torch.stack(outputs, 2).unflatten(1, (x.order.shape[0], -1)).transpose(2, 3)
+    return _merged(x, y, u)
 
 
 def mambapy(x: Inputs) -> Tensor:
@@ -154,7 +163,7 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
         candidates |= {name: _forward_backward(scan, x) for name, scan in rivals.items()}
         times = medians_in_turn(candidates, seconds=seconds)
     else:
-        candidates |= {name: (lambda scan=scan: scan(x)) for name, scan in rivals.items()}
+        candidates |= {name: partial(scan, x) for name, scan in rivals.items()}
         with torch.no_grad():
             times = medians_in_turn(candidates, seconds=seconds)
     return {

@@ -45,7 +45,9 @@ def propagation_gates(orientation: Tensor, source: Tensor, transition: Tensor, m
         ValueError: the state is larger than JT = 1, for which the complement of a transition is not defined.
     """
     if transition.shape[-2:] != (1, 1):
-        raise ValueError(f"transition has shape {tuple(transition.shape)}; the P-mode takes states of JT = 1: (…, 1, 1)")
+        raise ValueError(
+            f"transition has shape {tuple(transition.shape)}; the P-mode takes states of JT = 1: (…, 1, 1)"
+        )
     straight = orientation[..., None, None] * transition
     turned = 1 - straight
     source_r = orientation[..., None, None, None] * source

@@ -126,9 +126,7 @@ def _single_cells(
     return blocks, g
 
 
-def _merged_along_x(
-    blocks: Blocks, g: Tensor, flips: Sequence[Flip], side: int, rows: int
-) -> tuple[Blocks, Tensor]:
+def _merged_along_x(blocks: Blocks, g: Tensor, flips: Sequence[Flip], side: int, rows: int) -> tuple[Blocks, Tensor]:
     """Pairs of neighbours along x merged until blocks have `side` cells; the only block's G keeps the grid's `rows`."""
     while (merged := 2 * blocks.source_r.shape[-3]) <= side:
         is_last_of_one = merged == side and blocks.rl.shape[2] == 2

@@ -1,0 +1,136 @@
+"""Route tables: every pixel once, the right order in small maps, caching and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from visionssm.kernels import routes
+
+# Each route of these visits every pixel once.
+WHOLE = {
+    "raster": (routes.raster, 1),
+    "column": (routes.column, 1),
+    "bidirectional": (routes.bidirectional, 2),
+    "ss2d": (routes.ss2d, 4),
+    "zigzag": (routes.zigzag, 1),
+    "diagonal": (routes.diagonal, 1),
+    "hilbert": (routes.hilbert, 1),
+}
+sizes = st.integers(1, 19)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@given(height=sizes, width=sizes)
+@settings(max_examples=25, deadline=None)
+def test_every_route_visits_every_pixel_once(name: str, height: int, width: int) -> None:
+    build, n_routes = WHOLE[name]
+    order = build(height, width)
+    assert order.dtype == torch.int32
+    assert order.shape == (n_routes, 1, height * width)
+    everything = torch.arange(height * width, dtype=torch.int32)
+    assert torch.equal(order.sort(-1).values, everything.expand_as(order))
+
+
+@pytest.mark.parametrize("build", [routes.atrous, routes.window], ids=["atrous", "window"])
+@given(height=sizes, width=sizes, option=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_sampled_routes_together_visit_every_pixel_once(
+    build: Callable[..., Tensor], height: int, width: int, option: int
+) -> None:
+    order = build(height, width, option)
+    assert order.dtype == torch.int32
+    inside = order[order >= 0].sort().values
+    assert torch.equal(inside, torch.arange(height * width, dtype=torch.int32))
+    assert order.min() >= -1
+
+
+@given(height=sizes, width=sizes, size=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_window_sequences_stay_in_their_window(height: int, width: int, size: int) -> None:
+    order = routes.window(height, width, size)
+    rows, columns = -(-height // size), -(-width // size)
+    assert order.shape == (1, rows * columns, size * size)
+    for number, steps in enumerate(order[0].tolist()):
+        inside = [pixel for pixel in steps if pixel >= 0]
+        assert inside == sorted(inside)
+        assert {(p // width // size, p % width // size) for p in inside} == {divmod(number, columns)}
+
+
+@given(height=sizes, width=sizes, step=st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_atrous_routes_have_one_phase_each(height: int, width: int, step: int) -> None:
+    order = routes.atrous(height, width, step)
+    assert order.shape == (step * step, 1, -(-height // step) * -(-width // step))
+    for number, steps in enumerate(order[:, 0].tolist()):
+        phases = {(p // width % step, p % width % step) for p in steps if p >= 0}
+        assert phases <= {(number % step, number // step)}
+
+
+@given(height=sizes, width=sizes)
+@settings(max_examples=25, deadline=None)
+def test_zigzag_and_power_of_two_hilbert_move_to_a_neighbour(height: int, width: int) -> None:
+    side = 1 << (height % 5)
+    for order, columns in ((routes.zigzag(height, width), width), (routes.hilbert(side, side), side)):
+        y, x = order.flatten() // columns, order.flatten() % columns
+        assert (y.diff().abs() + x.diff().abs() == 1).all()
+
+
+@given(height=sizes, width=sizes)
+@settings(max_examples=25, deadline=None)
+def test_diagonal_never_returns_to_an_earlier_diagonal(height: int, width: int) -> None:
+    order = routes.diagonal(height, width).flatten()
+    assert (((order // width) + (order % width)).diff() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("order", "table"),
+    [
+        (routes.raster(2, 3), [[0, 1, 2, 3, 4, 5]]),
+        (routes.column(2, 3), [[0, 3, 1, 4, 2, 5]]),
+        (routes.bidirectional(1, 3), [[0, 1, 2], [2, 1, 0]]),
+        (routes.ss2d(2, 2), [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]),
+        (routes.atrous(2, 3, 2), [[0, 2], [3, 5], [1, -1], [4, -1]]),
+        (routes.zigzag(3, 2), [[0, 1, 3, 2, 4, 5]]),
+        (routes.diagonal(3, 3), [[0, 1, 3, 6, 4, 2, 5, 7, 8]]),
+        (routes.hilbert(1, 4), [[0, 1, 2, 3]]),
+    ],
+    ids=["raster", "column", "bidirectional", "ss2d", "atrous", "zigzag", "diagonal", "hilbert_row"],
+)
+def test_small_tables_are_as_written_out(order: Tensor, table: list[list[int]]) -> None:
+    assert order[:, 0].tolist() == table
+
+
+def test_window_table_is_as_written_out() -> None:
+    assert routes.window(2, 3, 2).tolist() == [[[0, 1, 3, 4], [2, -1, 5, -1]]]
+
+
+def test_backwards_walks_from_the_last_step() -> None:
+    order = routes.window(2, 3, 2)
+    assert routes.backwards(order).tolist() == [[[4, 3, 1, 0], [-1, 5, -1, 2]]]
+    assert torch.equal(routes.backwards(routes.backwards(order)), order)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_tables_are_made_once_for_a_size(name: str) -> None:
+    build, _ = WHOLE[name]
+    assert build(5, 7) is build(5, 7)
+    assert build(5, 7) is not build(7, 5)
+
+
+def test_tables_made_in_inference_mode_can_be_used_in_training() -> None:
+    with torch.inference_mode():
+        order = routes.raster(4, 9)
+    assert not order.is_inference()
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3, 0), (-1, 2)])
+@pytest.mark.parametrize("name", WHOLE)
+def test_empty_maps_are_refused_with_their_size(name: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}"):
+        WHOLE[name][0](*size)

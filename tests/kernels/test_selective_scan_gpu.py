@@ -1,0 +1,126 @@
+"""The Triton selective scan without a GPU: numerics in Triton's interpreter, machine code compiled for every target."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is only published for Linux")
+
+from tests.kernels.interpreted_selective_scan import CASES
+from visionssm.kernels.aot import TARGETS, KernelLaunch, compile_for
+from visionssm.kernels.selective_scan import gpu
+
+ROOT = Path(__file__).parents[2]
+
+# Rounding of results and gradients in the case's dtype; steps of 40 amplify the rounding of dt before exp.
+TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 8e-4}
+LARGE_STEPS = 1e-5
+
+# (D, R) of the four stages.
+VMAMBA = ((96, 6), (192, 12), (384, 24), (768, 48))
+VMAMBA_V0 = ((192, 12), (384, 24), (768, 48), (1536, 96))
+SHAPES = [(1, *stage) for stage in VMAMBA] + [(16, *stage) for stage in VMAMBA_V0]
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, dict[str, float]]:
+    """Errors of every case, from one process in which Triton interprets kernels."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.kernels.interpreted_selective_scan"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_equal_the_float64_definition(case: str, interpreted: dict[str, dict[str, float]]) -> None:
+    tolerance = LARGE_STEPS if case == "large_steps" else TOLERANCES[CASES[case].dtype]
+    wrong = {name: error for name, error in interpreted[case].items() if not error <= tolerance}
+    assert not wrong
+
+
+def launches(d_state: int, channels: int, rank: int, dtype: torch.dtype) -> dict[str, KernelLaunch]:
+    return gpu.launches(pixels=3136, channels=channels, d_state=d_state, routes=4, rank=rank, batch=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4]], ids=["vmamba", "vmamba_v0"])
+def test_first_stages_compile_without_spills(target: str, shape: tuple[int, int, int]) -> None:
+    for name, launch in launches(*shape, torch.float32).items():
+        report = launch.compile_for(target)
+        assert report.spill_bytes == 0, (name, report)
+        assert report.registers > 0
+        assert report.shared_bytes <= 48 * 1024, (name, report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_stage_compiles_without_spills(shape: tuple[int, int, int], dtype: torch.dtype, target: str) -> None:
+    for name, launch in launches(*shape, dtype).items():
+        report = launch.compile_for(target)
+        assert report.spill_bytes == 0, (name, report)
+
+
+@pytest.mark.parametrize("target", ["sm90", "gfx942"])
+def test_full_rank_steps_and_given_states_compile(target: str) -> None:
+    tensors = {"u": (1, 9, 8), "dt": (1, 9, 2, 8), "a": (2, 8, 3), "b": (1, 9, 2, 3)}
+    u, dt, a, b = (torch.empty(shape, dtype=torch.float16, device="meta") for shape in tensors.values())
+    order = torch.empty((2, 1, 9), dtype=torch.int32, device="meta")
+    state = torch.empty((1, 2, 1, 8, 3), device="meta")
+    inputs = (u, dt, None, a.float(), b, b, None, None, order, state)
+    y, final, saved, forward = gpu.forward_launch(*inputs, merge=False, save_states=True)
+    _, backward = gpu.backward_launch(y, final, *inputs, saved, merge=False)
+    assert forward.compile_for(target).registers > 0
+    assert backward.compile_for(target).registers > 0
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4]], ids=["vmamba", "vmamba_v0"])
+def test_saved_tensors_are_at_most_three_maps(shape: tuple[int, int, int]) -> None:
+    arguments = launches(*shape, torch.float32)["backward"].arguments
+    saved = ("u", "dt", "dt_weight", "a", "b", "c", "skip", "dt_bias", "order", "states")
+    tensors = [arguments[name] for name in saved]
+    total = sum(x.numel() * x.element_size() for x in tensors if isinstance(x, torch.Tensor))
+    u = arguments["u"]
+    assert isinstance(u, torch.Tensor)
+    assert total <= 3 * u.numel() * 4
+
+
+def test_states_are_saved_only_between_chunks() -> None:
+    u, a = torch.empty(2, 9, 8), torch.empty(1, 8, 16)
+    chunk = gpu.backward_tile(16).steps
+
+    def saved(n_steps: int) -> int:
+        return gpu.states_shape(u, a, torch.empty(1, 1, n_steps))[3]
+
+    assert [saved(n) for n in (0, 1, chunk, chunk + 1, 2 * chunk, 2 * chunk + 1)] == [0, 0, 0, 1, 1, 2]
+
+
+def test_saved_states_have_a_shape_for_symbolic_sizes() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def states(u: torch.Tensor, a: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        return u.new_empty(gpu.states_shape(u, a, order))
+
+    sizes = torch.empty(2, 200, 8), torch.empty(2, 8, 16), torch.empty(2, 3, 200)
+    traced = make_fx(states, tracing_mode="symbolic")(*sizes)
+    other = torch.empty(3, 500, 6), torch.empty(4, 6, 16), torch.empty(4, 2, 500)
+    assert traced(*other).shape == gpu.states_shape(*other)
+
+
+def test_backward_chunks_are_whole_forward_chunks() -> None:
+    for d_state in range(1, 65):
+        assert gpu.backward_tile(d_state).steps % gpu.forward_tile(d_state).steps == 0
+
+
+def test_unknown_target_is_named() -> None:
+    with pytest.raises(ValueError, match=r"target='sm75'.*sm80"):
+        compile_for(None, {}, {}, "sm75", 1)
