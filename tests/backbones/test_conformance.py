@@ -39,9 +39,10 @@ def test_it_follows_timms_contract(name: str) -> None:
     assert features.shape[-1] == model.num_features
     assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
     torch.testing.assert_close(model(image), model.forward_head(features))
-    assert isinstance(model.get_classifier(), nn.Linear)
     state = model.state_dict()
-    assert f"{model.default_cfg['classifier']}.weight" in state
+    names = _tuple(model.default_cfg["classifier"])  # a distilled model has two
+    assert _tuple(model.get_classifier()) == tuple(model.get_submodule(name) for name in names)
+    assert all(f"{name}.weight" in state for name in names)
     assert f"{model.default_cfg['first_conv']}.weight" in state
     for key in ("mean", "std", "interpolation", "crop_pct", "input_size", "pool_size"):
         assert model.default_cfg[key], key
@@ -213,6 +214,10 @@ def test_compiled_model_has_no_graph_break_and_equals_eager(name: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+def _tuple(x: object) -> tuple:
+    return x if isinstance(x, tuple) else (x,)
 
 
 def _gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:

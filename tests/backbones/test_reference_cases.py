@@ -12,12 +12,34 @@ import torch
 import visionssm
 from tests.reference_cases import Case, find_cases, gradient_norm_errors
 
-TOLERANCE = {"vmamba": 1e-4}
-LARGE = re.compile("small|base")  # a minute each: with -m slow
+# 1e-4, or the float noise of the authors' own code
+TOLERANCE = {
+    "efficientvmamba": 1e-4,
+    "groupmamba": 5e-4,
+    "hrvmamba": 5e-4,
+    "mambaout": 1e-4,
+    "msvmamba": 1e-4,
+    "plstm": 1e-4,
+    "spatialmamba": 5e-4,
+    "vmamba": 1e-4,
+    "vssd": 5e-4,
+}
+# no classifiers: the tests of their families read them
+SPECIAL = re.compile(
+    "^dcnv4_|_distill_loss|_pose|_seg|_backbone$|^plstm_(op4?|layer|block|vision_block)_|^arrow_pointing$"
+)
+# sums that cancel: noise of the authors' float32 gradients against float64, as measured
+GRADIENT_NOISE = {"groupmamba": (r"\.skip_scale$", 2e-3)}
+# A ReLU of the case gets 8e-5 among values of 2.5 whose float noise is 4e-4: in float32 the rounding decides whether it
+# lets the gradient pass, and this one element moves norms by 0.8 %.
+FLOAT64_GRADIENTS = ("vssd",)
+LARGE = re.compile("small|base|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$")  # a minute each: with -m slow
 
 
 def _parameters() -> list:
-    cases = [(family, case) for family in TOLERANCE for case in find_cases(family)]
+    cases = [
+        (family, case) for family in TOLERANCE for case in find_cases(family) if not SPECIAL.search(case.path.stem)
+    ]
     return [
         pytest.param(family, case, id=case.path.stem, marks=[pytest.mark.slow] if LARGE.search(case.path.stem) else [])
         for family, case in cases
@@ -25,7 +47,7 @@ def _parameters() -> list:
 
 
 def _model(case: Case) -> torch.nn.Module:
-    name = case.data["name"].removesuffix("_grad")
+    name = re.sub("(_odd)?_grad$|_fusion$|_(192|384)$", "", case.data["name"])
     model = timm.create_model(name, pretrained=False)
     visionssm.load_official(model, case.state_dict())
     return model.eval()
@@ -36,18 +58,24 @@ def _check(case: Case, tolerance: float) -> None:
     assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
     image = case.image()
     features, stages = model.forward_intermediates(image)
+    if hasattr(model, "forward_stages"):  # parallel resolutions: several maps a stage
+        stages = [branch for stage in model.forward_stages(image) for branch in stage]
     output = model.forward_head(features)
     assert case.relative_error("output", output) <= tolerance
     for i, stage in enumerate(stages):
         assert case.relative_error(f"stage{i}", stage) <= tolerance, f"stage {i}"
     if "grad_norms" not in case.data:
         return
+    if case.data["family"] in FLOAT64_GRADIENTS:
+        output = model.double()(image.double())
     (output * case.cotangent(output)).sum().backward()
     filter_fn = sys.modules[type(model).__module__].checkpoint_filter_fn
     errors = gradient_norm_errors(case, model, filter_fn)
     assert errors
     for name, (actual, expected) in errors.items():
-        assert actual == pytest.approx(expected, rel=tolerance, abs=tolerance * 1e-2), name
+        noisy, noise = GRADIENT_NOISE.get(case.data["family"], ("$^", tolerance))
+        allowed = noise if re.search(noisy, name) else tolerance
+        assert actual == pytest.approx(expected, rel=allowed, abs=tolerance * 1e-2), name
 
 
 @pytest.mark.parametrize("family,case", _parameters())

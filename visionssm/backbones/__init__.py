@@ -1,6 +1,27 @@
 """Backbones, one file a family; importing this package registers them with timm."""
 
 from visionssm.backbones._base import list_models
+from visionssm.backbones.convs5 import ConvS5
+from visionssm.backbones.efficientvmamba import EfficientVMamba
+from visionssm.backbones.groupmamba import GroupMamba
+from visionssm.backbones.hrvmamba import HRVMamba
+from visionssm.backbones.msvmamba import MSVMamba
+from visionssm.backbones.plstm import PLSTM
+from visionssm.backbones.spatialmamba import SpatialMamba
+from visionssm.backbones.vim import Vim
 from visionssm.backbones.vmamba import VMamba
+from visionssm.backbones.vssd import VSSD
 
-__all__ = ["VMamba", "list_models"]
+__all__ = [
+    "PLSTM",
+    "VSSD",
+    "ConvS5",
+    "EfficientVMamba",
+    "GroupMamba",
+    "HRVMamba",
+    "MSVMamba",
+    "SpatialMamba",
+    "VMamba",
+    "Vim",
+    "list_models",
+]

@@ -1,8 +1,18 @@
 """Operators: pure functions of tensors, one folder each, with a definition, a CPU kernel and a GPU kernel."""
 
 from visionssm.kernels.backend import use_backend
+from visionssm.kernels.linear_recurrence import linear_recurrence, linear_recurrence_step
 from visionssm.kernels.plstm2d import plstm2d, plstm2d_four_directions
 from visionssm.kernels.selective_scan import LowRank, selective_scan
 from visionssm.kernels.ssd import non_causal_ssd
 
-__all__ = ["LowRank", "non_causal_ssd", "plstm2d", "plstm2d_four_directions", "selective_scan", "use_backend"]
+__all__ = [
+    "LowRank",
+    "linear_recurrence",
+    "linear_recurrence_step",
+    "non_causal_ssd",
+    "plstm2d",
+    "plstm2d_four_directions",
+    "selective_scan",
+    "use_backend",
+]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.kernels import LowRank, routes, selective_scan
@@ -28,6 +29,7 @@ def init_dt_bias_(bias: Tensor) -> Tensor:
     return bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
+@register_notrace_module  # a leaf for torch.fx: the input checks branch on sizes
 class RouteScan(nn.Module):
     """Parameters of a selective scan along K routes: each route has projections, steps, state matrix and skip.
 
@@ -62,25 +64,33 @@ class RouteScan(nn.Module):
 
     def scan(self, u: Tensor, order: Tensor) -> Tensor:
         """Scan (B, H, W, D) along `order` (K, S, T); returns the merged map (B, H, W, D)."""
-        batch, height, width, _ = u.shape
-        u = u.reshape(batch, height * width, self.dim)
-        return self._scan_pixels(u, order).view(batch, height, width, self.dim)
+        pixels = u.flatten(1, 2)
+        y, _ = self.scan_pixels(pixels, self.project(pixels), order)
+        return y.view(u.shape)
 
-    def _scan_pixels(self, u: Tensor, order: Tensor) -> Tensor:
-        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
-        projected = projected.unflatten(-1, (self.n_routes, -1))  # (B, L, K, R + 2N)
+    def project(self, u: Tensor) -> Tensor:
+        """dt, B and C of every pixel and route, side by side: (B, L, D) to (B, L, K, R + 2N)."""
+        return F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.n_routes, -1))
+
+    def scan_pixels(
+        self, u: Tensor, projected: Tensor, order: Tensor, initial_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scan (B, L, D) with what `project` gave for it; returns the merged map and the final state."""
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        at_least_float32 = torch.promote_types(self.A_logs.dtype, torch.float32)
         y = selective_scan(
             u,
             LowRank(dt, self.dt_projs_weight.transpose(1, 2)),
-            -torch.exp(self.A_logs.float()).view(self.n_routes, self.dim, self.d_state),
+            -torch.exp(self.A_logs.to(at_least_float32)).view(self.n_routes, self.dim, self.d_state),
             b,
             c,
             d=self.Ds.view(self.n_routes, self.dim),
             dt_bias=self.dt_projs_bias,
             order=order,
+            initial_state=initial_state,
+            return_final_state=True,
         )
-        assert isinstance(y, Tensor)
+        assert isinstance(y, tuple)
         return y
 
 

@@ -11,13 +11,12 @@ from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
 from visionssm.kernels.plstm2d.gates import Gates, propagation_gates
-from visionssm.kernels.plstm2d.parallel import Flip, plstm2d_parallel
+from visionssm.kernels.plstm2d.parallel import plstm2d_parallel
 from visionssm.kernels.plstm2d.reference import BorderStates, plstm2d_reference
 
 __all__ = ["FOUR_DIRECTIONS", "Gates", "plstm2d", "plstm2d_four_directions", "propagation_gates"]
 
-ONE_DIRECTION: tuple[Flip, ...] = ((False, False),)
-FOUR_DIRECTIONS: tuple[Flip, ...] = ((False, False), (True, False), (False, True), (True, True))
+FOUR_DIRECTIONS = ((False, False), (True, False), (False, True), (True, True))
 """Whether a direction runs against x, and against y; in the order of the gates' axis."""
 
 MAX_BLOCK = 64
@@ -79,7 +78,6 @@ def plstm2d(
                 v,
                 one,
                 direct,
-                flips=ONE_DIRECTION,
                 max_block=max_block,
                 initial_state=initial_state,
                 return_final_state=return_final_state,
@@ -115,7 +113,7 @@ def plstm2d_four_directions(
         q, k, v, gates, direct, _ = _in_one_precision(q, k, v, gates, direct, None)
         if reference_requested():
             return _four_references(q, k, v, gates, direct)
-        return plstm2d_parallel(q, k, v, gates, direct, flips=FOUR_DIRECTIONS, max_block=max_block)[0]
+        return plstm2d_parallel(q, k, v, gates, direct, max_block=max_block)[0]
 
 
 def _four_references(q: Tensor, k: Tensor, v: Tensor, gates: Gates, direct: Tensor | None) -> Tensor:

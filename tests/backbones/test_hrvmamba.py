@@ -1,0 +1,189 @@
+"""What is peculiar to HRVMamba: parallel resolutions, two feature pyramids, pose and segmentation backbones."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import visionssm
+from tests.reference_cases import FOLDER, Case, gradient_norm_errors
+from visionssm.backbones.hrvmamba import AttentiveBlock, Block, DeformableSS2D, checkpoint_filter_fn
+from visionssm.layers.hrnet import enlarge
+
+TOLERANCE = 5e-4  # float noise of the authors' own code
+
+
+def _case(name: str) -> Case:
+    return Case(FOLDER / "hrvmamba" / f"{name}.json")
+
+
+def _nano(**kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("hrvmamba_nano_test", **kwargs)
+
+
+def _pose_backbone(variant: str) -> nn.Module:
+    """The classifier without what the highest resolution does not need: the authors' top-down pose backbone."""
+    model = timm.create_model(variant)
+    model.prune_intermediate_layers([0])
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "name,variant",
+    [
+        ("hrvmamba_tiny_pose_grad", "hrvmamba_tiny_plain"),
+        pytest.param("hrvmamba_tiny_pose", "hrvmamba_tiny_plain", marks=pytest.mark.slow),
+        pytest.param("hrvmamba_small_pose", "hrvmamba_small", marks=pytest.mark.slow),
+        pytest.param("hrvmamba_base_pose", "hrvmamba_base", marks=pytest.mark.slow),
+    ],
+)
+def test_highest_branch_is_the_authors_pose_backbone(name: str, variant: str) -> None:
+    case = _case(name)
+    state = case.state_dict()
+    model = visionssm.load_official(_pose_backbone(variant), state)
+    head = {key.removeprefix("head.final_layer."): value for key, value in state.items() if key.startswith("head.")}
+    assert sum(p.numel() for p in model.parameters()) + sum(x.numel() for x in head.values()) == case.data["n_params"]
+    with torch.set_grad_enabled("grad_norms" in case.data):
+        (feature,) = model.forward_intermediates(case.image(), indices=[0], intermediates_only=True)
+        heatmap = F.conv2d(feature, **head)
+    if "feature" in case.data["outputs"]:
+        assert case.relative_error("feature", feature) <= TOLERANCE
+    recorded = "heatmap" if "heatmap" in case.data["outputs"] else "output"
+    assert case.relative_error(recorded, heatmap) <= TOLERANCE
+    if "grad_norms" not in case.data:
+        return
+    (heatmap * case.cotangent(heatmap)).sum().backward()
+    case.data["grad_norms"] = {k: v for k, v in case.data["grad_norms"].items() if k.startswith("backbone.")}
+    for key, (actual, expected) in gradient_norm_errors(case, model, checkpoint_filter_fn).items():
+        assert actual == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE * 1e-2), key
+
+
+@pytest.mark.slow
+def test_neck_is_the_authors_segmentation_backbone() -> None:
+    case = _case("hrvmamba_base_seg")
+    state = case.state_dict()
+    model = timm.create_model("hrvmamba_base")
+    levels = model.prune_intermediate_layers([4, 5, 6, 7])
+    visionssm.load_official(model, state).eval()
+    with torch.no_grad():
+        maps = model.forward_intermediates(case.image(), indices=levels, output_fmt="NHWC", intermediates_only=True)
+    norms = 0
+    for i, x in enumerate(maps):
+        weight, bias = (state[f"outnorm{i}.{part}"] for part in ("weight", "bias"))
+        norms += weight.numel() + bias.numel()
+        normalised = F.layer_norm(x, x.shape[-1:], weight, bias).permute(0, 3, 1, 2)
+        assert case.relative_error(f"out{i}", normalised) <= TOLERANCE
+    assert sum(p.numel() for p in model.parameters()) + norms == case.data["n_params"]
+
+
+def test_levels_are_four_branches_and_then_four_maps_of_the_neck() -> None:
+    model = _nano().eval()
+    image = torch.randn(1, 3, 96, 64)
+    maps = model.forward_intermediates(image, intermediates_only=True)
+    assert [x.shape[1] for x in maps] == [8, 16, 24, 32, 32, 48, 64, 128]
+    assert [tuple(x.shape[2:]) for x in maps] == [(24, 16), (12, 8), (6, 4), (3, 2)] * 2
+    for branch, recorded in zip(maps[:4], model.forward_stages(image)[-1], strict=True):
+        torch.testing.assert_close(branch, recorded)
+
+
+@pytest.mark.parametrize("last", range(8))
+def test_pruned_model_computes_the_same_levels_with_nothing_to_spare(last: int) -> None:
+    model, pruned = _nano(), _nano()
+    assert pruned.prune_intermediate_layers([last]) == [last]
+    image = torch.randn(2, 3, 64, 64)
+    (expected,) = model.eval().forward_intermediates(image, indices=[last], intermediates_only=True)
+    level = pruned.eval().forward_intermediates(image, indices=[last])[1][0]
+    torch.testing.assert_close(level, expected)
+    assert pruned.num_features == level.shape[1]
+    if last in (0, 7):
+        pruned.train()(image).square().sum().backward()
+        assert not [name for name, parameter in pruned.named_parameters() if parameter.grad is None]
+
+
+def _definition_of_enlarging(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
+    once = F.interpolate(x, scale_factor=factor, mode="bilinear")
+    return F.interpolate(once, size=size, mode="bilinear")
+
+
+def test_odd_sizes_are_resized_twice_and_even_ones_once() -> None:
+    x = torch.randn(1, 2, 3, 4)
+    twice = enlarge(x, 2, torch.empty(1, 1, 5, 7))
+    torch.testing.assert_close(twice, _definition_of_enlarging(x, 2, (5, 7)))
+    assert not torch.allclose(twice, F.interpolate(x, size=(5, 7), mode="bilinear"))
+    torch.testing.assert_close(
+        enlarge(x, 2, torch.empty(1, 1, 6, 8)), F.interpolate(x, scale_factor=2, mode="bilinear")
+    )
+
+
+def test_first_position_encoding_does_not_enter_the_residual() -> None:
+    block = AttentiveBlock(8, offset_conv=False, drop_path=0.0).eval()
+    x = torch.randn(1, 6, 5, 8)
+    nn.init.zeros_(block.op.out_proj.weight)
+    nn.init.zeros_(block.mlp.fc2.weight)
+    nn.init.zeros_(block.mlp.fc2.bias)
+    mixed = x + block.multi_scale(x + block.cpe1(x))
+    torch.testing.assert_close(block.transform(x), mixed + block.cpe2(mixed))
+
+
+def test_scales_are_interleaved_channel_by_channel() -> None:
+    block = Block(8, offset_conv=False, drop_path=0.0)
+    x = torch.randn(1, 6, 5, 8)
+    quarters = [conv(part) for conv, part in zip(block.conv2d, block.norm0(x).split(2, -1))]
+    expected = [quarters[i % 4][..., i // 4] for i in range(8)]
+    torch.testing.assert_close(block.multi_scale(x), F.gelu(torch.stack(expected, -1)))
+    assert [conv.kernel_size[0] for conv in block.conv2d] == [3, 5, 7, 9]
+
+
+def test_only_the_largest_variant_convolves_before_the_offsets() -> None:
+    with torch.device("meta"):
+        for name in ("nano", "tiny", "small", "base"):
+            names = [key for key, _ in timm.create_model(f"hrvmamba_{name}").named_parameters()]
+            assert any("offset_mask_dw" in key for key in names) == (name == "base")
+
+
+def test_projection_to_the_offsets_is_initialised_as_every_other() -> None:
+    mixer = _nano().stage2[0].branches[0][0].op
+    assert isinstance(mixer, DeformableSS2D)
+    assert 0.015 < mixer.conv2d.offset_mask.weight.std() < 0.025
+
+
+@pytest.mark.parametrize(
+    "name,other", [("hrvmamba_nano", "hrvmamba_nano_plain"), ("hrvmamba_tiny_plain", "hrvmamba_tiny")]
+)
+def test_a_file_of_the_other_block_is_recognised_by_its_keys(name: str, other: str) -> None:
+    state = {key: torch.zeros(shape) for key, shape in _case(other).data["state"].items()}
+    with pytest.raises(ValueError, match=f"it fits {other}"):
+        visionssm.load_official(timm.create_model(name), state)
+    visionssm.load_official(timm.create_model(other), state)
+
+
+def test_stages_add_a_branch_each() -> None:
+    stages = _nano().eval().forward_stages(torch.randn(1, 3, 64, 64))
+    assert [len(maps) for maps in stages] == [1, 2, 3, 4]
+    assert [tuple(x.shape[2:]) for x in stages[-1]] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+def test_train_and_eval_return_the_model() -> None:
+    model = _nano()
+    assert model.train() is model
+    assert model.eval() is model
+
+
+def test_state_matrices_are_decayed_and_one_dimensional_parameters_are_not() -> None:
+    model = _nano()
+    assert model.no_weight_decay() == set()
+    decayed = {name for name, value in model.named_parameters() if value.ndim > 1}
+    assert all(name in decayed for name, _ in model.named_parameters() if re.search("A_logs|dt_projs_bias", name))
+
+
+def test_wrong_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 multiples of 4"):
+        _nano(dims=(8, 16, 24, 30))
+    with pytest.raises(ValueError, match="4 multiples of 4"):
+        _nano(dims=(8, 16, 24))

@@ -1,0 +1,133 @@
+"""Progress, figures and counts of damaged images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+from rich.console import Console
+
+from tests.engine.tiny import logged, write_config
+from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
+from visionssm.engine.hooks.progress import ProgressHook
+from visionssm.engine.launch import prepare, train
+from visionssm.engine.metrics import ClassificationMetric
+from visionssm.engine.runner import VisionRunner
+
+
+def test_bar_on_a_terminal_shows_loss_rate_throughput_and_time_left(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=140)
+    runner = VisionRunner.from_cfg(prepare(write_config(tmp_path), work_dir=tmp_path))
+    runner.register_hook(ProgressHook(console=console))
+    runner.train()
+    text = screen.getvalue()
+    assert "epoch 2/2" in text
+    assert "10/10" in text
+    assert "loss " in text
+    assert "lr 1.00e-03" in text
+    assert "img/s" in text
+    assert "eta" in text
+
+
+def test_without_a_terminal_the_log_has_throughput_rate_and_loss(tmp_path: Path) -> None:
+    options = {"custom_hooks": [{"type": "ProgressHook"}]}
+    train(write_config(tmp_path), work_dir=tmp_path, options=options)
+    (log,) = tmp_path.glob("*/*.log")
+    line = next(line for line in log.read_text().splitlines() if "Epoch(train)" in line)
+    assert all(f"{key}:" in line for key in ("loss", "lr", "eta", "images_per_s"))
+    assert all(value > 0 for value in logged(tmp_path, "images_per_s"))
+
+
+def test_figures_and_tensorboard_files_are_written_and_curves_survive_a_restart(tmp_path: Path) -> None:
+    more = (
+        "custom_hooks.append(dict(type='FiguresHook', metrics=('top1', 'top5')))\n"
+        "visualizer = dict(type='Visualizer', vis_backends=[dict(type='TensorboardVisBackend')])\n"
+    )
+    config = write_config(tmp_path, more)
+    train(config, work_dir=tmp_path, options={"train_cfg.max_epochs": 1})
+    for name in ("learning_curves.png", "confusion_matrix.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 300
+            assert np.asarray(image.convert("L")).std() > 5  # not blank
+    assert list(tmp_path.glob("*/vis_data/events.out.tfevents*"))
+    runner = train(config, work_dir=tmp_path, resume=True)
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == "FiguresHook")
+    assert len(hook.train["loss"]) == 10
+    assert hook.val["epoch"] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("count", [2, 10, 60])
+def test_confusion_matrix_can_be_drawn_for_any_number_of_classes(tmp_path: Path, count: int) -> None:
+    confusion = torch.randint(0, 9, (count, count), generator=torch.Generator().manual_seed(0))
+    confusion[0] = 0  # a class that does not occur
+    figure = draw_confusion(confusion, [f"class {x}" for x in range(count)])
+    assert figure.axes[0].get_xlabel() == "predicted class"
+    assert figure.axes[0].get_ylabel() == "true class"
+    write_figure(figure, tmp_path / "x.png")
+
+
+def test_curves_can_be_drawn_before_the_first_validation(tmp_path: Path) -> None:
+    train_curves = {"epoch": [0.5], "loss": [2.0], "lr": [1e-3]}
+    write_figure(draw_curves(train_curves, {"epoch": [], "top1": []}, ("top1",)), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_metrics_agree_with_their_definition_and_leave_out_unreadable_images() -> None:
+    metric = ClassificationMetric()
+    rows = [
+        {"label": 0, "classes": [0, 1, 2], "nll": 0.1},
+        {"label": 1, "classes": [2, 0, 1], "nll": 1.5},
+        {"label": -1, "classes": [2, 0, 1], "nll": 9.0},
+        {"label": 2, "classes": [2, 1, 0], "nll": 0.2},
+    ]
+    metrics = metric.compute_metrics(rows)
+    assert metrics["top1"] == pytest.approx(200 / 3)
+    assert metrics["top5"] == 100
+    assert metrics["corrupt"] == 1
+    assert metrics["nll"] == pytest.approx(0.6)
+    assert metric.confusion is not None
+    assert metric.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+
+
+class Collect(Hook):
+    """Keeps the metrics of the last validation."""
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        self.metrics = metrics
+
+
+def test_corrupt_images_are_counted_while_training_and_evaluating(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("L", (16, 16), 40 * number).save(folder / f"{number}.png")
+        (tmp_path / "data" / split / "a" / "2.png").write_bytes(b"no image")
+    transform = "dict(input_size=(1, 16, 16), mean=(0.5,), std=(0.5,))"
+    more = "".join(
+        f"{split}_dataloader['dataset'] = dict(type='TimmDataset', root={str(tmp_path / 'data')!r}, split='{split}', "
+        f"transform={transform})\n"
+        for split in ("train", "val")
+    )
+    options = {
+        "model.num_classes": 2,
+        "train_dataloader.batch_size": 4,
+        "train_dataloader.num_batch_per_epoch": 2,
+        "train_cfg.max_epochs": 1,
+        "custom_hooks": [{"type": "CorruptImageHook"}],
+    }
+    runner = VisionRunner.from_cfg(prepare(write_config(tmp_path, more), work_dir=tmp_path, options=options))
+    collect = Collect()
+    runner.register_hook(collect)
+    runner.train()
+    assert collect.metrics["corrupt"] == 1
+    (log,) = tmp_path.glob("*/*.log")
+    assert "1 images could not be read in this train epoch" in log.read_text()
+    assert "1 images could not be read in this val epoch" in log.read_text()

@@ -1,0 +1,1 @@
+"""Data sets, transforms and sampling that timm, torchvision, OpenMMLab and MONAI do not have."""

@@ -1,0 +1,163 @@
+"""Checkpoints of training: written whole or not at all, read without running code, enough to rebuild a classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from visionssm.checkpoints import CheckpointError, read_checkpoint
+from visionssm.engine.errors import CheckpointWriteError
+from visionssm.engine.plain import to_plain
+
+LAST = "last_checkpoint"
+"""File in a work folder that names the newest complete checkpoint."""
+
+
+def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], Any]) -> None:
+    """Let `write` fill a file that appears under its name only when it is complete and on the disk.
+
+    Raises:
+        CheckpointWriteError: (an OSError) the disk is full or the folder cannot be written; what was there stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = "; the file of that name from before is untouched" if path.exists() else ""
+        raise CheckpointWriteError(error.errno, f"cannot write {str(path)!r} ({error.strerror}){kept}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name itself on the disk; some file systems and Windows cannot, which only matters at a power cut."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Write a nested state in plain types, atomically.
+
+    Raises:
+        CheckpointWriteError: the file cannot be written; an earlier file of that name is untouched.
+        TypeError: the state holds what cannot be loaded with `weights_only=True`.
+    """
+    buffer = io.BytesIO()  # torch's own writer answers a full disk by aborting, so it writes to memory
+    torch.save(to_plain(checkpoint), buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint that training wrote.
+
+    Returns:
+        `state_dict` (the weights to evaluate with: the moving average where there is one), `meta` (`epoch`, `iter`,
+        `cfg`, and for classifiers `visionssm` = model, classes, input), and what resuming needs: `optimizer`,
+        `param_schedulers`, `ema_state_dict` (MMEngine's name for the raw weights), `message_hub`, `random_states`.
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is truncated, damaged, wants to run code, or was not written by training.
+    """
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise CheckpointError(
+            f"{str(path)!r} holds no 'state_dict'; it was not written by tools/train.py. Official weights are loaded "
+            "with visionssm.checkpoints.load_official or `model.pretrained=True`."
+        )
+    return _moved(dict(checkpoint), torch.device(map_location))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value if device.type == "cpu" else value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(item, device) for item in value)
+    return value
+
+
+def find_last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest complete checkpoint of a work folder, or None if nothing has been saved there."""
+    folder = Path(folder)
+    try:
+        named = folder / Path((folder / LAST).read_text(encoding="utf-8").strip()).name
+    except FileNotFoundError:
+        return None
+    if named.is_file():
+        return named
+    # killed between a save and the update of the name
+    candidates = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    return max(candidates, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def build_classifier(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, list[str], dict[str, Any]]:
+    """Rebuild the trained classifier from what `load_checkpoint` returned, without its configuration file.
+
+    Returns:
+        the timm model in evaluation mode, with the moving-average weights where training kept them; its class names;
+        its input: `size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`.
+    Raises:
+        CheckpointError: the checkpoint is not of a classifier, or its weights do not fit its own description.
+    """
+    import visionssm  # noqa: F401  registers the models
+
+    about = (checkpoint.get("meta") or {}).get("visionssm")
+    if not about:
+        raise CheckpointError(
+            "the checkpoint does not describe a classifier (no meta['visionssm']); load it with its config"
+        )
+    arguments = dict(about["model"])
+    model = timm.create_model(arguments.pop("name"), **arguments)
+    prefix = "model."
+    weights = {key[len(prefix) :]: x for key, x in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    load_strictly(model, weights, about["model"]["name"])
+    return model.eval(), list(about["classes"]), dict(about["input"])
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        CheckpointError: with the number and first names of the missing, unexpected and mis-shaped ones.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing in the checkpoint": sorted(own.keys() - weights.keys()),
+        "not in the model": sorted(weights.keys() - own.keys()),
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} for {tuple(x.shape)}"
+            for key, x in own.items()
+            if key in weights and weights[key].shape != x.shape
+        ],
+    }
+    found = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if found:
+        raise CheckpointError(
+            f"the weights of {source!r} do not fit the model: {'; '.join(found)}. Use the config it was trained with."
+        )
+    model.load_state_dict(weights)

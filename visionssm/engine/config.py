@@ -1,0 +1,223 @@
+"""Reading configurations, and refusing mistakes in them before anything is built."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    VISUALIZERS,
+    Registry,
+)
+from torch.utils.data import DataLoader
+
+from visionssm.data.errors import DatasetError
+from visionssm.data.spelling import closest
+from visionssm.engine.errors import ConfigError
+
+_RUNNER_KEYS = """
+model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper
+param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor load_from resume launcher
+env_cfg log_processor log_level visualizer default_scope randomness experiment_name cfg runner_type custom_imports
+model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing efficient_conv_bn_eval
+"""
+RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
+"""Top-level keys that mean something to the Runner."""
+
+_ECOSYSTEM_KEYS = """
+dataset_type data_root backend_args file_client_args img_norm_cfg norm_cfg crop_size img_scale image_size vis_backends
+train_pipeline val_pipeline test_pipeline load_pipeline tta_pipeline tta_model img_ratios albu_train_transforms
+train_dataset val_dataset class_name metainfo num_classes max_epochs max_iters base_lr interval stage2_num_epochs
+backbone_norm_cfg backbone_embed_multi custom_keys checkpoint
+"""
+ECOSYSTEM_KEYS = frozenset(_ECOSYSTEM_KEYS.split())
+"""Helper variables that the configs inside mmdet and mmseg define at top level, for those that inherit from them."""
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {"num_batch_per_epoch"}
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration file and merge `--cfg-options` into it.
+
+    Raises:
+        ConfigError: no such file, or it does not run.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        beside = [x.name for x in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        hint = f"; closest in that folder: {closest(path.name, beside)}" if beside else ""
+        raise ConfigError(f"no configuration {str(path)!r}{hint}")
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(error).__name__}: {error}") from error
+    try:
+        config.merge_from_dict(copy.deepcopy(dict(options or {})))  # merging takes `_delete_` keys out
+    except (KeyError, TypeError, IndexError) as error:
+        raise ConfigError(f"--cfg-options do not fit {str(path)!r}: {error}") from error
+    return config
+
+
+def check_config(cfg: Mapping[str, Any]) -> None:
+    """Find keys that nothing would read, at top level and in every section whose `type` is known.
+
+    Variables that only help to write a config start with an underscore.
+
+    Raises:
+        ConfigError: naming the key, its section and the closest valid key.
+    """
+    for key in cfg:
+        if not key.startswith("_") and key not in RUNNER_KEYS and key not in ECOSYSTEM_KEYS:
+            raise ConfigError(
+                f"unknown key {key!r} at the top level of the config; closest: {closest(key, RUNNER_KEYS)}. "
+                "(Helper variables start with an underscore.)"
+            )
+    for where, section, registry in _sections(cfg):
+        _check_section(where, section, registry)
+    _check_train_cfg(cfg.get("train_cfg"))
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        for key in loader if isinstance(loader, Mapping) else ():
+            if key not in _LOADER_KEYS:
+                raise ConfigError(f"unknown key {key!r} in {name}; closest: {closest(key, _LOADER_KEYS)}")
+
+
+def _check_train_cfg(section: Any) -> None:
+    if not isinstance(section, Mapping) or "type" in section:
+        return
+    loop = "ResumableEpochLoop" if section.get("by_epoch", True) else "ResumableIterLoop"
+    _check_section("train_cfg", {"type": loop, **section}, LOOPS, {"by_epoch"})
+    length = "max_epochs" if section.get("by_epoch", True) else "max_iters"
+    if length not in section:
+        raise ConfigError(f"train_cfg has no {length!r}, the length of the training")
+
+
+def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any, Registry]]:
+    yield "model", cfg.get("model"), MODELS
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        if isinstance(loader, Mapping):
+            yield f"{name}.dataset", loader.get("dataset"), DATASETS
+            yield f"{name}.sampler", loader.get("sampler"), DATA_SAMPLERS
+    wrapper = cfg.get("optim_wrapper")
+    if isinstance(wrapper, Mapping):
+        if "optimizer" in wrapper:
+            yield "optim_wrapper", {"type": "OptimWrapper", **wrapper}, OPTIM_WRAPPERS
+        yield "optim_wrapper.optimizer", wrapper.get("optimizer"), OPTIMIZERS
+    yield "param_scheduler", cfg.get("param_scheduler"), PARAM_SCHEDULERS
+    yield "custom_hooks", cfg.get("custom_hooks"), HOOKS
+    hooks = cfg.get("default_hooks")
+    for name, hook in (hooks or {}).items():
+        yield f"default_hooks.{name}", hook, HOOKS
+    for name in ("val_evaluator", "test_evaluator"):
+        yield name, cfg.get(name), METRICS
+    yield "train_cfg", cfg.get("train_cfg"), LOOPS
+    yield "visualizer", cfg.get("visualizer"), VISUALIZERS
+
+
+# Read by the code that builds a section, not by the class that it names.
+_EXTRA_KEYS = {
+    "optim_wrapper": {"constructor", "paramwise_cfg", "optimizer", "accumulative_counts", "clip_grad"},
+    "custom_hooks": {"priority"},
+    "default_hooks": {"priority"},
+    "param_scheduler": {"convert_to_iter_based", "by_epoch", "begin", "end", "last_step", "verbose"},
+    "val_evaluator": {"metrics"},
+    "test_evaluator": {"metrics"},
+}
+
+
+def _check_section(where: str, section: Any, registry: Registry, extra: AbstractSet[str] = frozenset()) -> None:
+    if isinstance(section, (list, tuple)):
+        for number, item in enumerate(section):
+            _check_section(f"{where}[{number}]", item, registry)
+        return
+    if not isinstance(section, Mapping) or "type" not in section:
+        return
+    kind = section["type"]
+    target = registry.get(kind) if isinstance(kind, str) else kind
+    if target is None:
+        if "." in str(kind):  # a name in another package's scope
+            return
+        names = set(registry.module_dict)
+        raise ConfigError(f"{where}.type={kind!r} is not registered; closest: {closest(kind, names)}")
+    known = _accepted_keys(target)
+    if known is None:
+        return
+    known |= {"type", "_scope_"} | extra | _EXTRA_KEYS.get(where.split(".")[0].split("[")[0], set())
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r} in {where} ({_name(kind)}); closest: {closest(key, known)}")
+
+
+def _accepted_keys(target: Any) -> set[str] | None:
+    """Argument names of a class or function, through the base classes that `**kwargs` go to; None if anything goes."""
+    if not inspect.isclass(target):
+        parameters = inspect.signature(target).parameters.values()
+        return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
+    known: set[str] = set()
+    for base in target.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        try:
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return known - {"self", "runner", "dataloader"}
+    return None
+
+
+def _name(kind: Any) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> None:
+    """Ask every data set of the configuration whether its files are there.
+
+    Data sets answer through a function `check_available(**config)` of their class (or of the registered function);
+    for others, `data_root` is looked at.
+
+    Raises:
+        DatasetError: a data set is missing or incomplete; says where was looked and what to do.
+    """
+    for name in loaders:
+        loader = cfg.get(name)
+        dataset = loader.get("dataset") if isinstance(loader, Mapping) else None
+        if not isinstance(dataset, Mapping):
+            continue
+        kind = dataset.get("type")
+        target = DATASETS.get(kind) if isinstance(kind, str) else kind
+        check = getattr(target, "check_available", None)
+        try:
+            if check is not None:
+                check(**{key: value for key, value in dataset.items() if key != "type"})
+            else:
+                _check_root(dataset)
+        except DatasetError as error:
+            raise type(error)(f"{name}: {error}") from error
+
+
+def _check_root(dataset: Mapping[str, Any]) -> None:
+    root = dataset.get("data_root")
+    if isinstance(root, str) and root and "://" not in root and not Path(root).expanduser().exists():
+        raise DatasetError(
+            f"data set not found: looked for the folder {str(Path(root).absolute())!r} (data_root of "
+            f"{_name(dataset.get('type'))}). Put the data there, or point to it with --cfg-options "
+            "…_dataloader.dataset.data_root=DIR"
+        )

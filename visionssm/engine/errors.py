@@ -1,0 +1,33 @@
+"""What can go wrong for reasons that a user can mend; tools print these without a traceback."""
+
+from __future__ import annotations
+
+from visionssm.checkpoints import CheckpointError
+from visionssm.data.errors import DatasetError
+
+
+class ConfigError(ValueError):
+    """A configuration has an unknown key, a wrong value, or contradicts itself or its checkpoint."""
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; the file that was there before is untouched."""
+
+
+class NonFiniteError(ValueError):
+    """The loss or a parameter became NaN or infinite."""
+
+
+class MissingExtraError(ImportError):
+    """A package of an optional extra is not installed."""
+
+
+USER_ERRORS = (
+    CheckpointError,
+    CheckpointWriteError,
+    ConfigError,
+    DatasetError,
+    FileNotFoundError,
+    MissingExtraError,
+    NonFiniteError,
+)

@@ -1,0 +1,14 @@
+"""Importing this module puts this package's data sets, models, hooks, loops and metrics into MMEngine's registries."""
+
+from __future__ import annotations
+
+from mmengine.registry import DATASETS
+
+from visionssm.data import classification, digits
+from visionssm.engine import classifier, hooks, loops, metrics, optim, runner
+
+__all__ = ["classifier", "hooks", "loops", "metrics", "optim", "runner"]
+
+setattr(classification.timm_dataset, "check_available", classification.check_timm_dataset)  # noqa: B010  for mypy
+DATASETS.register_module("TimmDataset", force=True, module=classification.timm_dataset)
+DATASETS.register_module("DigitsDataset", force=True, module=digits.DigitsDataset)

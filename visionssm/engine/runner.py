@@ -1,0 +1,343 @@
+"""MMEngine's Runner for every task of this package: exact resume, safe checkpoints, CPU processes, early errors."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import mmengine
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_distributed, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+import visionssm
+from visionssm.data.classification import STREAMS
+from visionssm.data.seeding import random_state
+from visionssm.engine.checkpoint import find_last_checkpoint, load_checkpoint, load_strictly, save_checkpoint
+from visionssm.engine.config import check_config, check_data
+from visionssm.engine.errors import CheckpointError, NonFiniteError
+from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from visionssm.engine.optim import bare_model, guard_updates, non_finite
+from visionssm.engine.plain import restore_histories, to_plain
+
+
+@RUNNERS.register_module()
+class VisionRunner(Runner):
+    """MMEngine's Runner, which works with the models, data sets, hooks and metrics of any task, and
+
+    - checks the configuration and the presence of the data before building anything;
+    - saves checkpoints of plain types, atomically, and loads them with `weights_only=True`;
+    - resumes to the same weights as an uninterrupted run, within an epoch too;
+    - stops at a loss that is not finite, before it reaches the weights;
+    - runs several processes on CPUs (gloo) as on GPUs.
+    """
+
+    _timestamp: str
+    _train_loop: Any
+    _val_loop: Any
+    _resume: bool
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> VisionRunner:
+        """Build from a configuration.
+
+        Raises:
+            ConfigError: a key is unknown or a value wrong.
+            DatasetError: a data set is missing or incomplete.
+        """
+        check_config(cfg)
+        check_data(cfg)
+        cfg = copy.deepcopy(cfg)
+        _adopt_seed(cfg)
+        return super().from_cfg(cfg)
+
+    # -- environment ---------------------------------------------------------------------------------------------------
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """MMEngine's set-up, `env_cfg.cpu_threads`, gloo for processes without a GPU, and a name of its own per run."""
+        if self.distributed and not is_distributed() and not torch.cuda.is_available():
+            if self._launcher == "slurm":
+                os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))
+                os.environ.setdefault("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+                os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+        if env_cfg.get("cpu_threads"):
+            torch.set_num_threads(int(env_cfg["cpu_threads"]))
+        known, stamp, number = set(MessageHub._instance_dict), self._timestamp, 1
+        while any(name.endswith(self._timestamp) for name in known):
+            self._timestamp, number = f"{stamp}_{number}", number + 1
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """MMEngine's logger; long listings (environment, configuration, hooks) go to the log file alone."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(_is_for_the_console)
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """MMEngine's wrapping; models on CPUs get no device numbers."""
+        if self.distributed and not torch.cuda.is_available() and model_wrapper_cfg is None:
+            unused = bool(self.cfg.get("find_unused_parameters", False))
+            return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """MMEngine's loader with a generator of its own, so that making an iterator leaves the global one alone."""
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        cfg = dict(dataloader)
+        dataset = cfg.get("dataset")
+        if isinstance(dataset, Mapping) and str(dataset.get("name", "")).split("/")[0].lower() in STREAMS:
+            cfg |= {"sampler": None, "persistent_workers": False}  # streams bring their own order
+            cfg.pop("batch_sampler", None)
+        loader = Runner.build_dataloader(cfg, seed=seed, diff_rank_seed=diff_rank_seed)
+        loader.generator = torch.Generator()
+        loader.generator.manual_seed(0 if seed is None else seed)
+        if hasattr(loader.dataset, "set_loader_cfg"):
+            loader.dataset.set_loader_cfg(num_workers=loader.num_workers)
+        return loader
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """A resumable loop for `train_cfg = dict(by_epoch=…, …)`; any other where `type` names it."""
+        if isinstance(loop, Mapping) and "type" not in loop:
+            arguments = dict(loop)
+            kind = ResumableEpochLoop if arguments.pop("by_epoch", True) else ResumableIterLoop
+            return kind(runner=self, dataloader=self._train_dataloader, **arguments)
+        return super().build_train_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
+        """MMEngine's wrapper, guarded against a loss that is not finite."""
+        is_new = not isinstance(optim_wrapper, OptimWrapper)
+        wrapper = super().build_optim_wrapper(optim_wrapper)
+        if is_new and not isinstance(wrapper, OptimWrapperDict):
+            guard_updates(wrapper, self.model)
+        return wrapper
+
+    def train(self) -> nn.Module:
+        """Train; what the checkpoint will say of the model is asked for first, as it checks that model and data fit."""
+        self._train_loop = self.build_train_loop(self._train_loop)
+        if self._val_loop is not None:
+            self._val_loop = self.build_val_loop(self._val_loop)
+        self._describe()
+        return super().train()
+
+    def _describe(self) -> dict[str, Any] | None:
+        describe = getattr(self._bare_model(), "checkpoint_meta", None)
+        if describe is None:
+            return None
+        val_set = None if self._val_loop is None else self.val_dataloader.dataset
+        return describe(getattr(self.train_dataloader, "dataset", None), val_set)
+
+    def _bare_model(self) -> nn.Module:
+        return bare_model(self.model)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Save on the main process, atomically; all processes must call it, as each has its own random state.
+
+        Args: MMEngine's; `file_client_args` and `backend_args` are for MMEngine's own storage and ignored.
+        Raises:
+            CheckpointWriteError: the disk is full or the folder cannot be written; earlier files are untouched.
+            NonFiniteError: a parameter is NaN or infinite, so the checkpoint would be of no use.
+        """
+        states = all_gather_object(random_state())
+        if not is_main_process():
+            return
+        model = self._bare_model()
+        broken = non_finite(model.named_parameters())
+        if broken:
+            raise NonFiniteError(
+                f"parameter {broken[0]!r} is not finite after step {self.iter + 1}; {filename} is not saved, earlier "
+                "checkpoints are intact"
+            )
+        meta = dict(meta or {})
+        meta.setdefault("epoch", self.epoch + by_epoch)
+        meta.setdefault("iter", self.iter + (not by_epoch))
+        meta |= {
+            "cfg": self._config_text(),
+            "seed": self.seed,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "experiment_name": self.experiment_name,
+            "versions": {
+                "visionssm": visionssm.__version__,
+                "torch": torch.__version__,
+                "mmengine": mmengine.__version__,
+            },
+        }
+        about = self._describe()
+        if about is not None:
+            meta["visionssm"] = about
+        checkpoint: dict[str, Any] = {"meta": meta, "state_dict": dict(model.state_dict())}
+        if save_optimizer:
+            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+            checkpoint["message_hub"] = to_plain(self.message_hub.state_dict())
+            checkpoint["random_states"] = states
+            checkpoint["loop"] = self.train_loop.state() if hasattr(self.train_loop, "state") else {}
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint["param_schedulers"] = _scheduler_states(self.param_schedulers)
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        if not save_optimizer:
+            checkpoint.pop("ema_state_dict", None)  # the raw weights: only resuming needs them
+        save_checkpoint(checkpoint, Path(out_dir) / filename)
+
+    def _config_text(self) -> str:
+        if not hasattr(self, "_cached_config_text"):
+            self._cached_config_text = self.cfg.pretty_text  # formatting takes a second
+        return self._cached_config_text
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = ()
+    ) -> dict[str, Any]:
+        """Load weights that must fit; a path, or an http(s) address.
+
+        Raises:
+            FileNotFoundError, CheckpointError: no such file, damaged, or of another model.
+        """
+        checkpoint = load_checkpoint(_local(str(filename)), map_location)
+        model = self._bare_model()
+        if hasattr(model, "check_checkpoint"):
+            cast(Any, model).check_checkpoint(checkpoint.get("meta") or {}, str(filename))
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        if strict:
+            load_strictly(model, checkpoint["state_dict"], str(filename))
+        else:
+            model.load_state_dict(checkpoint["state_dict"], strict=False)
+        self._has_loaded = True
+        self.logger.info(f"loaded {filename}")
+        return checkpoint
+
+    def load_or_resume(self) -> None:
+        """What `load_from` and `resume` ask for; resuming without a path takes the newest checkpoint, if any."""
+        if self._has_loaded:
+            return
+        path = self._load_from
+        if self._resume and path is None:
+            found = find_last_checkpoint(self.work_dir)
+            if found is None:
+                self.logger.warning(f"nothing to resume in {self.work_dir}: starting from the beginning")
+                self._resume = False
+                return
+            path = str(found)
+        if path is None:
+            return
+        if self._resume:
+            self.resume(path)
+        else:
+            self.load_checkpoint(path)
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = "default",
+    ) -> None:
+        """Go on exactly where the checkpoint was written.
+
+        Raises:
+            CheckpointError: it holds weights only, or is of another model.
+            ConfigError: the run has another number of steps an epoch now.
+        """
+        checkpoint = self.load_checkpoint(filename, map_location="cpu")
+        if "optimizer" not in checkpoint:
+            raise CheckpointError(
+                f"{filename!r} holds weights only (as best.pth does) and cannot be resumed; resume an epoch_*.pth or "
+                "iter_*.pth, or start a new run with --cfg-options load_from=CHECKPOINT"
+            )
+        meta = checkpoint["meta"]
+        if meta.get("seed") != self.seed:
+            self.logger.warning(
+                f"the seed was {meta.get('seed')} and is {self.seed} now: the rest will be drawn differently"
+            )
+        self.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
+        if resume_optimizer:
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        if resume_param_scheduler and "param_schedulers" in checkpoint:
+            _load_schedulers(self.param_schedulers, checkpoint["param_schedulers"])
+        self.train_loop.load_state(checkpoint.get("loop", {}), meta)
+        states = checkpoint.get("random_states", [])
+        if len(states) == get_world_size():
+            self.train_loop.position.restore(states[get_rank()])
+        self.logger.info(f"resumed {filename} at epoch {self.epoch}, iteration {self.iter}")
+
+    def dump_config(self) -> None:
+        """Write the complete configuration into the work folder, unless that would overwrite the file it came from."""
+        source = self.cfg.filename
+        if source is None or Path(source).resolve() != (Path(self.work_dir) / Path(source).name).resolve():
+            super().dump_config()
+
+    def register_hook(self, hook: Hook | dict[str, Any], priority: Any = None) -> None:
+        """MMEngine's; hooks given as None in a child config are left out."""
+        if hook is not None:
+            super().register_hook(hook, priority)
+
+
+def _is_for_the_console(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return message.count("\n") < 4 and not message.startswith("Exp name")
+
+
+def _adopt_seed(cfg: Any) -> None:
+    """A run without a fixed seed that is resumed goes on with the seed it drew."""
+    if not cfg.get("resume") or cfg.get("randomness", {}).get("seed") is not None:
+        return
+    path = cfg.get("load_from") or find_last_checkpoint(cfg["work_dir"])
+    if path is not None:
+        seed = load_checkpoint(path)["meta"].get("seed")
+        cfg["randomness"] = {**cfg.get("randomness", {}), "seed": seed}
+
+
+def _scheduler_states(schedulers: Any) -> Any:
+    if isinstance(schedulers, Mapping):
+        return {name: _scheduler_states(items) for name, items in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
+def _load_schedulers(schedulers: Any, states: Any) -> None:
+    if isinstance(schedulers, Mapping):
+        for name, items in schedulers.items():
+            _load_schedulers(items, states[name])
+        return
+    for scheduler, state in zip(schedulers, states, strict=True):
+        scheduler.load_state_dict(state)
+
+
+def _local(path: str) -> str:
+    """A path as it is; the file behind an http(s) address, from timm's and PyTorch's common cache."""
+    if not path.startswith(("http://", "https://")):
+        return path
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / path.rsplit("/", 1)[-1]
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(path, str(cached))
+    return str(cached)

@@ -1,0 +1,136 @@
+"""DCNv4: deformable convolution whose masks are not normalised (Xiong et al. 2024, arXiv 2401.06197)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from visionssm.layers.conv import MapConv2d
+
+KERNEL = 3
+POINTS = KERNEL**2
+
+
+def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float = 1.0) -> Tensor:
+    """At each pixel, the sum of nine masked samples of its surroundings, taken where the offsets point.
+
+    y[h, w] = Σ_p mask[h, w, p] · value((h, w) + scale·(p + offset[h, w, p])) with p in {−1, 0, 1}², numbered column by
+    column; samples are bilinear and zero outside the map. `torchvision.ops.deform_conv2d` with
+    identity weights is the same after reordering, but runs one matrix product a channel.
+
+    Args:
+        value: (B, H, W, G, D) map of G groups of channels.
+        offset: (B, H, W, G, 9, 2) in pixels, x before y.
+        mask: (B, H, W, G, 9).
+        scale: length of a step of p and of the offsets.
+
+    Returns:
+        (B, H, W, G, D) in `value`'s dtype; positions and sums are computed in float32 (float64 for float64).
+    """
+    batch, height, width, groups, _ = value.shape
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    steps = torch.arange(POINTS, device=value.device)
+    base = torch.stack([steps // KERNEL, steps % KERNEL], -1).to(dtype) - KERNEL // 2  # (9, 2): x is the slow one
+    columns, rows = (torch.arange(n, device=value.device, dtype=dtype) for n in (width, height))
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (H, W, 2)
+    position = pixels[:, :, None, None] + scale * (base + offset.to(dtype))  # (B, H, W, G, 9, 2)
+
+    # grid_sample's coordinates: −1 and 1 are the outer borders of the first and the last pixel
+    extent = torch.stack([torch.full((), n, device=value.device, dtype=dtype) for n in (width, height)])
+    grid = (2 * position + 1) / extent - 1
+    grid = grid.permute(0, 3, 4, 1, 2, 5).flatten(0, 1).flatten(1, 2)  # (B·G, 9·H, W, 2)
+    maps = value.to(dtype).permute(0, 3, 4, 1, 2).flatten(0, 1)  # (B·G, D, H, W)
+    samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    weights = mask.to(dtype).permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]  # (B·G, 1, 9, H, W)
+    y = (samples.unflatten(2, (POINTS, height)) * weights).sum(2)  # (B·G, D, H, W)
+    return y.unflatten(0, (batch, groups)).permute(0, 3, 4, 1, 2).to(value.dtype)
+
+
+@register_notrace_module  # a leaf for torch.fx: it makes a grid of the map's size
+class DCNv4(nn.Module):
+    """Deformable 3×3 convolution without projections; one set of offsets and masks a group of channels.
+
+    Offsets and masks are a linear function of the input map, which is itself sampled. Keys are those of the published
+    operator, whose projection to them has a multiple of eight outputs: the last ones are not used.
+
+    Args:
+        dim: C, channels, a multiple of `groups`.
+        groups: G.
+        offset_conv: pass the input of the offsets through a depth-wise 3×3 convolution.
+        offset_scale: length of a step of the nine points and of the offsets, in pixels.
+
+    Raises:
+        ValueError: `dim` is no multiple of `groups`.
+    """
+
+    def __init__(
+        self, dim: int, groups: int, *, offset_conv: bool = False, offset_scale: float = 1.0, **factory: Any
+    ) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(f"dim={dim} channels cannot be divided into groups={groups} equal groups")
+        self.groups, self.offset_scale = groups, offset_scale
+        self.used = 3 * POINTS * groups  # two offsets and a mask a point
+        self.offset_mask = nn.Linear(dim, -(-self.used // 8) * 8, **factory)
+        self.offset_mask_dw: nn.Module = nn.Identity()
+        if offset_conv:
+            self.offset_mask_dw = MapConv2d(dim, dim, kernel_size=3, padding=1, groups=dim, **factory)
+
+    def sample(self, value: Tensor, guide: Tensor) -> Tensor:
+        """Sum (B, H, W, C) values at the places that the (B, H, W, C) guide decides on."""
+        offset_mask = self.offset_mask(self.offset_mask_dw(guide))[..., : self.used].unflatten(-1, (self.groups, -1))
+        offset = offset_mask[..., : 2 * POINTS].unflatten(-1, (POINTS, 2))
+        values = value.unflatten(-1, (self.groups, -1))
+        return deformable_sum(values, offset, offset_mask[..., 2 * POINTS :], scale=self.offset_scale).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        return self.sample(x, x)
+
+
+class ProjectedDCNv4(DCNv4):
+    """The published operator's usual form: values are projected before the sampling, the result after it.
+
+    Args:
+        output_bias: bias of the last projection; the others are `DCNv4`'s.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        groups: int,
+        *,
+        output_bias: bool = True,
+        offset_conv: bool = False,
+        offset_scale: float = 1.0,
+        **factory: Any,
+    ) -> None:
+        super().__init__(dim, groups, offset_conv=offset_conv, offset_scale=offset_scale, **factory)
+        self.value_proj = nn.Linear(dim, dim, **factory)
+        self.output_proj = nn.Linear(dim, dim, bias=output_bias, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        return self.output_proj(self.sample(self.value_proj(x), x))
+
+
+class CenterScaledDCNv4(DCNv4):
+    """y + s·(x − y) with y the deformable convolution and a gate s = sigmoid(linear(y)) a group."""
+
+    def __init__(
+        self, dim: int, groups: int, *, offset_conv: bool = False, offset_scale: float = 1.0, **factory: Any
+    ) -> None:
+        super().__init__(dim, groups, offset_conv=offset_conv, offset_scale=offset_scale, **factory)
+        self.center_feature_scale_proj_weight = nn.Parameter(torch.zeros(groups, dim, **factory))
+        self.center_feature_scale_proj_bias = nn.Parameter(torch.zeros(groups, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        y = self.sample(x, x)
+        gate = F.linear(y, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias).sigmoid()
+        grouped_x, grouped_y = (z.unflatten(-1, (self.groups, -1)) for z in (x, y))
+        return torch.lerp(grouped_y, grouped_x, gate[..., None]).flatten(-2)

@@ -1,0 +1,153 @@
+"""Mamba's mixer over a sequence of tokens, one-directional (arXiv 2312.00752) and bidirectional (arXiv 2401.09417).
+
+Tokens are (B, T, C), channels last, and are never reversed in memory: the backward direction walks the same tensor
+by a reversed route, and its convolution looks at the tokens after instead of those before.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionssm.kernels import routes
+from visionssm.layers.ss2d import RouteScan, default_dt_rank
+
+
+class TokenScan(RouteScan):
+    """Depth-wise causal convolution, SiLU and selective scan of (B, T, D) tokens, from the first to the last.
+
+    Args:
+        dim: D, channels that are scanned.
+        d_state: N.
+        dt_rank: R, rank of the step projection.
+        d_conv: tokens under the convolution, the current one included.
+    """
+
+    def __init__(self, dim: int, *, d_state: int, dt_rank: int, d_conv: int = 4, **factory: Any) -> None:
+        super().__init__(dim, d_state, dt_rank, n_routes=1, **factory)
+        self.conv1d = nn.Conv1d(dim, dim, d_conv, groups=dim, **factory)
+
+    def convolve(self, row: Tensor) -> Tensor:
+        """The convolution: token t sees the tokens up to t."""
+        return self._convolve_padded(row, self.conv1d.weight)[:, :, : row.shape[2]]
+
+    def route(self, row: Tensor) -> Tensor:
+        """The order in which tokens are scanned."""
+        return routes.raster(1, row.shape[2], device=row.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to the same shape."""
+        row = x.unsqueeze(1)  # a map of one row, (B, 1, T, D)
+        return self.scan(F.silu(self.convolve(row)), self.route(row)).squeeze(1)
+
+    def _convolve_padded(self, row: Tensor, weight: Tensor) -> Tensor:
+        """(B, 1, T, D) to (B, 1, T + d_conv − 1, D): every place of the kernel where it touches a token.
+
+        In two dimensions, because PyTorch has channels-last kernels for these only: the permutes are views.
+        """
+        y = F.conv2d(
+            row.permute(0, 3, 1, 2),
+            weight.unsqueeze(2),
+            self.conv1d.bias,
+            padding=(0, weight.shape[-1] - 1),
+            groups=self.dim,
+        )
+        return y.permute(0, 2, 3, 1)
+
+
+class BackwardTokenScan(TokenScan):
+    """`TokenScan` in reversed time, from the last token to the first: token t sees the tokens from t on."""
+
+    def convolve(self, row: Tensor) -> Tensor:
+        """The convolution of reversed tokens, reversed: the kernel is turned round and leans forward."""
+        return self._convolve_padded(row, self.conv1d.weight.flip(-1))[:, :, self.conv1d.kernel_size[0] - 1 :]
+
+    def route(self, row: Tensor) -> Tensor:
+        """The order in which tokens are scanned."""
+        return routes.reversed_raster(1, row.shape[2], device=row.device)
+
+
+class Mamba(nn.Module):
+    """Projection, `TokenScan` with a gate SiLU(z) beside it, projection.
+
+    Args:
+        dim: C, channels of a token.
+        expand: D = expand·C channels are scanned.
+        d_state: N.
+        d_conv: tokens under the convolution.
+        dt_rank: R; None for ⌈C/16⌉.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        expand: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        dt_rank: int | None = None,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        inner = expand * dim
+        self._scan_options = {
+            "dim": inner,
+            "d_state": d_state,
+            "d_conv": d_conv,
+            "dt_rank": dt_rank or default_dt_rank(dim),
+            **factory,
+        }
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **factory)
+        self.ahead = TokenScan(**self._scan_options)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **factory)
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scanned branch: (B, T, D) to the same shape."""
+        return self.ahead(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to the same shape."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(self.scan(x) * F.silu(z))
+
+
+class BidirectionalMamba(Mamba):
+    """`Mamba` with a second scan from the last token to the first, of parameters of its own, added to the first one."""
+
+    def __init__(self, dim: int, **options: Any) -> None:
+        super().__init__(dim, **options)
+        self.back = BackwardTokenScan(**self._scan_options)
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scanned branch: (B, T, D) to the same shape."""
+        x = x.contiguous()  # half of what in_proj made: copied once, not by each of the convolutions
+        return self.ahead(x) + self.back(x)
+
+
+# Published name of a scan's parameter: our name, and whether our tensor has a leading axis of one route.
+_SCAN_KEYS = {
+    "A_log": ("A_logs", False),
+    "D": ("Ds", False),
+    "conv1d.weight": ("conv1d.weight", False),
+    "conv1d.bias": ("conv1d.bias", False),
+    "x_proj.weight": ("x_proj_weight", True),
+    "dt_proj.weight": ("dt_projs_weight", True),
+    "dt_proj.bias": ("dt_projs_bias", True),
+}
+
+
+def convert_mamba_key(name: str, value: Tensor) -> tuple[str, Tensor]:
+    """An entry of a published Mamba mixer under our name and in our shape; any other entry as it is.
+
+    `conv1d.weight` becomes `ahead.conv1d.weight`, and `A_b_log`, of the backward direction, `back.A_logs`.
+    """
+    own = r"(?<!ahead\.)(?<!back\.)"  # in a file of ours the entry has its name already
+    match = re.fullmatch(rf"((?:.*\.)?){own}(A|D|conv1d|x_proj|dt_proj)(_b)?((?:_log|\.weight|\.bias)?)", name)
+    if match is None or match[2] + match[4] not in _SCAN_KEYS:
+        return name, value
+    path, part, backward, kind = match.groups()
+    ours, has_route_axis = _SCAN_KEYS[part + kind]
+    return f"{path}{'back' if backward else 'ahead'}.{ours}", value.unsqueeze(0) if has_route_axis else value

@@ -1,0 +1,88 @@
+"""Parts of models that work at one resolution: patches, learned positions, a class token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import lecun_normal_, resample_abs_pos_embed
+from timm.models import register_notrace_function, register_notrace_module
+from torch import Tensor, nn
+
+from visionssm.layers.conv import MapConv2d
+from visionssm.layers.stem import image_to_map
+
+
+@register_notrace_module  # a leaf for torch.fx: it checks the size of the image
+class PatchEmbedding(nn.Module):
+    """One token a patch; patches overlap where the stride is smaller than they are.
+
+    Args:
+        in_chans: image channels.
+        dim: C, channels of a token.
+        patch_size: side of a patch in pixels.
+        stride: pixels from one patch to the next.
+    """
+
+    def __init__(self, in_chans: int, dim: int, *, patch_size: int, stride: int, **factory: Any) -> None:
+        super().__init__()
+        self.patch_size, self.stride = patch_size, stride
+        self.proj = MapConv2d(in_chans, dim, patch_size, stride, **factory)
+        lecun_normal_(self.proj.weight)
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
+
+    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches in an image of (H, W) pixels; pixels left over at its end are in no patch.
+
+        Raises:
+            ValueError: the image is smaller than a patch.
+        """
+        height, width = img_size
+        if min(height, width) < self.patch_size:
+            raise ValueError(
+                f"an image of {height}x{width} pixels is smaller than one patch; give at least"
+                f" {self.patch_size}x{self.patch_size}"
+            )
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) image to a (B, rows, columns, dim) map."""
+        self.grid_size((x.shape[2], x.shape[3]))
+        return self.proj(image_to_map(x))
+
+
+def insert_token(tokens: Tensor, token: Tensor, slot: Any) -> Tensor:
+    """(B, T, C) and (B, 1, C) to (B, T + 1, C), with the one token before those from `slot` on."""
+    return torch.cat([tokens[:, :slot], token, tokens[:, slot:]], dim=1)
+
+
+@torch.fx.wrap
+@register_notrace_function
+def resample_positions(
+    table: Tensor,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    class_slots: tuple[int, int] | None = None,
+) -> Tensor:
+    """A table of learned positions for another grid of patches, bicubic (align_corners off, no antialiasing).
+
+    Args:
+        table: (1, rows·columns, C) in row-major order, and one entry more if there is a class token.
+        old_grid, new_grid: rows and columns.
+        class_slots: where the class token's entry is in the old and where it comes in the new table; it is not
+            resampled. Vim's own fine-tuning code passes over the middle token and takes (0, 0).
+    """
+    if tuple(old_grid) == tuple(new_grid):
+        return table
+    patches, class_entry = table, None
+    if class_slots is not None:
+        old_slot = class_slots[0]
+        class_entry = table[:, old_slot : old_slot + 1]
+        patches = torch.cat([table[:, :old_slot], table[:, old_slot + 1 :]], dim=1)
+    resampled = resample_abs_pos_embed(
+        patches, list(new_grid), list(old_grid), num_prefix_tokens=0, interpolation="bicubic", antialias=False
+    )
+    if class_slots is None or class_entry is None:
+        return resampled
+    return insert_token(resampled, class_entry, class_slots[1])
