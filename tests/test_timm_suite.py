@@ -19,7 +19,7 @@ import visionssm
 NOT_APPLICABLE = "torchscript or pretrained"
 # timm knows models without a four-stage pyramid by name, and those with intermediates by module.
 PLAIN = ("vim_*", "plstm_*")
-INTERMEDIATES = ("efficientvmamba", "msvmamba", "vmamba")
+INTERMEDIATES = ("efficientvmamba", "msvmamba", "spatialmamba", "vmamba", "vssd")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from visionssm.backbones.hrvmamba import AttentiveBlock, Block, DeformableSS2D, 
 from visionssm.layers.hrnet import enlarge
 
 TOLERANCE = 5e-4  # float noise of the authors' own code
+GRADIENT_TOLERANCE = 1e-3  # that of theirs and of ours: float64 differs by up to 4e-4 from the one, 7e-4 from the other
 
 
 def _case(name: str) -> Case:
@@ -61,7 +62,19 @@ def test_highest_branch_is_the_authors_pose_backbone(name: str, variant: str) ->
     (heatmap * case.cotangent(heatmap)).sum().backward()
     case.data["grad_norms"] = {k: v for k, v in case.data["grad_norms"].items() if k.startswith("backbone.")}
     for key, (actual, expected) in gradient_norm_errors(case, model, checkpoint_filter_fn).items():
-        assert actual == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE * 1e-2), key
+        assert actual == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_gradients_in_float64_are_the_authors_but_for_their_float_noise() -> None:
+    case = _case("hrvmamba_nano_grad")
+    model = visionssm.load_official(timm.create_model("hrvmamba_nano"), case.state_dict()).eval().double()
+    output = model(case.image().double())
+    (output * case.cotangent(output)).sum().backward()
+    pairs = gradient_norm_errors(case, model, checkpoint_filter_fn).values()
+    errors = torch.tensor([abs(actual - expected) / expected for actual, expected in pairs if expected])
+    assert errors.max() <= TOLERANCE
+    assert errors.median() <= 1e-5
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ def test_bar_on_a_terminal_shows_loss_rate_throughput_and_time_left(tmp_path: Pa
     runner.register_hook(ProgressHook(console=console))
     runner.train()
     text = screen.getvalue()
+    assert "trained" in text
     assert "epoch 2/2" in text
     assert "10/10" in text
     assert "loss " in text

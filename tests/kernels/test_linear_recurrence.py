@@ -59,19 +59,19 @@ def test_any_shape_axis_direction_and_mix_of_dtypes_equals_the_definition(case: 
 
 @pytest.mark.parametrize("wide", [0, 1 << 30], ids=["steps", "pairs"])
 @pytest.mark.parametrize("dtype", NUMBERS)
-@pytest.mark.parametrize("factor", [(2, 7, 3), (3,)], ids=["varying", "constant"])
+@pytest.mark.parametrize("factor", [(2, 6, 1), (1,)], ids=["varying", "constant"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_first_and_second_derivatives_pass_gradcheck(
     monkeypatch: pytest.MonkeyPatch, wide: int, dtype: torch.dtype, factor: tuple[int, ...], reverse: bool
 ) -> None:
     monkeypatch.setattr(scan, "WIDE_STEP_CPU", wide)
-    inputs = [_random(shape, dtype, i).requires_grad_() for i, shape in enumerate([factor, (2, 7, 3), (2, 3)])]
+    inputs = [_random(shape, dtype, i).requires_grad_() for i, shape in enumerate([factor, (2, 6, 1), (2, 1)])]
 
     def run(a: Tensor, b: Tensor, state: Tensor) -> Tensor:
         return linear_recurrence(a, b, dim=1, initial_state=state, reverse=reverse)
 
     assert torch.autograd.gradcheck(run, inputs)
-    assert torch.autograd.gradgradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9])

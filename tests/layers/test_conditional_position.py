@@ -18,7 +18,7 @@ def test_the_stem_adds_the_first_convolution_before_the_second_halving() -> None
     stem = ResidualConvStem(3, 8).eval()
     image = torch.randn(1, 3, 16, 16)
     nn.init.zeros_(stem.conv2[1].norm.weight)  # the branch gives nothing
-    torch.testing.assert_close(stem(image), stem.conv3(stem.conv1(image.permute(0, 2, 3, 1))))
+    torch.testing.assert_close(stem(image), stem.conv3(stem.conv1(image)).permute(0, 2, 3, 1))
 
 
 def test_neither_stem_nor_downsampling_end_with_an_activation() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.layers import DropPath, LayerScale, Mlp, calculate_drop_path_rates
@@ -290,9 +290,10 @@ class PLSTM(PlainBackbone):
             self.pos_embed = nn.Parameter(torch.empty(1, n_tokens, embed_dim, **factory))
             small_init_(self.pos_embed)
         block = {"num_heads": num_heads, "gates_see_input": gates_see_input, "layer_scale": layer_scale, **factory}
+        rates = cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
         self.layers = nn.ModuleList(
             nn.Sequential(*(PLSTMBlock(embed_dim, mixer, drop_path=rate, **block) for mixer in mixers))
-            for rate in calculate_drop_path_rates(drop_path_rate, depth)
+            for rate in rates
         )
         self.norm: nn.Module = nn.RMSNorm(embed_dim, eps=_EPS, **factory)
         self.set_pool(global_pool)
@@ -345,9 +346,9 @@ class PLSTM(PlainBackbone):
 
 
 def small_init_(weight: Tensor) -> None:
-    """Normal of standard deviation √(2 / 5n), n being the size of the last axis (Nguyen & Salazar 2019), whatever it is.
+    """Normal of standard deviation √(2 / 5n), n being the size of the last axis (Nguyen & Salazar 2019).
 
-    Published models apply it to patches' convolution weights as well, where n is the width of a patch.
+    Published models apply it to the patches' convolution as well, where n is then the width of a patch.
     """
     nn.init.normal_(weight, std=(2 / (5 * weight.shape[-1])) ** 0.5)
 
@@ -431,14 +432,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plstm_vis_t_dmodeonly": {**_TINY, **_FULL, "mixers": (Diffusion, Diffusion)},
     "plstm_vis_t_conststm": {**_TINY, **_FULL, "gates_see_input": False},
     "plstm_ape": {"embed_dim": 192, "num_heads": 6, **_FULL, "img_size": 192, "num_classes": 2},
-    "plstm_nano_test": {"embed_dim": 48, "num_heads": 3, "depth": 4, "layer_scale": 0.1},
+    "plstm_nano_test": {"embed_dim": 48, "num_heads": 3, "depth": 4, "patch_size": 32, "layer_scale": 0.1},
 }
 # The authors have published no weights.
 default_cfgs = generate_default_cfgs(
     {
         **{name: _cfg() for name in VARIANTS},
         "plstm_ape": _cfg(grid=12, num_classes=2, crop_pct=1.0),
-        "plstm_nano_test": _cfg(grid=4, crop_pct=1.0),
+        "plstm_nano_test": _cfg(grid=2, input_size=(3, 64, 64), crop_pct=1.0),
     }
 )
 

@@ -6,7 +6,7 @@ models are those of the first arXiv version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -117,7 +117,7 @@ class VSSD(ConditionalPositionBackbone):
         **options: Any,
     ) -> None:
         *ssd_heads, attention_heads = num_heads
-        mixers = [
+        mixers: list[Callable[..., nn.Module]] = [
             *[partial(NonCausalSSD, num_heads=heads, d_state=d_state) for heads in ssd_heads],
             partial(MapAttention, num_heads=attention_heads),
         ]

@@ -76,7 +76,8 @@ def timm_dataset(
         source = create_dataset(name, root=root, split=split, **kwargs)
     except (RuntimeError, AssertionError, OSError, ImportError, KeyError, ValueError) as error:
         raise DatasetError(
-            f"data set name={name!r} root={root!r} split={split!r} cannot be opened ({type(error).__name__}: {error}). {HELP}"
+            f"data set name={name!r} root={root!r} split={split!r} cannot be opened "
+            f"({type(error).__name__}: {error}). {HELP}"
         ) from error
     pipeline = create_transform(**transform, is_training=training)
     about = {"classes": _class_names(source, classes), "input": _input_description(transform)}

@@ -98,14 +98,18 @@ class ImageClassifier(BaseModel):
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy with the mixed or smoothed targets of training."""
         if self.mixup is None:
-            return cross_entropy(self.model(inputs), labels, label_smoothing=self.label_smoothing)
+            return self.criterion(inputs, labels, self.label_smoothing)
         if len(inputs) % 2:
             raise ConfigError(
                 f"mixup pairs the images of a batch, but a batch has {len(inputs)}; set an even "
                 "train_dataloader.batch_size and drop_last=True"
             )
         inputs, targets = self.mixup(inputs.clone(), labels)
-        return cross_entropy(self.model(inputs), targets)
+        return self.criterion(inputs, targets, 0.0)
+
+    def criterion(self, inputs: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Loss of images whose targets are (B,) class numbers or, after mixing, (B, classes) distributions."""
+        return cross_entropy(self.model(inputs), targets, label_smoothing=label_smoothing)
 
     def _predictions(self, scores: Tensor, labels: Tensor | None, index: Tensor | None) -> list[dict[str, Any]]:
         scores = scores.float()

@@ -101,8 +101,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if steps != len(self.dataloader):
             raise ConfigError(
                 f"the checkpoint is of a run with {steps} steps an epoch, this one has {len(self.dataloader)}: the "
-                "data set, the batch size or the number of processes changed. Resume with the same, or start a new run from "
-                "its weights with --cfg-options load_from=CHECKPOINT"
+                "data set, the batch size or the number of processes changed. Resume with the same, or start a new run "
+                "from its weights with --cfg-options load_from=CHECKPOINT"
             )
         self._epoch, self._iter = meta["epoch"], meta["iter"]
         self.validated_epoch = state.get("validated_epoch", self._epoch)

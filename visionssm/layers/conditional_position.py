@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d
-from visionssm.layers.stem import image_to_map
 
 
-def _conv_layer(*, conv: MapConv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
+def _conv_layer(*, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
     """A convolution, then what is given of a norm and an activation, under the published names."""
     named = {"conv": conv, "norm": norm, "act": act}
     return nn.Sequential(OrderedDict((name, module) for name, module in named.items() if module is not None))
-
-
-class MapBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` on (B, H, W, C) maps."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ResidualConvStem(nn.Module):
@@ -38,8 +30,8 @@ class ResidualConvStem(nn.Module):
         half, wide = dim // 2, 4 * dim
 
         def layer(fan_in: int, out: int, kernel_size: int, stride: int = 1, *, act: bool) -> nn.Sequential:
-            conv = MapConv2d(fan_in, out, kernel_size, stride, padding=kernel_size // 2, bias=False, **factory)
-            return _conv_layer(conv=conv, norm=MapBatchNorm2d(out, **factory), act=nn.ReLU() if act else None)
+            conv = nn.Conv2d(fan_in, out, kernel_size, stride, padding=kernel_size // 2, bias=False, **factory)
+            return _conv_layer(conv=conv, norm=nn.BatchNorm2d(out, **factory), act=nn.ReLU() if act else None)
 
         self.conv1 = layer(in_chans, half, 3, stride=2, act=True)
         self.conv2 = nn.Sequential(layer(half, half, 3, act=True), layer(half, half, 3, act=False))
@@ -47,8 +39,8 @@ class ResidualConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
-        x = self.conv1(image_to_map(x))
-        return self.conv3(x + self.conv2(x))
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        return self.conv3(x + self.conv2(x)).permute(0, 2, 3, 1)
 
 
 class InvertedBottleneckDownsample(nn.Module):
@@ -57,18 +49,18 @@ class InvertedBottleneckDownsample(nn.Module):
     def __init__(self, dim: int, out_dim: int, **factory: Any) -> None:
         super().__init__()
         wide = 4 * out_dim
-        halve = MapConv2d(wide, wide, kernel_size=3, stride=2, padding=1, groups=wide, **factory)
+        widen = nn.Conv2d(dim, wide, kernel_size=1, **factory)
+        halve = nn.Conv2d(wide, wide, kernel_size=3, stride=2, padding=1, groups=wide, **factory)
+        narrow = nn.Conv2d(wide, out_dim, kernel_size=1, **factory)
         self.conv = nn.Sequential(
-            _conv_layer(conv=MapConv2d(dim, wide, kernel_size=1, **factory), act=nn.ReLU()),
+            _conv_layer(conv=widen, act=nn.ReLU()),
             _conv_layer(conv=halve, act=nn.ReLU()),
-            _conv_layer(
-                conv=MapConv2d(wide, out_dim, kernel_size=1, **factory), norm=MapBatchNorm2d(out_dim, **factory)
-            ),
+            _conv_layer(conv=narrow, norm=nn.BatchNorm2d(out_dim, **factory)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
-        return self.conv(x)
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ConditionalPositionBlock(nn.Module):

@@ -86,6 +86,8 @@ class ProgressHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Leave the finished bar on the screen."""
+        if self.bar is not None:
+            self.bar.update(self.task, description="trained")
         self.stop()
 
     def stop(self) -> None:

@@ -288,7 +288,9 @@ def _carried_between_blocks(
                 for j in _ordered(n_columns, against_y):
                     leaving, reading = (x[:, against_y, against_x, i, j] for x in blocks[:2])
                     states = torch.cat([ahead[j], aside[i]], dim=1)
-                    seen = (reading @ states).unflatten(1, (q.shape[3], -1, q.shape[-1])).unflatten(-1, (q.shape[-2], -1))
+                    seen = (
+                        (reading @ states).unflatten(1, (q.shape[3], -1, q.shape[-1])).unflatten(-1, (q.shape[-2], -1))
+                    )
                     out[i, j] = out[i, j] + torch.einsum("ncdq,ncoqdv->ncvo", q[:, i, j], seen)
                     states = leaving @ torch.cat([states, written[i, j]], dim=1)
                     ahead[j], aside[i] = states.split([blocks.ahead, states.shape[1] - blocks.ahead], dim=1)

@@ -1,0 +1,74 @@
+"""One count of floating-point operations for every model: PyTorch's counter, and a formula for the selective scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import visionssm  # noqa: F401  registers the models and the operators
+
+Shape = Sequence[int]
+
+STATE_OPERATIONS = 9  # per state and step: the published convention of vision state-space models
+
+
+def scan_multiply_adds(
+    u: Shape, dt: Shape, dt_weight: Shape | None, a: Shape, b: Shape, c: Shape, d: Shape | None, order: Shape
+) -> int:
+    """Operations of one selective scan, from the shapes of `visionssm.kernels.selective_scan`'s arguments.
+
+    9·B·L·D·N a route, and B·L·D for the skip, with L the steps of a route (VMamba, arXiv 2401.10166, and its
+    successors count so); the expansion of low-rank steps is a matrix product and counts B·L·K·R·D.
+    """
+    batch, (n_routes, route_channels, d_state) = u[0], a
+    steps = batch * n_routes * order[1] * order[2] * route_channels  # B·K·L·D
+    expansion = 0 if dt_weight is None else batch * u[1] * n_routes * dt[-1] * route_channels
+    return STATE_OPERATIONS * steps * d_state + (0 if d is None else steps) + expansion
+
+
+def _scan_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+    u, dt, dt_weight, a, b, c, d, _dt_bias, order = shapes[:9]
+    return 2 * scan_multiply_adds(u, dt, dt_weight, a, b, c, d, order)  # the counter's unit is half a multiply-add
+
+
+def count_multiply_adds(model: nn.Module, input_size: tuple[int, int, int], *, device: str = "meta") -> int:
+    """Multiply-adds of a forward pass over one image, as published "FLOPs" are counted.
+
+    Convolutions, matrix products, attention and scans count; norms, activations and sums do not, for any model.
+
+    Args:
+        model: a model on `device`; on the meta device nothing is computed.
+        input_size: (C, H, W).
+        device: where the model is.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.visionssm.selective_scan: _scan_flops})
+    with torch.no_grad(), counter:
+        model.eval()(torch.empty(1, *input_size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def create_for_size(name: str, size: int, *, device: str = "cpu") -> nn.Module:
+    """A registered or timm model, untrained, in evaluation mode, that takes size × size images.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if not timm.is_model(name):
+        raise ValueError(f"there is no model {name!r}; see visionssm.list_models() and timm.list_models()")
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    fixed = config is not None and config.fixed_input_size
+    with torch.device(device):
+        return timm.create_model(name, **({"img_size": size} if fixed else {})).eval()
+
+
+def multiply_adds_of(name: str, size: int) -> tuple[int, int]:
+    """Multiply-adds for one size × size image, and parameters, of a model that is never given memory."""
+    model = create_for_size(name, size, device="meta")
+    channels = int(model.default_cfg["input_size"][0])
+    parameters = sum(p.numel() for p in model.parameters())
+    return count_multiply_adds(model, (channels, size, size)), parameters
