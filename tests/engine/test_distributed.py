@@ -28,7 +28,7 @@ def run_on_two_processes(folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def test_two_processes_equal_one_with_the_doubled_batch_and_resume_exactly(tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     write_config(tmp_path)
     options = {"train_dataloader.num_batch_per_epoch": 3, "model.drop_path_rate": 0.0}
     texts = [f"{key}={value}" for key, value in options.items()]
