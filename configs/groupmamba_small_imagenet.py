@@ -16,10 +16,3 @@ model = dict(
     distillation="hard",
     alpha=0.5,
 )
-
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=20, convert_to_iter_based=True),  # from 1e-6
-    dict(  # to 1e-5; the cosine is as long as if there were no warm-up
-        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=20, end=300, convert_to_iter_based=True
-    ),
-]

@@ -4,19 +4,19 @@ python tools/train.py configs/plstm_arrow_pointing.py
 
 It trains on canvases of 192 pixels. `tools/test.py` with the checkpoint then tells the accuracy on canvases of 384, where
 distances are up to twice as long as any in training (extrapolation), and with
-`--cfg-options test_dataloader.dataset.split=test` that on new canvases of 192. The published models see canvases at
-full resolution in 16×16 patches; here the drawings are made four times smaller, and patches are 4×4: the same grids of
-12×12 and 24×24 with a sixteenth of the pixels.
+`--cfg-options test_dataloader.dataset.split=test` that on new canvases of 192. The published models divide canvases of
+full resolution into 12×12 patches; this one divides canvases of half the resolution into 6×6, and has a fortieth of the
+parameters.
 """
 
-_shrink = 4
+_shrink = 2
 _size = 192 // _shrink
 
 model = dict(
     type="ImageClassifier",
     name="plstm_ape",
     num_classes=2,
-    model_kwargs=dict(img_size=_size, patch_size=4, embed_dim=48, num_heads=3, depth=2),
+    model_kwargs=dict(img_size=_size, embed_dim=48, num_heads=3, depth=2),
 )
 
 train_dataloader = dict(
@@ -46,7 +46,7 @@ test_evaluator = dict(type="ClassificationMetric")
 val_cfg = dict()
 test_cfg = dict()
 
-_epochs = 8
+_epochs = 6
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="DecayConstructor",

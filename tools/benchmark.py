@@ -1,32 +1,96 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: `tools/benchmark.py kernels`."""
+"""Benchmarks, as ratios of medians in one run: `tools/benchmark.py kernels` and `tools/benchmark.py models`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from visionssm.benchmarks import kernels
+from visionssm.benchmarks import kernels, models
 from visionssm.benchmarks.timing import machine, table, write_json
 
 
-def main() -> None:
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return kernels.run(batches=tuple(options.batches), seconds=options.seconds)
+
+
+def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return models.run(
+        options.models,
+        peers=options.peers,
+        reference=options.reference,
+        batch=options.batch,
+        size=options.size,
+        seconds=options.seconds,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    scan = commands.add_parser("kernels", help="the selective scan on the CPU against published implementations")
-    scan.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
-    scan.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
-    scan.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    scan.add_argument("--json", default="work_dirs/benchmark_kernels.json", help="where to write the figures")
-    options = parser.parse_args()
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
 
+    scan = commands.add_parser(
+        "kernels", parents=[common], help="the selective scan on the CPU against published implementations"
+    )
+    scan.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
+    scan.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
+    scan.add_argument("--json", default="work_dirs/benchmark_kernels.json", help="where to write the figures")
+    scan.set_defaults(run=_kernels, png=None)
+
+    whole = commands.add_parser(
+        "models", parents=[common], help="whole models on the CPU beside timm's models of the same FLOPs"
+    )
+    whole.add_argument(
+        "--models",
+        nargs="+",
+        metavar="PATTERN",
+        default=list(models.DEFAULT_MODELS),
+        help=f"registered variants, shell patterns (default: {' '.join(models.DEFAULT_MODELS)})",
+    )
+    whole.add_argument(
+        "--peers", nargs="*", metavar="NAME", help="timm models beside them (default: usual ones of the same FLOPs)"
+    )
+    whole.add_argument(
+        "--reference",
+        metavar="NAME",
+        default=models.REFERENCE,
+        help="timm model that each is timed in turn with (default: %(default)s)",
+    )
+    whole.add_argument("--batch", type=_positive, default=1, help="images at a time (default: 1)")
+    whole.add_argument("--size", type=_positive, default=224, help="side of the images (default: 224)")
+    whole.add_argument("--seconds", type=float, default=10.0, help="time for each model (default: 10)")
+    whole.add_argument("--json", default="work_dirs/benchmark_models.json", help="where to write the figures")
+    whole.add_argument("--png", help="also draw GFLOPs against latency")
+    whole.set_defaults(run=_models)
+
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    rows = kernels.run(batches=tuple(options.batches), seconds=options.seconds)
-    print(table(rows))
-    print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
-    write_json(options.json, rows)
+    try:
+        rows = options.run(options)
+        print(table(rows))
+        print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
+        write_json(options.json, rows)
+        if options.png:
+            models.scatter(rows, options.png, reference=options.reference)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

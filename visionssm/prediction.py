@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
+from timm import create_model, is_model
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -81,6 +82,18 @@ def load_classifier(path: str | Path, *, model_name: str | None = None) -> Class
     model, classes, trained = build_classifier(checkpoint)
     given = {"input_size" if key == "size" else key: value for key, value in trained.items() if value is not None}
     return _classifier(model, classes, resolve_model_data_config(model) | given)
+
+
+def registered_classifier(name: str, *, pretrained: bool = False) -> Classifier:
+    """A registered model by name: untrained, or with `pretrained` the published weights.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if not is_model(name):
+        raise ValueError(f"{name!r} is neither a file nor a registered model; see visionssm.list_models()")
+    model = create_model(name, pretrained=pretrained)
+    return _classifier(model, _class_names(model), resolve_model_data_config(model))
 
 
 def _describes_itself(checkpoint: Any) -> bool:

@@ -171,7 +171,7 @@ def test_authors_and_own_files_load_into_the_same_model() -> None:
         name = name.replace("norm1", "ln_1").replace("norm2", "ln_2").replace("mixer", "self_attention")
         name = name.replace("head.norm", "norm").replace("head.fc", "head")
         authors[name] = value[0] if name.endswith(("x_proj_weight", "dt_projs_weight", "dt_projs_bias")) else value
-    assert authors["layers.0.blocks.0.self_attention.x_proj_weight"].shape == (3, 32)
+    assert authors["layers.0.blocks.0.self_attention.x_proj_weight"].shape == (4, 40)
     for source in (authors, model.state_dict()):
         visionssm.load_official(other, {"model": source})
         image = torch.randn(1, 3, 64, 64)

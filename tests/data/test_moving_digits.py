@@ -19,8 +19,11 @@ def data() -> MovingDigits:
 
 def test_clip_has_the_models_layout_and_8_bit_levels_in_the_full_range(data: MovingDigits) -> None:
     clip = data[3]["inputs"]
-    assert clip.shape == (12, 32, 32, 1) and clip.dtype == torch.float32 and data[3]["index"] == 3
-    assert clip.min() == -1 and 0.8 < clip.max() <= 1
+    assert clip.shape == (12, 32, 32, 1)
+    assert clip.dtype == torch.float32
+    assert data[3]["index"] == 3
+    assert clip.min() == -1
+    assert 0.8 < clip.max() <= 1
     levels = (clip + 1) / 2 * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
 
@@ -64,7 +67,9 @@ def test_splits_are_of_different_handwriting() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 200))
 def test_path_stays_inside_moves_steadily_and_turns_at_walls(seed: int, frames: int) -> None:
     path = bouncing_path(np.random.default_rng(seed), frames)
-    assert path.shape == (frames, 2) and path.min() >= 0 and path.max() <= 1
+    assert path.shape == (frames, 2)
+    assert path.min() >= 0
+    assert path.max() <= 1
     moved = np.diff(path, axis=0)
     assert np.all(np.hypot(*moved.T) <= STEP + 1e-9)
     away = np.all((path[:-1] > STEP) & (path[:-1] < 1 - STEP), axis=1)  # a step that cannot meet a wall
@@ -92,4 +97,4 @@ def test_wrong_arguments_are_named(arguments: dict, message: str) -> None:
 def test_index_outside_ends_the_data_set(data: MovingDigits) -> None:
     with pytest.raises(IndexError, match="20 is outside"):
         data[20]
-    assert len(list(MovingDigits("val", clips=3, frames=2, size=8))) == 3
+    assert len(MovingDigits("val", clips=3, frames=2, size=8)) == 3

@@ -81,6 +81,8 @@ def test_gradients_equal_those_of_the_definition(steps: int) -> None:
         weight = _random((3, steps, 4), torch.complex128, 9)
         with use_backend(backend):
             (linear_recurrence(a, b, dim=1) * weight).real.sum().backward()
+        assert a.grad is not None
+        assert b.grad is not None
         return [a.grad, b.grad]
 
     for ours, definition in zip(gradients("auto"), gradients("reference"), strict=True):

@@ -325,7 +325,7 @@ class PLSTM(PlainBackbone):
         """(B, rows, columns, C) to (B, head_hidden_size) by `global_pool`, or unchanged if that is ''."""
         if self.global_pool == "corners":
             return torch.cat([features[:, x, y] for y in (0, -1) for x in (0, -1)], dim=-1)
-        return super().pool(features.flatten(1, 2)) if self.global_pool else features
+        return super().pool(features)
 
     def begin(self, patches: Tensor) -> Tensor:
         """Add the positions to the (B, rows, columns, C) patches."""

@@ -179,7 +179,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spatialmamba_tiny": {"depths": (2, 4, 8, 4), "dim": 64},
     "spatialmamba_small": {"depths": _DEEP, "dim": 64},
     "spatialmamba_base": {"depths": _DEEP, "dim": 96},
-    "spatialmamba_nano_test": {"depths": (1, 1, 1, 1), "dim": 16},
+    "spatialmamba_nano_test": {"depths": (1, 1, 1, 1), "dim": 20},
 }
 
 register_variants(__name__, SpatialMamba, VARIANTS, checkpoint_filter_fn)

@@ -158,7 +158,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vssd_tiny": {"depths": (2, 4, 8, 4), "dim": 64, "num_heads": (2, 4, 8, 16), "d_state": 64},
     "vssd_small": {"depths": _DEEP, "dim": 64, "num_heads": (2, 4, 8, 16), "d_state": 64},
     "vssd_base": {"depths": _DEEP, "dim": 96, "num_heads": (3, 6, 12, 24), "d_state": 64},
-    "vssd_nano_test": {"depths": (1, 1, 1, 1), "dim": 16, "num_heads": (1, 2, 4, 8), "d_state": 16},
+    "vssd_nano_test": {"depths": (1, 1, 1, 1), "dim": 20, "num_heads": (1, 2, 4, 8), "d_state": 16},
 }
 
 register_variants(__name__, VSSD, VARIANTS, checkpoint_filter_fn)

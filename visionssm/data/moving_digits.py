@@ -1,4 +1,4 @@
-"""Clips of handwritten digits that bounce around, as in Moving MNIST, made from the digits that ship with scikit-learn."""
+"""Clips of handwritten digits that bounce around, as in Moving MNIST, made from scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPLIT_STREAM = {"train": 0, "val": 1}
 
 
 class MovingDigits(Dataset):
-    """Endless-looking clips, each a function of the split, the seed and its index alone; no download, nothing stored.
+    """Clips, each a function of the split, the seed and its index alone; no download, nothing stored.
 
     A digit starts anywhere, moves straight on and is thrown back by the walls; where digits overlap the brighter one is
     seen (Srivastava et al. 2015, arXiv 1502.04681; start, speed and walls as in the ConvS5 paper's data). The two
@@ -46,12 +46,19 @@ class MovingDigits(Dataset):
     def __init__(
         self, split: str, *, clips: int = 1024, frames: int = 20, size: int = 64, digits: int = 2, seed: int = 0
     ) -> None:
-        for name, value, least in (("clips", clips, 1), ("frames", frames, 1), ("size", size, 8), ("digits", digits, 1)):
+        for name, value, least in (
+            ("clips", clips, 1),
+            ("frames", frames, 1),
+            ("size", size, 8),
+            ("digits", digits, 1),
+        ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         images = DigitsDataset(split).images  # (n, 1, 8, 8), also checks the split
         self.side = round(size * DIGIT_SHARE)
-        self.digits = interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)[:, 0].numpy()
+        self.digits = interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)[
+            :, 0
+        ].numpy()
         self.split, self.clips, self.frames, self.size, self.count, self.seed = split, clips, frames, size, digits, seed
 
     @property

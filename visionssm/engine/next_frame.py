@@ -68,7 +68,7 @@ class NextFramePredictor(BaseModel):
         if mode == "tensor":
             return predicted
         if mode == "predict":
-            return self._evaluated(inputs, predicted, index)
+            return self._evaluated(inputs, predicted.detach(), index)
         losses = next_frame_losses(predicted, inputs[:, 1:])
         # MMEngine trains the sum of what is named loss; the parts are only logged
         return {"loss": losses["loss"], "mse": losses["mse"].detach(), "l1": losses["l1"].detach()}
@@ -76,7 +76,9 @@ class NextFramePredictor(BaseModel):
     def _evaluated(self, clips: Tensor, predicted: Tensor, index: Tensor | None) -> list[dict[str, Any]]:
         known = self.context
         if clips.shape[1] <= known:
-            raise ConfigError(f"model.context={known}, but a clip has {clips.shape[1]} frames; nothing is left to generate")
+            raise ConfigError(
+                f"model.context={known}, but a clip has {clips.shape[1]} frames; nothing is left to generate"
+            )
         generated = self.model.generate(clips[:, :known], clips.shape[1] - known)
         rows = []
         for number, clip in enumerate(clips):

@@ -75,7 +75,7 @@ class StandardReadout(nn.Module):
 
 
 class HalfGLUReadout(nn.Module):
-    """z · sigmoid(linear(z)) with z = gelu(norm(y)); groups, kernel, activation and squeeze-excite have no part in it."""
+    """z · sigmoid(linear(z)) with z = gelu(norm(y)); groups, kernel and the layer's activation have no part in it."""
 
     def __init__(self, dim: int, groups: int, kernel: int, act: Callable[[], nn.Module], squeeze_excite: bool) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,11 @@ class ConvS5(nn.Module):
         self.action_proj = MapConv2d(config.widths[-1] + 1, config.dim, 1)
         self.layers = nn.ModuleList(
             ConvS5Layer(
-                config.dim, ConvSSM(config.dim, config.states, **config.ssm), groups=config.groups, act=act, **config.layer
+                config.dim,
+                ConvSSM(config.dim, config.states, **config.ssm),
+                groups=config.groups,
+                act=act,
+                **config.layer,
             )
             for _ in range(config.depth)
         )
@@ -165,7 +169,7 @@ class ConvS5(nn.Module):
         x = self.encode(video[:, :-1], following)
         inputs: list[Tensor] = []
         after: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._layers()):
             x = x + inputs[self.config.skips[number]] if number in self.config.skips else x
             inputs.append(x)
             x, state = layer(x, None if states is None else states[number], layer.ssm.discretize())
@@ -175,7 +179,9 @@ class ConvS5(nn.Module):
     def encode(self, video: Tensor, actions: Tensor | None) -> Tensor:
         """(B, T, H, W, channels) frames and (B, T) following actions to (B, T, H/r, W/r, dim)."""
         maps = self.encoder(video.flatten(0, 1))  # (B·T, H/r, W/r, C)
-        numbers = actions.flatten() if actions is not None else torch.zeros(len(maps), dtype=torch.long, device=maps.device)
+        numbers = (
+            actions.flatten() if actions is not None else torch.zeros(len(maps), dtype=torch.long, device=maps.device)
+        )
         action = self.action_embed(numbers).to(maps.dtype)  # (B·T, 1)
         maps = torch.cat([maps, action[:, None, None].expand(*maps.shape[:3], 1)], -1)
         return self.action_proj(maps).unflatten(0, video.shape[:2])
@@ -186,7 +192,7 @@ class ConvS5(nn.Module):
 
     def kernels(self) -> list[Kernels]:
         """The discretised operators of all layers, for `step`."""
-        return [layer.ssm.discretize() for layer in self.layers]
+        return [layer.ssm.discretize() for layer in self._layers()]
 
     def step(
         self, frame: Tensor, states: States, kernels: Sequence[Kernels], action: Tensor | None = None
@@ -204,7 +210,7 @@ class ConvS5(nn.Module):
         x = self.encode(frame.unsqueeze(1), None if action is None else action.unsqueeze(1)).squeeze(1)
         inputs: list[Tensor] = []
         after: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._layers()):
             x = x + inputs[self.config.skips[number]] if number in self.config.skips else x
             inputs.append(x)
             x, state = layer.step(x, states[number], kernels[number])
@@ -250,20 +256,28 @@ class ConvS5(nn.Module):
         """The authors' parameters under our names, for `visionssm.load_official`."""
         return checkpoint_filter_fn(state_dict, model)
 
+    def _layers(self) -> Iterator[ConvS5Layer]:
+        return cast(Iterator[ConvS5Layer], iter(self.layers))
+
     def _check_video(self, video: Tensor, frames: int) -> None:
         fits = video.ndim == 5 and video.shape[-1] == self.config.channels and video.shape[1] >= frames
         if not fits or any(side == 0 or side % self.reduction for side in video.shape[2:4]):
             raise ValueError(
-                f"video has shape {tuple(video.shape)}; expected (B, T ≥ {frames}, H, W, {self.config.channels}) with H "
-                f"and W divisible by {self.reduction}"
+                f"video has shape {tuple(video.shape)}; expected (B, T ≥ {frames}, H, W, {self.config.channels}) with "
+                f"H and W divisible by {self.reduction}"
             )
 
     def _check_skips(self) -> None:
         for to, source in self.config.skips.items():
             if not 0 <= source < to < self.config.depth:
                 raise ValueError(
-                    f"skips has {{{to}: {source}}}; a layer below depth={self.config.depth} gets the input of an earlier one"
+                    f"skips has {{{to}: {source}}}; a layer below depth={self.config.depth} gets an earlier one's input"
                 )
+
+
+def _make_layer(config: ConvS5Config, act: Callable[[], nn.Module]) -> ConvS5Layer:
+    ssm = ConvSSM(config.dim, config.states, **config.ssm)
+    return ConvS5Layer(config.dim, ssm, groups=config.groups, act=act, **config.layer)
 
 
 def next_frame_losses(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:

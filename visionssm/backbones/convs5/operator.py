@@ -59,11 +59,9 @@ class ConvSSM(nn.Module):
         super().__init__()
         if b_kernel % 2 == 0 or c_kernel % 2 == 0:
             raise ValueError(f"b_kernel and c_kernel must be odd, got {b_kernel} and {c_kernel}")
-        self.dim, self.max_real, self.dt_range = dim, max_real, dt_range
-        poles, vectors = hippo_poles(states, blocks)
-        half = len(poles)
-        self.register_buffer("_poles", poles, persistent=False)
-        self.register_buffer("_vectors", vectors, persistent=False)
+        self.dim, self.states, self.blocks = dim, states, blocks
+        self.dt_range, self.max_real = dt_range, max_real
+        half = states // 2
         self.lambda_re = nn.Parameter(torch.empty(half))
         self.lambda_im = nn.Parameter(torch.empty(half))
         self.log_step = nn.Parameter(torch.empty(half))
@@ -73,11 +71,12 @@ class ConvSSM(nn.Module):
 
     def reset_parameters(self) -> None:
         """HiPPO poles; real He-normal B and C of all 2P states, expressed in HiPPO's eigenvectors."""
+        poles, vectors = hippo_poles(self.states, self.blocks)
         with torch.no_grad():
-            self.lambda_re.copy_(self._poles.real)
-            self.lambda_im.copy_(self._poles.imag)
+            self.lambda_re.copy_(poles.real)
+            self.lambda_im.copy_(poles.imag)
             self.log_step.uniform_(*(math.log(x) for x in self.dt_range))
-            vectors = self._vectors.to(self.b.device)  # (2P, P)
+            vectors = vectors.to(self.b.device)  # (2P, P)
             b = _he_normal((len(vectors), *self.b.shape[1:-1]), fan_in=self.b[0, ..., 0].numel())
             c = _he_normal((self.dim, len(vectors), *self.c.shape[2:-1]), fan_in=2 * self.c[0, ..., 0].numel())
             self.b.copy_(torch.view_as_real(torch.einsum("np,nuij->puij", vectors.conj(), b.to(vectors))))
@@ -154,7 +153,9 @@ def hippo_poles(states: int, blocks: int = 1) -> tuple[Tensor, Tensor]:
         ValueError: the states cannot be cut into blocks of even size.
     """
     if blocks < 1 or states < 2 * blocks or states % (2 * blocks):
-        raise ValueError(f"states={states} cannot be cut into blocks={blocks} of even size; give a multiple of 2·blocks")
+        raise ValueError(
+            f"states={states} cannot be cut into blocks={blocks} of even size; give a multiple of 2·blocks"
+        )
     size = states // blocks
     root = np.sqrt(2 * np.arange(size) + 1.0)
     lower = np.tril(np.outer(root, root), -1) / 2

@@ -40,9 +40,7 @@ class PredictedFramesHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Draw the clips of this evaluation."""
-        clips = [
-            clip for metric in runner.val_loop.evaluator.metrics for clip in getattr(metric, "clips", ())
-        ]
+        clips = [clip for metric in runner.val_loop.evaluator.metrics for clip in getattr(metric, "clips", ())]
         if clips and is_main_process():
             folder = Path(runner.work_dir)
             write_png(draw_grid(clips), folder / "predicted_frames.png", self.scale)

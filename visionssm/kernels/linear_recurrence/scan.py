@@ -11,9 +11,9 @@ FEW_STEPS = 4
 WIDE_STEP_CPU = 512
 """Numbers a step from which fused steps one after the other beat the scan in logarithmic depth on a CPU.
 
-A step is then limited by memory, and the scan touches three times as much of it; below, the cost of calling an operator
-dominates, and the scan makes some 6·log₂ T calls instead of T. On one core with T = 1024, the scan is about ten times as
-fast at 64 numbers a step and twice at 256; from 1024 on it takes 1.4 to 3 times as long.
+A step is then limited by memory, of which the scan touches three times as much; below, the cost of calling an operator
+dominates, and the scan makes some 6·log₂ T calls instead of T. On one core with T = 1024 the scan takes a tenth of the
+time at 64 numbers a step and half of it at 256, but 1.4 to 3 times as long from 1024 on.
 """
 WIDE_STEP_GPU = 1 << 20
 """The same for a GPU, where a call costs as much as moving some megabytes."""

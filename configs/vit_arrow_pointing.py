@@ -1,0 +1,14 @@
+"""A ViT with as many parameters as the pLSTM of plstm_arrow_pointing.py, and its whole recipe: for comparison.
+
+python tools/train.py configs/vit_arrow_pointing.py
+"""
+
+_base_ = "./plstm_arrow_pointing.py"
+
+model = dict(
+    _delete_=True,
+    type="ImageClassifier",
+    name="vit_tiny_patch16_224",
+    num_classes=2,
+    model_kwargs=dict(img_size=96, patch_size=16, embed_dim=48, num_heads=3, depth=4, dynamic_img_size=True),
+)
