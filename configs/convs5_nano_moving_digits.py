@@ -41,12 +41,12 @@ param_scheduler = [
 
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=10),
-    checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=2, save_best="loss", rule="less"),
+    checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=2, save_best="error", rule="less"),
 )
 custom_hooks = [
     dict(type="ProgressHook"),
     dict(type="PredictedFramesHook"),
-    dict(type="FiguresHook", metrics=("loss", "copy_loss")),
+    dict(type="FiguresHook", metrics=("error", "copy_error")),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 env_cfg = dict(cpu_threads=2)

@@ -2,8 +2,8 @@
 
 python tools/train.py configs/plstm_arrow_pointing.py
 
-It trains on canvases of 192 pixels. `tools/test.py` with the checkpoint then tells the accuracy on canvases of 384, where
-distances are up to twice as long as any in training (extrapolation), and with
+It trains on canvases of 192 pixels. `tools/test.py` with the checkpoint then tells the accuracy on canvases of 384,
+where distances are up to twice as long as any in training (extrapolation), and with
 `--cfg-options test_dataloader.dataset.split=test` that on new canvases of 192. The published models divide canvases of
 full resolution into 12×12 patches; this one divides canvases of half the resolution into 6×6, and has a fortieth of the
 parameters.

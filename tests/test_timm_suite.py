@@ -19,7 +19,13 @@ import visionssm
 NOT_APPLICABLE = "torchscript or pretrained"
 # timm knows models without a four-stage pyramid by name, and those with intermediates by module.
 PLAIN = ("vim_*", "plstm_*")
-INTERMEDIATES = ("efficientvmamba", "msvmamba", "spatialmamba", "vmamba", "vssd")
+INTERMEDIATES = (
+    "efficientvmamba", "groupmamba", "hrvmamba", "msvmamba", "plstm", "spatialmamba", "vim", "vmamba", "vssd",
+)  # fmt: skip
+SMALLEST = (
+    "efficientvmamba_tiny", "groupmamba_tiny", "hrvmamba_nano", "msvmamba_nano", "plstm_vis_t", "spatialmamba_tiny",
+    "vim_tiny", "vmamba_tiny_s1l8", "vmamba_v0_tiny", "vssd_micro",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +75,6 @@ def test_timms_suite_passes_for_the_test_variants(suite: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vmamba_tiny_s1l8", "vmamba_v0_tiny"])
+@pytest.mark.parametrize("model", SMALLEST)
 def test_timms_suite_passes_for_the_smallest_published_variant(suite: Path, model: str) -> None:
     _passes(suite, [model])

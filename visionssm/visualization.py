@@ -7,8 +7,10 @@ The functions that compute return tensors on the CPU; those that draw return mat
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ ROUTES: Mapping[str, Callable[..., Tensor]] = {
     "zigzag": routes.zigzag,
 }
 
-TEXT = {"fontsize": 9, "color": "#334155"}
+TEXT: Mapping[str, Any] = {"fontsize": 9, "color": "#334155"}
 
 
 def route_table(name: str, height: int, width: int, option: int | None = None) -> Tensor:
@@ -134,12 +136,13 @@ def class_activation_map(model: nn.Module, image: Tensor, class_index: int | Non
     """
     if not hasattr(model, "forward_head"):
         raise ValueError(f"{type(model).__name__} has no forward_features and forward_head; give a registered model")
-    activations, leaf, finish = (_plain_cut if isinstance(model, PlainBackbone) else _map_cut)(model, image)
+    if not getattr(model, "num_classes", 0):
+        raise ValueError("the model has no classifier, so there is no class to explain")
+    cut = _plain_cut(model, image) if isinstance(model, PlainBackbone) else _map_cut(model, image)
+    activations, leaf, finish = cut
     with torch.enable_grad():
         scores = finish(leaf)
-        n_classes = scores.shape[-1] if scores.ndim == 2 else 0
-        if n_classes == 0:
-            raise ValueError("the model has no classifier, so there is no class to explain")
+        n_classes = scores.shape[-1]
         if class_index is not None and not 0 <= class_index < n_classes:
             raise ValueError(f"class_index={class_index} is not one of the model's classes, 0 to {n_classes - 1}")
         index = int(scores[0].argmax()) if class_index is None else class_index
@@ -161,9 +164,8 @@ def _map_cut(model: nn.Module, image: Tensor) -> Cut:
     with torch.no_grad():
         features = model.forward_features(image)  # type: ignore[operator]
     if features.ndim != 4:
-        raise ValueError(
-            f"{type(model).__name__}'s features {tuple(features.shape)} are no map; give a registered model"
-        )
+        shape = tuple(features.shape)
+        raise ValueError(f"features of {type(model).__name__} are {shape}, not a map; give a registered model")
     nchw = getattr(model, "output_fmt", "NHWC") == "NCHW"
 
     def finish(leaf: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def _plain_cut(model: PlainBackbone, image: Tensor) -> Cut:
 
 def principal_colours(features: Tensor) -> Tensor:
     """The three directions in which a (C, H, W) map varies most, as colours in [0, 1]: (H, W, 3)."""
-    channels, height, width = features.shape
+    height, width = features.shape[1:]
     pixels = features.flatten(1).T.double()
     pixels = pixels - pixels.mean(0)
     _, _, directions = torch.linalg.svd(pixels, full_matrices=False)
@@ -212,7 +214,7 @@ def figure_of_routes(table: Tensor, height: int, width: int, *, title: str = "",
     from matplotlib.collections import LineCollection
 
     n_routes = table.shape[0]
-    columns = min(n_routes, 4)
+    columns = min(n_routes, 2) if n_routes <= 4 else math.ceil(n_routes**0.5)
     rows = -(-n_routes // columns)
     side = 3.0 if n_routes > 1 else 4.2
     figure = _figure(side * columns, side * rows * max(0.5, min(height / width, 1.6)) + 0.5)
@@ -230,10 +232,10 @@ def figure_of_routes(table: Tensor, height: int, width: int, *, title: str = "",
             visited = [(t, pixel % width, pixel // width) for t, pixel in enumerate(sequence[:up_to]) if pixel >= 0]
             if not visited:
                 continue
-            steps = list(zip(visited, visited[1:], strict=False))
+            steps = list(pairwise(visited))
             lines = [[a[1:], b[1:]] for a, b in steps]
             shades = [colours(0.9 * b[0] / last) for _, b in steps]
-            near = [max(abs(a[1] - b[1]), abs(a[2] - b[2])) <= 2 for a, b in steps]
+            near = [_walks(a[1:], b[1:]) for a, b in steps]
             widths = [1.6 if close else 0.5 for close in near]
             axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths, zorder=2))
             for (_, x0, y0), (t, x1, y1) in (step for step, close in zip(steps, near, strict=True) if close):
@@ -249,7 +251,8 @@ def figure_of_routes(table: Tensor, height: int, width: int, *, title: str = "",
                 axes.scatter(*visited[-1][1:], s=34, color="#c2410c", zorder=4)
         if n_routes > 1:
             axes.set_title(f"route {k + 1}", **TEXT)
-    figure.suptitle(title or None, fontsize=11, color="#0f172a")
+    if title:
+        figure.suptitle(title, fontsize=11, color="#0f172a")
     return figure
 
 
@@ -372,6 +375,12 @@ def save_route_animation(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _walks(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether a step goes along a row or column or to a neighbour, rather than jumping to the next row."""
+    dx, dy = abs(a[0] - b[0]), abs(a[1] - b[1])
+    return (dx == 0) != (dy == 0) or dx == dy == 1
 
 
 def _short(name: str, length: int = 34) -> str:

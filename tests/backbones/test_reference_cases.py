@@ -36,7 +36,9 @@ GRADIENT_NOISE = {
 # A ReLU of the case gets 8e-5 among values of 2.5 whose float noise is 4e-4: in float32 the rounding decides whether it
 # lets the gradient pass, and this one element moves norms by 0.8 %.
 FLOAT64_GRADIENTS = ("vssd",)
-LARGE = re.compile("small|base|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$")  # a minute each: with -m slow
+LARGE = re.compile(
+    "small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
+)  # a minute each: with -m slow
 
 
 def _parameters() -> list:

@@ -37,8 +37,8 @@ train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-2), clip_grad=dict(max_norm=10.0))
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=1),
-    checkpoint=dict(type="SafeCheckpointHook", save_best="loss", rule="less"))
-custom_hooks = [dict(type="PredictedFramesHook", scale=1), dict(type="FiguresHook", metrics=("loss", "copy_loss"))]
+    checkpoint=dict(type="SafeCheckpointHook", save_best="error", rule="less"))
+custom_hooks = [dict(type="PredictedFramesHook", scale=1), dict(type="FiguresHook", metrics=("error", "copy_error"))]
 env_cfg = dict(cpu_threads=1)
 randomness = dict(seed=3)
 """
@@ -71,7 +71,7 @@ def test_run_learns_and_writes_curves_a_grid_a_gif_and_the_best_weights(tmp_path
     assert (tmp_path / "run" / "learning_curves.png").exists()
     metrics = evaluate(config, tmp_path / "run" / "best.pth", work_dir=tmp_path / "test")
     best = torch.load(tmp_path / "run" / "best.pth", weights_only=True)["meta"]["metrics"]
-    assert metrics["loss"] == pytest.approx(best["loss"], rel=1e-5)
+    assert metrics["error"] == pytest.approx(best["error"], rel=1e-5)
 
 
 def test_modes_give_predictions_losses_and_evaluated_clips(task: NextFramePredictor, clips: Tensor) -> None:
@@ -81,9 +81,9 @@ def test_modes_give_predictions_losses_and_evaluated_clips(task: NextFramePredic
         rows = task(clips, torch.arange(3), mode="predict")
     assert predicted.shape == (3, 5, 16, 16, 1)
     assert losses["loss"].item() == pytest.approx(next_frame_losses(predicted, clips[:, 1:])["loss"].item())
-    assert np.mean([row["loss"] for row in rows]) == pytest.approx(losses["loss"].item(), rel=1e-5)
+    assert np.mean([row["error"] for row in rows]) == pytest.approx(losses["loss"].item(), rel=1e-5)
     copied = next_frame_losses(clips[:, :-1], clips[:, 1:])["loss"].item()
-    assert np.mean([row["copy_loss"] for row in rows]) == pytest.approx(copied, rel=1e-5)
+    assert np.mean([row["copy_error"] for row in rows]) == pytest.approx(copied, rel=1e-5)
     torch.testing.assert_close(rows[1]["generated"], task.model.generate(clips[:, :3], 3)[1], rtol=0, atol=1e-5)
 
 
@@ -97,7 +97,7 @@ def test_psnr_is_that_of_values_in_0_to_1(clips: Tensor) -> None:
 
 def test_metric_averages_and_keeps_the_first_clips_of_the_data_set(clips: Tensor) -> None:
     metric = NextFrameMetric(keep=2)
-    names = ("loss", "copy_loss", "psnr", "rollout_psnr", "copy_psnr")
+    names = ("error", "copy_error", "psnr", "rollout_psnr", "copy_psnr")
     for index in (2, 1, 0):
         row = dict.fromkeys(names, float(index))
         metric.process(None, [{"index": index, **row, "clip": clips[index], "generated": clips[index, 3:]}])

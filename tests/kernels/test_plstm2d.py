@@ -52,9 +52,7 @@ def _check_case(path: Path, max_block: int) -> None:
         outputs = {"output": plstm2d_four_directions(q, k, v, gates, direct, max_block=max_block)}
     else:
         state = (inputs["C_left"], inputs["C_top"]) if "C_left" in inputs else None
-        out, final = plstm2d(
-            q, k, v, gates, direct, initial_state=state, return_final_state=True, max_block=max_block
-        )
+        out, final = plstm2d(q, k, v, gates, direct, initial_state=state, return_final_state=True, max_block=max_block)
         outputs = {"output": out, "C_right_last": final[0], "C_down_last": final[1]}
         without_states = plstm2d(q, k, v, gates, direct, initial_state=state, max_block=max_block)
         torch.testing.assert_close(without_states, out)
@@ -194,7 +192,7 @@ def test_a_state_passed_on_in_pieces_is_the_state_of_the_whole() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_gradients_are_those_of_finite_differences(backend: str) -> None:
-    qkv, gates, direct = _random_inputs((2, 3), (4,))
+    qkv, gates, direct = _random_inputs((2, 2), (4,))
     tensors = [x[:1].clone().requires_grad_() for x in (*qkv, *gates, direct)]
 
     def operator(*x: Tensor) -> Tensor:

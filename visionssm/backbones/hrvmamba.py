@@ -355,9 +355,15 @@ class HRVMamba(HierarchicalBackbone):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning-rate decay."""
-        exchanges = [(r"^stage(\d)\.(\d+)", None), (r"^transition(\d)", (99999,)), (r"^neck", (99999,))]
-        coarse_stages = [(r"^(?:stage|transition)(\d)", None), (r"^neck", (99999,))]
-        return {"stem": r"^(?:conv|bn)\d|^layer1", "blocks": coarse_stages if coarse else exchanges}
+        merged = (99999,)  # timm's mark for what goes with the layers before it
+        blocks = [
+            (r"^stage(\d)\.(\d+)\.branches\.\d+\.(\d+)", None),
+            (r"^stage(\d)\.(\d+)\.fuse_layers", merged),
+            (r"^transition(\d)", merged),
+            (r"^neck", (99,)),
+        ]
+        stages = [(r"^(?:stage|transition)(\d)", None), (r"^neck", (99,))]
+        return {"stem": r"^(?:conv|bn)\d|^layer1", "blocks": stages if coarse else blocks}
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
@@ -410,7 +416,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dims": (8, 16, 24, 32),
         "stem_dim": 16,
         "stage1_dim": 8,
-        "modules": (1, 1, 2),
+        "modules": (1, 2, 2),
         "depth": 1,
         "block": AttentiveBlock,
         "offset_conv": True,

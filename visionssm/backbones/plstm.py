@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from timm.layers import DropPath, LayerScale, Mlp, calculate_drop_path_rates
-from timm.models import generate_default_cfgs
+from timm.models import generate_default_cfgs, register_notrace_module
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
@@ -133,6 +133,7 @@ class PLSTMMixer(nn.Module):
         return self.proj(self.head_norm(out))
 
 
+@register_notrace_module  # a leaf for torch.fx: the operator checks shapes and loops over them
 class Propagation(PLSTMMixer):
     """P-mode: the orientation shares every state out between going straight on and turning."""
 
@@ -157,6 +158,7 @@ class Propagation(PLSTMMixer):
         return propagation_gates(per_head_and_direction(torch.sigmoid(angle)), source, transition, mark)
 
 
+@register_notrace_module
 class Diffusion(PLSTMMixer):
     """D-mode of left chirality: states go straight on, and from the second axis turn to the first."""
 
@@ -172,6 +174,7 @@ class Diffusion(PLSTMMixer):
         return Gates(source_r, source_d, straight_r, straight_d, mark_l, mark_u, **{self.turn: turned})
 
 
+@register_notrace_module
 class RightDiffusion(Diffusion):
     """D-mode of right chirality: the turn is from the first axis to the second."""
 
@@ -226,6 +229,7 @@ class PLSTMBlock(nn.Module):
         self.scale2 = scale()
         self.drop_path = DropPath(drop_path)
         for layer in (self.mlp.fc1, self.mlp.fc2):
+            assert isinstance(layer, nn.Linear)
             small_init_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -62,13 +62,14 @@ def create_for_size(name: str, size: int, *, device: str = "cpu") -> nn.Module:
         raise ValueError(f"there is no model {name!r}; see visionssm.list_models() and timm.list_models()")
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     fixed = config is not None and config.fixed_input_size
+    options: dict[str, Any] = {"img_size": size} if fixed else {}
     with torch.device(device):
-        return timm.create_model(name, **({"img_size": size} if fixed else {})).eval()
+        return timm.create_model(name, **options).eval()
 
 
 def multiply_adds_of(name: str, size: int) -> tuple[int, int]:
     """Multiply-adds for one size × size image, and parameters, of a model that is never given memory."""
     model = create_for_size(name, size, device="meta")
-    channels = int(model.default_cfg["input_size"][0])
+    channels = int(model.default_cfg["input_size"][0])  # type: ignore[index,arg-type]
     parameters = sum(p.numel() for p in model.parameters())
     return count_multiply_adds(model, (channels, size, size)), parameters

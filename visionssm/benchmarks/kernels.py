@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visionssm.benchmarks.timing import medians_in_turn, progress
+from visionssm.benchmarks.timing import available_memory, medians_in_turn, progress
 from visionssm.kernels import LowRank, routes, selective_scan
 from visionssm.kernels.selective_scan.reference import along_routes, back_to_pixels
 
@@ -154,9 +154,10 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
     x = Inputs.random(shape)
     exponents = torch.rand(shape.states).neg_()
     out = torch.empty_like(exponents)
-    rivals = {"ours": ours, "sequential": sequential, "mambapy": mambapy}
-    with torch.no_grad():
-        error = float((ours(x) - sequential(x)).abs().max() / sequential(x).abs().max())
+    rivals = {"ours": ours}
+    # Materialised tensors a rival holds at a time, in multiples of B·K·D·N·L floats, with room to spare.
+    if 4 * shape.states * (14 if backward else 8) < 0.8 * available_memory():
+        rivals |= {"sequential": sequential, "mambapy": mambapy}
     candidates: dict[str, Callable[[], object]] = {"exp": lambda: torch.exp(exponents, out=out)}
     if backward:
         x.require_grad()
@@ -171,10 +172,9 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
         "batch": shape.batch,
         "pass": "forward + backward" if backward else "forward",
         "ours ms": times["ours"] * 1e3,
-        "sequential / ours": times["sequential"] / times["ours"],
-        "mambapy / ours": times["mambapy"] / times["ours"],
+        "sequential / ours": times["sequential"] / times["ours"] if "sequential" in times else None,
+        "mambapy / ours": times["mambapy"] / times["ours"] if "mambapy" in times else None,
         "ours / exp": times["ours"] / times["exp"],
-        "difference": error,
     }
 
 

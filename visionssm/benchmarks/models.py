@@ -196,7 +196,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path, *, reference: s
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'visionssm[benchmark]'") from error
 
-    figure = Figure(figsize=(8.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 5.5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     styles = {"ours": ("visionssm", "#c2410c", "o"), "timm": ("timm", "#1d4ed8", "s")}
@@ -217,13 +217,15 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path, *, reference: s
     first = rows[0]
     axes.set_xlabel(f"GFLOPs of a {first['size']}×{first['size']} image (multiply-adds)")
     axes.set_ylabel(f"latency / {reference}'s")
-    axes.set_title(f"Inference on the CPU, batch {first['batch']}, {torch.get_num_threads()} threads", loc="left")
+    threads = torch.get_num_threads()
+    setting = f"batch {first['batch']}, {threads} thread{'s' if threads > 1 else ''}"
+    axes.set_title(f"Inference on the CPU, {setting}", loc="left")
     axes.legend(frameon=False, loc="upper left")
     _label(axes, rows, {kind: colour for kind, (_, colour, _) in styles.items()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=160)
+    figure.savefig(temporary, format="png")
     temporary.replace(path)
 
 
@@ -235,6 +237,8 @@ def _round_numbers() -> Any:
 
 def _label(axes: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> None:
     """A name beside each dot: the first place around it that covers no dot and no other name."""
+    from matplotlib.text import Text
+
     figure = axes.figure
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
@@ -260,7 +264,8 @@ def _label(axes: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, s
                 va="center",
                 arrowprops=dict(arrowstyle="-", color="#cbd5e1", linewidth=0.6) if lifted else None,
             )
-            box = text.get_window_extent(renderer).padded(1)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(3)  # of the name alone, without its line
             covers = any(box.overlaps(other) for other in taken) or any(box.contains(*dot) for dot in dots)
             if not covers and axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1):
                 break

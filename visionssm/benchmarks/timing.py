@@ -18,25 +18,35 @@ import torch
 def medians_in_turn(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 3
 ) -> dict[str, float]:
-    """Median seconds of each candidate: A B C A B C … after one untimed round, for about `seconds` in all.
+    """Median seconds of each candidate: A B C A B C … for about `seconds` in all, after one round that does not count.
 
-    A candidate that alone takes longer than a fifth of the budget a call is timed in the first rounds only.
+    A candidate of which one call takes longer than half of that is not called again: its first call counts.
     """
-    for run in candidates.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    first = {name: _time(run) for name, run in candidates.items()}
+    quick = {name: run for name, run in candidates.items() if first[name] < seconds / 2}
+    times: dict[str, list[float]] = {name: [] for name in quick}
     start = time.perf_counter()
-    while True:
-        for name, run in candidates.items():
-            spent = times[name]
-            if len(spent) >= min_rounds and statistics.median(spent) > seconds / 5:
-                continue
-            began = time.perf_counter()
-            run()
-            spent.append(time.perf_counter() - began)
-        rounds = max(len(spent) for spent in times.values())
-        if rounds >= min_rounds and time.perf_counter() - start > seconds:
-            return {name: statistics.median(spent) for name, spent in times.items()}
+    rounds = 0
+    while quick and (rounds < min_rounds or time.perf_counter() - start < seconds):
+        for name, run in quick.items():
+            times[name].append(_time(run))
+        rounds += 1
+    return {name: statistics.median(times[name]) if name in times else first[name] for name in candidates}
+
+
+def _time(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be used without swapping; 8 GiB where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 << 30
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def machine() -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Arrow pointing (Pöppel et al. 2025, arXiv 2506.11997, section 5): does the arrow's ray hit the disc?
 
 Images are drawn, not stored: sample i of a seed is the same everywhere, and equals that of the published generator.
-Sizes are in pixels whatever the size of the canvas, so that larger canvases ask a model for longer distances than it was
-trained on.
+Sizes are in pixels whatever the size of the canvas, so that larger canvases ask a model for longer distances than it
+was trained on.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ class NextFramePredictor(BaseModel):
             rows.append(
                 {
                     "index": number if index is None else int(index[number]),
-                    "loss": float(next_frame_losses(predicted[one], following)["loss"]),
-                    "copy_loss": float(next_frame_losses(clips[one, :-1], following)["loss"]),
+                    "error": float(next_frame_losses(predicted[one], following)["loss"]),
+                    "copy_error": float(next_frame_losses(clips[one, :-1], following)["loss"]),
                     "psnr": _psnr(predicted[number], clip[1:]),
                     "rollout_psnr": _psnr(generated[number], clip[known:]),
                     "copy_psnr": _psnr(clip[known - 1].expand_as(clip[known:]), clip[known:]),
@@ -137,8 +137,9 @@ def _psnr(predicted: Tensor, target: Tensor) -> float:
 class NextFrameMetric(BaseMetric):
     """How well frames are predicted, and how well copying the last known frame would have done.
 
-    Metrics: `loss` and `psnr` of predicting each frame from all before it; `copy_loss`, the loss of repeating the
-    frame before; `rollout_psnr` of the generated rest of a clip; `copy_psnr` of repeating the last given frame.
+    Metrics: `error` (the training's loss) and `psnr` of predicting each frame from all before it; `copy_error` of
+    repeating the frame before; `rollout_psnr` of the generated rest of a clip; `copy_psnr` of repeating the last frame
+    that was given.
 
     Args:
         keep: clips whose frames are kept for figures.
@@ -165,5 +166,5 @@ class NextFrameMetric(BaseMetric):
         """Means over all clips."""
         shown = sorted((row for row in results if "clip" in row), key=lambda row: row["index"])
         self.clips = [(row["clip"], row["generated"]) for row in shown]
-        names = ("loss", "copy_loss", "psnr", "rollout_psnr", "copy_psnr")
+        names = ("error", "copy_error", "psnr", "rollout_psnr", "copy_psnr")
         return {name: math.fsum(row[name] for row in results) / len(results) for name in names}

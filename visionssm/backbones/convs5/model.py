@@ -123,16 +123,7 @@ class ConvS5(nn.Module):
         self.encoder = FrameEncoder(config.channels, config.widths, config.groups)
         self.action_embed = nn.Embedding(config.actions, 1)
         self.action_proj = MapConv2d(config.widths[-1] + 1, config.dim, 1)
-        self.layers = nn.ModuleList(
-            ConvS5Layer(
-                config.dim,
-                ConvSSM(config.dim, config.states, **config.ssm),
-                groups=config.groups,
-                act=act,
-                **config.layer,
-            )
-            for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(_make_layer(config, act) for _ in range(config.depth))
         self.decoder = FrameDecoder(config.dim, config.channels, config.widths, config.groups)
         self._check_skips()
 

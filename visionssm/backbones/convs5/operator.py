@@ -82,11 +82,6 @@ class ConvSSM(nn.Module):
             self.b.copy_(torch.view_as_real(torch.einsum("np,nuij->puij", vectors.conj(), b.to(vectors))))
             self.c.copy_(torch.view_as_real(torch.einsum("np,unij->upij", vectors, c.to(vectors))))
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Poles and step sizes (which are vectors anyway)."""
-        return {"lambda_re", "lambda_im", "log_step"}
-
     def discretize(self) -> Kernels:
         """Zero-order hold: Ā = exp(Λ dt), B̄ = (Ā − 1)/Λ · B; needed once a sequence, differentiable."""
         real = self.lambda_re if self.max_real is None else self.lambda_re.clamp(max=self.max_real)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 FEW_STEPS = 4
-WIDE_STEP_CPU = 512
+WIDE_STEP_CPU = 1024
 """Numbers a step from which fused steps one after the other beat the scan in logarithmic depth on a CPU.
 
 A step is then limited by memory, of which the scan touches three times as much; below, the cost of calling an operator

@@ -12,7 +12,8 @@ class Gates(NamedTuple):
     """What every cell does with the states that enter it, and how its own source enters the states that leave it.
 
     A state enters cell (x, y) from (x − 1, y), called l, and from (x, y − 1), called u; one leaves to (x + 1, y),
-    called r, and to (x, y + 1), called d. In the names of the transitions the outgoing side is first. Leading axes are (B, X, Y), or (B, 4, X, Y) for four directions. Missing turns are zero.
+    called r, and to (x, y + 1), called d. In the names of the transitions the outgoing side is first. Leading axes are
+    (B, X, Y), or (B, 4, X, Y) for four directions. Missing turns are zero.
 
     Diffusion (D-mode) has both straight transitions and one of the turns, with values in (−1, 1): the paths between two
     cells then form a multitree, and no sum over paths grows. `propagation_gates` makes those of the P-mode.

@@ -144,7 +144,8 @@ def _merged(
     for length in (1 << i for i in range(1, side.bit_length())):
         halves = []
         for against, group in enumerate(blocks):
-            low, high = (Blocks(*x, group.ahead) for x in zip(*(_pairs(x, block_axis) for x in group[:2]), strict=True))
+            leaving, reading = _pairs(group.leaving, block_axis), _pairs(group.reading, block_axis)
+            low, high = (Blocks(*maps, group.ahead) for maps in zip(leaving, reading, strict=True))
             halves.append((high, low) if against else (low, high))
         g = _merged_gating(halves, *_pairs(g, block_axis - 1))
         if length < side or compose_last:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
+from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
 from visionssm.kernels.ssd.reference import non_causal_ssd_reference
@@ -37,7 +36,7 @@ def non_causal_ssd(x: Tensor, m: Tensor, b: Tensor, c: Tensor, *, d: Tensor | No
         ValueError: shapes, dtypes or devices disagree.
     """
     _check_inputs(x, m, b, c, d)
-    with _without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         if reference_requested():
             return non_causal_ssd_reference(x, m, b, c, d)
         return _two_products(x, m, b, c, d)
@@ -50,12 +49,6 @@ def _two_products(x: Tensor, m: Tensor, b: Tensor, c: Tensor, d: Tensor | None) 
     state = b.transpose(1, 2) @ weighted  # (B, N, heads·P)
     y = (c @ state).view(x.shape)
     return y if d is None else torch.addcmul(y, x, d.to(compute)[:, None])
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def _check_inputs(x: Tensor, m: Tensor, b: Tensor, c: Tensor, d: Tensor | None) -> None:

@@ -1,0 +1,72 @@
+"""What the kernel benchmark compares computes the same, and the timing takes turns."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionssm.benchmarks.kernels import Inputs, Shape, mambapy, measure, ours, sequential
+from visionssm.benchmarks.timing import medians_in_turn, table, write_json
+
+SMALL = [
+    Shape("four routes", height=3, width=5, channels=8, d_state=1, dt_rank=2, n_routes=4, batch=2),
+    Shape("one route", height=1, width=9, channels=16, d_state=4, dt_rank=3, n_routes=1),
+]
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=lambda s: s.name)
+@pytest.mark.parametrize("rival", [sequential, mambapy])
+def test_rivals_compute_what_we_compute(shape: Shape, rival: object) -> None:
+    ours_in, rival_in = Inputs.random(shape), Inputs.random(shape)
+    ours_in.require_grad()
+    rival_in.require_grad()
+    cotangent = torch.randn(ours_in.u.shape)
+    expected, actual = ours(ours_in), rival(rival_in)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad(expected, [ours_in.u, ours_in.a, ours_in.weight], cotangent)
+    rival_gradients = torch.autograd.grad(actual, [rival_in.u, rival_in.a, rival_in.weight], cotangent)
+    torch.testing.assert_close(rival_gradients, gradients, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_row_holds_ratios_to_every_rival(backward: bool) -> None:
+    row = measure(SMALL[0], seconds=0.05, backward=backward)
+    assert row["sequential / ours"] > 0
+    assert row["mambapy / ours"] > 0
+    assert row["ours / exp"] > 0
+
+
+def test_candidates_take_turns_and_slow_ones_run_once() -> None:
+    calls: list[str] = []
+
+    def candidate(name: str, seconds: float) -> object:
+        def run() -> None:
+            calls.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    medians = medians_in_turn(
+        {"a": candidate("a", 0.001), "b": candidate("b", 0.002), "slow": candidate("slow", 0.05)}, seconds=0.05
+    )
+    assert calls[:3] == ["a", "b", "slow"]
+    assert calls.count("slow") == 1
+    assert calls[3:7] == ["a", "b", "a", "b"]
+    assert medians["slow"] >= 0.05 > medians["b"] > medians["a"] > 0
+
+
+def test_table_and_file_hold_every_row(tmp_path: Path) -> None:
+    rows = [{"scan": "x", "ratio": 12.345}, {"scan": "y", "ratio": None}]
+    text = table(rows)
+    assert text.splitlines()[0].split() == ["|", "scan", "|", "ratio", "|"]
+    assert "12" in text
+    assert "–" in text
+    write_json(tmp_path / "sub" / "figures.json", rows)
+    written = json.loads((tmp_path / "sub" / "figures.json").read_text())
+    assert written["rows"] == rows
+    assert written["machine"]["threads"] == torch.get_num_threads()
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["figures.json"]

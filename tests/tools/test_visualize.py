@@ -1,0 +1,87 @@
+"""The visualize command, from the command line to the pictures it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import visionssm  # noqa: F401  registers the models
+
+NAME = "vmamba_nano_test"
+
+
+def _command() -> Callable[[list[str]], int]:
+    path = Path(__file__).parents[2] / "tools" / "visualize.py"
+    spec = importlib.util.spec_from_file_location("tools_visualize", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+visualize = _command()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def _is_picture(path: Path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+        return min(image.size) > 100
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_routes_are_written(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"routes{suffix}"
+    assert visualize(["routes", "zigzag", "--size", "2", "3", "--out", str(out)]) == 0
+    assert _is_picture(out)
+
+
+def test_receptive_fields_of_a_name_and_a_checkpoint_are_written(tmp_path: Path, photo: Path) -> None:
+    checkpoint, out = tmp_path / "weights.pth", tmp_path / "erf.png"
+    torch.save(timm.create_model(NAME).state_dict(), checkpoint)
+    sources = [NAME, str(checkpoint), "--model", NAME, "--images", str(photo)]
+    assert visualize(["erf", *sources, "--out", str(out)]) == 0
+    assert _is_picture(out)
+
+
+@pytest.mark.parametrize("name", [NAME, "vim_nano_test"])
+@pytest.mark.parametrize("command", ["features", "cam"])
+def test_picture_of_an_image_is_written(tmp_path: Path, photo: Path, command: str, name: str) -> None:
+    out = tmp_path / "picture.png"
+    assert visualize([command, name, str(photo), "--out", str(out)]) == 0
+    assert _is_picture(out)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["routes", "spiral"], "no route"),
+        (["routes", "ss2d", "--size", "0", "3"], "positive"),
+        (["cam", "vmamba_gigantic", "{photo}"], "neither a file nor a registered model"),
+        (["cam", "missing.pth", "{photo}"], "missing.pth"),
+        (["cam", NAME, "{photo}", "--class", "1000"], "0 to 999"),
+        (["features", NAME, "missing.png"], "no such file"),
+        (["features", NAME, "{photo}", "--out", "{photo}.xyz"], "must end in"),
+        (["routes", "ss2d", "--out", "{photo}.xyz"], "must end in"),
+    ],
+)
+def test_unusable_argument_is_named(
+    arguments: list[str], message: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert visualize([a.format(photo=photo) for a in arguments]) == 2
+    assert message in capsys.readouterr().err
