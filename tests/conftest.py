@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import pytest
+
+# Two test processes on two cores: threads of each on both cores would wait for one another most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
