@@ -16,7 +16,6 @@ from visionssm.backbones.hrvmamba import AttentiveBlock, Block, DeformableSS2D, 
 from visionssm.layers.hrnet import enlarge
 
 TOLERANCE = 5e-4  # float noise of the authors' own code
-GRADIENT_TOLERANCE = 1e-3  # that of theirs and of ours: float64 differs by up to 4e-4 from the one, 7e-4 from the other
 
 
 def _case(name: str) -> Case:
@@ -50,31 +49,42 @@ def test_highest_branch_is_the_authors_pose_backbone(name: str, variant: str) ->
     model = visionssm.load_official(_pose_backbone(variant), state)
     head = {key.removeprefix("head.final_layer."): value for key, value in state.items() if key.startswith("head.")}
     assert sum(p.numel() for p in model.parameters()) + sum(x.numel() for x in head.values()) == case.data["n_params"]
-    with torch.set_grad_enabled("grad_norms" in case.data):
+    with torch.no_grad():
         (feature,) = model.forward_intermediates(case.image(), indices=[0], intermediates_only=True)
         heatmap = F.conv2d(feature, **head)
-    if "feature" in case.data["outputs"]:
-        assert case.relative_error("feature", feature) <= TOLERANCE
-    recorded = "heatmap" if "heatmap" in case.data["outputs"] else "output"
-    assert case.relative_error(recorded, heatmap) <= TOLERANCE
-    if "grad_norms" not in case.data:
-        return
-    (heatmap * case.cotangent(heatmap)).sum().backward()
-    case.data["grad_norms"] = {k: v for k, v in case.data["grad_norms"].items() if k.startswith("backbone.")}
-    for key, (actual, expected) in gradient_norm_errors(case, model, checkpoint_filter_fn).items():
-        assert actual == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-5), key
+    assert case.relative_error("feature", feature) <= TOLERANCE
+    assert case.relative_error("heatmap", heatmap) <= TOLERANCE
 
 
 @pytest.mark.slow
-def test_gradients_in_float64_are_the_authors_but_for_their_float_noise() -> None:
-    case = _case("hrvmamba_nano_grad")
-    model = visionssm.load_official(timm.create_model("hrvmamba_nano"), case.state_dict()).eval().double()
+def test_gradients_of_the_pose_backbone_are_the_authors_but_for_their_float_noise() -> None:
+    case = _case("hrvmamba_tiny_pose_grad")
+    state = case.state_dict()
+    model = visionssm.load_official(_pose_backbone("hrvmamba_tiny_plain"), state).double()
+    feature = model.forward_features(case.image().double()).permute(0, 3, 1, 2)
+    heatmap = F.conv2d(feature, *(state[f"head.final_layer.{part}"].double() for part in ("weight", "bias")))
+    (heatmap * case.cotangent(heatmap)).sum().backward()
+    case.data["grad_norms"] = {k: v for k, v in case.data["grad_norms"].items() if k.startswith("backbone.")}
+    errors = _gradient_errors(case, model)
+    assert errors.median() <= 1e-4
+    assert errors.max() <= 1e-2  # the gradient of deformable sampling jumps where a position crosses a pixel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant,typical,largest", [("nano", 1e-5, 5e-4), ("small", 3e-4, 2e-2)])
+def test_gradients_are_the_authors_but_for_their_float_noise(variant: str, typical: float, largest: float) -> None:
+    case = _case(f"hrvmamba_{variant}_grad")
+    model = visionssm.load_official(timm.create_model(f"hrvmamba_{variant}"), case.state_dict()).eval().double()
     output = model(case.image().double())
     (output * case.cotangent(output)).sum().backward()
+    errors = _gradient_errors(case, model)
+    assert errors.median() <= typical
+    assert errors.max() <= largest
+
+
+def _gradient_errors(case: Case, model: nn.Module) -> Tensor:
     pairs = gradient_norm_errors(case, model, checkpoint_filter_fn).values()
-    errors = torch.tensor([abs(actual - expected) / expected for actual, expected in pairs if expected])
-    assert errors.max() <= TOLERANCE
-    assert errors.median() <= 1e-5
+    return torch.tensor([abs(actual - expected) / expected for actual, expected in pairs if expected])
 
 
 @pytest.mark.slow

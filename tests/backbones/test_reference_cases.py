@@ -28,14 +28,15 @@ TOLERANCE = {
 SPECIAL = re.compile(
     "^dcnv4_|_distill_loss|_pose|_seg|_backbone$|^plstm_(op4?|layer|block|vision_block)_|^arrow_pointing$"
 )
-# sums that cancel: noise of the authors' float32 gradients against float64, as measured
+# Noise of the authors' float32 gradients against float64, as measured: sums that cancel; and deformable sampling, whose
+# gradient jumps where a position crosses a pixel: relative changes of 1e-7 of the weights move norms by up to 1 %.
 GRADIENT_NOISE = {
-    "groupmamba": (r"\.skip_scale$", 2e-3),
-    "hrvmamba": (r"(bias|norm\d?\.weight|bn\d?\.weight|\d\.weight)$", 1e-3),  # float64 is held to less in its own tests
+    "groupmamba_tiny_grad": (r"\.skip_scale$", 2e-3),
+    "hrvmamba_small_grad": (".", 2e-2),
 }
 # A ReLU of the case gets 8e-5 among values of 2.5 whose float noise is 4e-4: in float32 the rounding decides whether it
 # lets the gradient pass, and this one element moves norms by 0.8 %.
-FLOAT64_GRADIENTS = ("vssd",)
+FLOAT64_GRADIENTS = ("hrvmamba", "vssd")
 LARGE = re.compile(
     "small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
 )  # a minute each: with -m slow
@@ -78,7 +79,7 @@ def _check(case: Case, tolerance: float) -> None:
     errors = gradient_norm_errors(case, model, filter_fn)
     assert errors
     for name, (actual, expected) in errors.items():
-        noisy, noise = GRADIENT_NOISE.get(case.data["family"], ("$^", tolerance))
+        noisy, noise = GRADIENT_NOISE.get(case.path.stem, ("$^", tolerance))
         allowed = noise if re.search(noisy, name) else tolerance
         assert actual == pytest.approx(expected, rel=allowed, abs=tolerance * 1e-2), name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_bar_on_a_terminal_shows_loss_rate_throughput_and_time_left(tmp_path: Pa
     assert "epoch 2/2" in text
     assert "10/10" in text
     assert "loss " in text
-    assert "lr 1.00e-03" in text
+    assert re.search(r"lr \d\.\d\de-0\d", text)
     assert "img/s" in text
     assert "eta" in text
 

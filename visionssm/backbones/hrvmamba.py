@@ -98,7 +98,7 @@ class Block(nn.Module):
     def multi_scale(self, x: Tensor) -> Tensor:
         """Normalise, convolve each quarter of the channels at its own scale, interleave the quarters, GELU."""
         quarters = self.norm0(x).chunk(len(MULTI_SCALE_KERNELS), dim=-1)
-        scales = [conv(quarter) for conv, quarter in zip(self.conv2d, quarters)]
+        scales = [conv(quarters[i]) for i, conv in enumerate(self.conv2d)]  # by number, for torch.fx
         return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -344,6 +344,13 @@ class HRVMamba(HierarchicalBackbone):
         if prune_head or shortened:
             self.reset_classifier(0, "")
         return wanted
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, untrained classifier; 0 classes for none, `global_pool=''` for unpooled maps."""
+        self.num_classes = num_classes
+        like = self.conv1.weight  # a head without classifier has no parameter that tells the device
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, device=like.device, dtype=like.dtype)
+        self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 BACKENDS = ("auto", "reference", "export", "cpu", "triton")
 
-# Process-wide on purpose: torch.compile guards on a module global, not on a context variable.
-_override = "auto"
+# Process-wide on purpose: autograd runs backward passes in threads of its own, and torch.compile guards on a global.
+_overrides: list[tuple[str, object]] = []
 
 
 def _validated(name: str, source: str) -> str:
@@ -37,16 +37,17 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: `name` is none of these.
     """
-    global _override
-    previous, _override = _override, _validated(name, "backend")
+    entry = (_validated(name, "backend"), object())
+    _overrides.append(entry)
     try:
         yield
     finally:
-        _override = previous
+        _overrides.remove(entry)  # not `pop`: another thread may have entered a block since
 
 
 def _chosen() -> str:
-    return _override if _override != "auto" else _environment
+    override = _overrides[-1][0] if _overrides else "auto"
+    return override if override != "auto" else _environment
 
 
 def reference_requested() -> bool:
