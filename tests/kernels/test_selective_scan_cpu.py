@@ -337,3 +337,16 @@ def test_child_process_scans_after_its_parent_has(method: str) -> None:
     expected = _small_scan(1)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         assert torch.equal(pool.submit(_small_scan_in_child, 1).result(timeout=120), expected)
+
+
+def test_compiled_graph_with_a_route_outside_the_map_is_refused() -> None:
+    u, a = torch.randn(1, 4, 8), -torch.ones(1, 8, 2)
+    dt, b, c = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 1, 2), torch.randn(1, 4, 1, 2)
+    order = torch.tensor([[[0, 1, 2, 3_000_000]]], dtype=torch.int32)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def scan(order: Tensor) -> Tensor:
+        return selective_scan(u, dt, a, b, c, order=order)
+
+    with pytest.raises(ValueError, match="order names pixels 0 to 3000000"):
+        scan(order)

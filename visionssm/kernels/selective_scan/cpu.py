@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels import threads
+from visionssm.kernels.checks import check_order
 from visionssm.kernels.cpu_math import LANES
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
@@ -53,6 +54,7 @@ def forward(
     dtype = u.dtype
     u, dt, b, c = _rows(u), _rows(dt), _rows(b), _rows(c)
     weight, a, d, bias, initial = (_packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
+    check_order(order, pixels)  # compiled graphs come here without it, and the kernels trust the table
     order = _packed_order(order)
 
     y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
