@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from visionssm.checkpoints import CheckpointError, create_official, read_checkpoint
 from visionssm.data.images import UnreadableImageError, read_image
+from visionssm.files import complete_or_absent
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,8 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
     if path.suffix.lower() not in writers:
         raise ValueError(f"out must end in .csv or .json, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with complete_or_absent(path) as temporary:
         temporary.write_text(writers[path.suffix.lower()](predictions), encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_csv(predictions: Predictions) -> str:

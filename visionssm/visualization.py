@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.backbones._plain import PlainBackbone
+from visionssm.files import complete_or_absent
 from visionssm.kernels import routes
 
 if TYPE_CHECKING:
@@ -341,12 +341,8 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 130) -> None:
     if path.suffix.lower().removeprefix(".") not in formats:
         raise ValueError(f"out={str(path)!r} must end in one of {', '.join(f'.{name}' for name in sorted(formats))}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with complete_or_absent(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_route_animation(
@@ -366,15 +362,11 @@ def save_route_animation(
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
         frames.append(Image.fromarray(pixels).quantize(64))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     durations = [80] * (len(frames) - 1) + [1200]
-    try:
+    with complete_or_absent(path) as temporary:
         frames[0].save(
             temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=2
         )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _walks(a: tuple[int, int], b: tuple[int, int]) -> bool:

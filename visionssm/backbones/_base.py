@@ -74,8 +74,8 @@ class Backbone(nn.Module):
 class HierarchicalBackbone(Backbone):
     """Stem, stages and head with timm's whole contract.
 
-    A family's class builds `patch_embed` (image to map), `layers` (a ModuleList of `Stage`) and `head`, then calls
-    `finish`. Maps are (B, H, W, C) between modules; stage outputs are tapped before the downsampling.
+    A family's class builds `patch_embed` (image to map), `layers` (a ModuleList of `Stage`) and `head`. Maps are
+    (B, H, W, C) between modules; stage outputs are tapped before the downsampling.
     """
 
     output_fmt = "NHWC"
@@ -177,7 +177,8 @@ class HierarchicalBackbone(Backbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new, untrained classifier; 0 classes for none, `global_pool=''` for unpooled maps."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        like = next(self.parameters())  # a head without norm and classifier has no parameter that tells the device
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, device=like.device, dtype=like.dtype)
         self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore

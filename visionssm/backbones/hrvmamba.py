@@ -345,13 +345,6 @@ class HRVMamba(HierarchicalBackbone):
             self.reset_classifier(0, "")
         return wanted
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, untrained classifier; 0 classes for none, `global_pool=''` for unpooled maps."""
-        self.num_classes = num_classes
-        like = self.conv1.weight  # a head without classifier has no parameter that tells the device
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, device=like.device, dtype=like.dtype)
-        self.head_hidden_size = self.head.num_features
-
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade computation for memory: recompute blocks in the backward pass."""

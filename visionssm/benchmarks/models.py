@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import fnmatch
 import gc
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from visionssm.backbones import list_models
 from visionssm.benchmarks.flops import create_for_size, multiply_adds_of
 from visionssm.benchmarks.timing import medians_in_turn, progress
+from visionssm.files import complete_or_absent
 
 REFERENCE = "swin_tiny_patch4_window7_224"
 PEERS = (
@@ -224,9 +224,8 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path, *, reference: s
     _label(axes, rows, {kind: colour for kind, (_, colour, _) in styles.items()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with complete_or_absent(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _round_numbers() -> Any:

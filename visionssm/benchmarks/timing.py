@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from visionssm.files import complete_or_absent
 
 TURN = 0.02
 
@@ -85,9 +86,8 @@ def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows and the machine to a JSON file, by way of a temporary one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"machine": machine(), "rows": list(rows)}, indent=1) + "\n")
-    temporary.replace(path)
+    with complete_or_absent(path) as temporary:
+        temporary.write_text(json.dumps({"machine": machine(), "rows": list(rows)}, indent=1) + "\n")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from visionssm.checkpoints.fetch import preferred_keys
 from visionssm.checkpoints.read import CheckpointError, read_checkpoint, some, unwrap_state_dict
+from visionssm.files import complete_or_absent
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Source = str | Path | Mapping[str, Any]
@@ -181,12 +180,8 @@ def save_converted(model: nn.Module, path: str | Path, *, metadata: Mapping[str,
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with complete_or_absent(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt", **(metadata or {})}))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

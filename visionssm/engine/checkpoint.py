@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.checkpoints import CheckpointError, read_checkpoint
+from visionssm.checkpoints.load import compare
 from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
+from visionssm.files import complete_or_absent
 
 LAST = "last_checkpoint"
 """File in a work folder that names the newest complete checkpoint."""
@@ -29,19 +30,14 @@ def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], Any]
         CheckpointWriteError: (an OSError) the disk is full or the folder cannot be written; what was there stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with complete_or_absent(path) as temporary, temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         kept = "; the file of that name from before is untouched" if path.exists() else ""
         raise CheckpointWriteError(error.errno, f"cannot write {str(path)!r} ({error.strerror}){kept}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -141,15 +137,11 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     Raises:
         CheckpointError: with the number and first names of the missing, unexpected and mis-shaped ones.
     """
-    own = model.state_dict()
+    mismatch = compare(weights, model)
     problems = {
-        "missing in the checkpoint": sorted(own.keys() - weights.keys()),
-        "not in the model": sorted(weights.keys() - own.keys()),
-        "of another shape": [
-            f"{key} {tuple(weights[key].shape)} for {tuple(x.shape)}"
-            for key, x in own.items()
-            if key in weights and weights[key].shape != x.shape
-        ],
+        "missing in the checkpoint": sorted(mismatch.missing),
+        "not in the model": sorted(mismatch.unexpected),
+        "of another shape": [f"{key} {theirs} for {ours}" for key, theirs, ours in mismatch.misshaped],
     }
     found = [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import visionssm
+from visionssm.checkpoints import download_checkpoint
 from visionssm.data.classification import STREAMS
 from visionssm.data.seeding import random_state
 from visionssm.engine.checkpoint import find_last_checkpoint, load_checkpoint, load_strictly, save_checkpoint
@@ -336,8 +337,4 @@ def _local(path: str) -> str:
     """A path as it is; the file behind an http(s) address, from timm's and PyTorch's common cache."""
     if not path.startswith(("http://", "https://")):
         return path
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / path.rsplit("/", 1)[-1]
-    if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(path, str(cached))
-    return str(cached)
+    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / path.rsplit("/", 1)[-1]))

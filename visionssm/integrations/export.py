@@ -7,7 +7,6 @@ import `visionssm`.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from visionssm.files import complete_or_absent
 
 MAX_BATCH = 1024
 MIN_SIDE, MAX_SIDE = 33, 4096  # up to 32 pixels the last map is 1×1, and exporters fix a size of 1
@@ -126,8 +127,7 @@ def _checked(
 ) -> float:
     """Save under a temporary name, compare with eager on every example, and only then give the file its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with complete_or_absent(path) as temporary:
         save(temporary)
         exported = load(temporary)
         worst = 0.0
@@ -140,10 +140,7 @@ def _checked(
             raise ExportError(
                 f"the exported model differs from eager by {worst:.2g} of the largest output (limit 1e-4)"
             )
-        temporary.replace(path)
-        return worst
-    finally:
-        temporary.unlink(missing_ok=True)
+    return worst
 
 
 def _as_list(outputs: Any) -> list[Tensor]:
