@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import multiprocessing
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from visionssm.kernels import threads
+from visionssm.kernels.cpu_math import kernel, put, take_ticket, words
 
 
 @pytest.fixture
@@ -80,3 +89,79 @@ def test_a_function_that_is_shared_may_share_another() -> None:
     inner: list[int] = []
     threads.run(lambda: threads.run(lambda: inner.append(1), 3), 3)
     assert inner
+
+
+@kernel
+def _mark_tasks(arguments):  # type: ignore[no-untyped-def]
+    counter, _, _, tasks, marks = words(arguments, 5)
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        put(marks, task, np.float32(task + 1))
+
+
+def _marks(tasks: int) -> list[float]:
+    """What `_mark_tasks` leaves when it is shared out."""
+    marks = torch.zeros(tasks)
+    threads.run_kernel(_mark_tasks, tasks, 0, (marks.data_ptr(),))
+    return marks.tolist()
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("tasks", [1, 2, 500])
+def test_kernel_does_every_task_once(tasks: int) -> None:
+    assert _marks(tasks) == list(range(1, tasks + 1))
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_kernel_runs_on_helper_threads_where_there_is_no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(threads, "_openmp_team", lambda: None)
+    monkeypatch.setattr(threads, "run", lambda function, tasks: used.append(tasks) or function())
+    assert _marks(7) == list(range(1, 8))
+    assert used == [7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch runs on GNU OpenMP on Linux")
+def test_team_is_that_of_torch() -> None:
+    team = threads._openmp_team()
+    assert team is not None
+    assert Path(torch.__file__).parents[1] in _library_of(team).parents
+
+
+def _library_of(function: Any) -> Path:
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(x, 16) for x in line.split()[0].split("-"))
+        if low <= address < high:
+            return Path(line.split(maxsplit=5)[5])
+    raise AssertionError(f"no mapped file at {address:#x}")
+
+
+def _marks_in_child(pipe: Connection) -> None:
+    pipe.send(_marks(50))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_kernel_runs_after_a_fork_of_a_process_that_has_used_the_team() -> None:
+    assert _marks(50) == list(range(1, 51))
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_marks_in_child, args=(theirs,))
+    child.start()
+    assert ours.poll(60), "the child hangs"
+    assert ours.recv() == list(range(1, 51))
+    child.join()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_python_threads_run_kernels_at_once() -> None:
+    results: list[list[float]] = []
+    callers = [threading.Thread(target=lambda: results.extend(_marks(300) for _ in range(20))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == [list(range(1, 301))] * 80

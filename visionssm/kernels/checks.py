@@ -11,12 +11,8 @@ from torch import Tensor
 def check_shape(name: str, x: Tensor, dims: tuple[str, ...], sizes: Mapping[str, int] | None = None) -> None:
     """Raise ValueError unless `x` has the named dimensions with the known sizes."""
     sizes = sizes or {}
-    if x.ndim == len(dims):
-        for dim, n in zip(dims, x.shape, strict=True):  # a plain loop: this runs ten times a scan
-            if sizes.get(dim, n) != n:
-                break
-        else:
-            return
+    if x.ndim == len(dims) and x.shape == tuple(map(sizes.get, dims, x.shape)):  # fast: this runs ten times a scan
+        return
     expected = tuple(sizes.get(dim) for dim in dims)
     shown = ", ".join(dim if e is None else f"{dim}={e}" for dim, e in zip(dims, expected, strict=True))
     raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({shown})")

@@ -23,6 +23,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.ccallback import CFunc
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -46,14 +47,49 @@ def compiled(function: _Function) -> _Function:
     """Compile at the first call, without the interpreter lock; keep the machine code on disk where there is a place."""
     jit: Any = numba.njit(nogil=True, error_model="numpy")
     dispatcher = jit(function)
+    return dispatcher if _kept_on_disk(dispatcher) else jit(function)
+
+
+class Kernel:
+    """A function of one integer, the address of its int64 arguments (see `words`), as a C function.
+
+    It is compiled when its `address` is first asked for. `threads.run` calls it: any thread of any pool can, without
+    the interpreter lock, and a call costs a microsecond where a call through numba takes ten for forty arguments.
+    """
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self.function = function
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the machine code is."""
+        return int(self._compiled.address)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        options = {"error_model": "numpy"}
+        callback = CFunc(self.function, ((types.intp,), types.void), locals={}, options=options)
+        if not _kept_on_disk(callback):
+            callback = CFunc(self.function, ((types.intp,), types.void), locals={}, options=options)
+        callback.compile()
+        return callback
+
+
+def kernel(function: Callable[[int], None]) -> Kernel:
+    """Make a `Kernel` of a function."""
+    return Kernel(function)
+
+
+def _kept_on_disk(function: Any) -> bool:
+    """Ask numba to keep a function's machine code on disk; whether it can."""
     try:
-        dispatcher.enable_caching()
+        function.enable_caching()
         # Numba renews a kernel when its own file changes. Ours also contain what they inline from their neighbours.
-        file = dispatcher._cache._cache_file
+        file = function._cache._cache_file
         file._source_stamp = (file._source_stamp, _sources())
-    except (RuntimeError, AttributeError):  # no directory may be written, or a Numba that keeps its cache differently
-        return jit(function)
-    return dispatcher
+    except (RuntimeError, AttributeError):  # no directory may be written, or a numba that keeps its cache differently
+        return False
+    return True
 
 
 def inlined(function: _Function) -> _Function:
@@ -234,6 +270,21 @@ def integer(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -
     """One entry of an int32 array."""
     value = builder.load(_pointer(builder, address, index, ir.IntType(32)), align=_UNALIGNED)
     return builder.sext(value, _word)
+
+
+@intrinsic
+def words(_: Any, address: types.Type, count: types.Type) -> Any:
+    """The `count` (a literal) int64 numbers at an address, as a tuple."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    result = types.UniTuple(types.intp, count.literal_value)
+
+    def codegen(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], _word.as_pointer())
+        loaded = [builder.load(builder.gep(pointer, [ir.Constant(_word, i)])) for i in range(result.count)]
+        return context.make_tuple(builder, result, loaded)
+
+    return result(types.intp, count), codegen
 
 
 @_emits(types.intp, types.intp)

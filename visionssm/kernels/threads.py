@@ -1,17 +1,27 @@
 """Threads for compiled CPU kernels: run one function on several cores, safely from any thread and after a fork.
 
-A kernel takes its work from a shared counter, so it may be run by one thread or by many, and a thread that wakes late
-costs nothing: the caller never waits for a helper that has not begun.
+A kernel takes its work from a shared counter, so it may be run by one thread or by many. Where torch's own operators
+run on GNU OpenMP, kernels borrow its team: these threads are awake between two operators, and start within
+microseconds. Elsewhere, and after a fork (which OpenMP's threads do not survive), helpers of this module do the work; a
+helper that wakes late costs nothing, because the caller never waits for one that has not begun.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import math
 import os
 import threading
+from array import array
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
+
+from visionssm.kernels.cpu_math import LANES, Kernel
 
 
 class _Job:
@@ -60,15 +70,71 @@ class _Pool:
 
 
 _pool = _Pool()
+_forked = False
 
 
-def _renew_pool() -> None:
-    global _pool
-    _pool = _Pool()
+def _after_fork() -> None:
+    global _forked, _pool
+    _forked, _pool = True, _Pool()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_pool)
+    os.register_at_fork(after_in_child=_after_fork)
+
+_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # releases the interpreter lock
+
+
+def run_kernel(kernel: Any, tasks: int, scratch_size: int, arguments: tuple[int, ...]) -> None:
+    """Run a compiled kernel on as many threads as it has tasks, at most torch.get_num_threads().
+
+    Args:
+        kernel: takes tasks from its counter until none is left; correct for any number of concurrent calls, from one
+            up. Its arguments are (counter, scratch, scratch_size, tasks, *arguments).
+        tasks: how many there are to share out.
+        scratch_size: floats of working memory that a thread needs.
+        arguments: of the kernel. Whoever passes an address keeps its array alive.
+
+    `counter` is the address of two zeroed int64, tasks taken and threads begun; `scratch` that of the working memory.
+    """
+    if tasks == 0:
+        return
+    n_threads = torch.get_num_threads()
+    scratch_size = math.ceil(scratch_size / LANES) * LANES
+    scratch = torch.empty(n_threads * scratch_size)
+    if not isinstance(kernel, Kernel):
+        counter = torch.zeros(2, dtype=torch.int64)
+        addresses = counter.data_ptr(), scratch.data_ptr()
+        run(lambda: kernel(*addresses, scratch_size, tasks, *arguments), tasks)
+        return
+    words = array("q", (0, scratch.data_ptr(), scratch_size, tasks, *arguments, 0, 0))
+    address, length = words.buffer_info()
+    words[0] = address + (length - 2) * words.itemsize  # the counter lies behind the arguments
+    if tasks > 1 and n_threads > 1 and not _forked and (team := _openmp_team()) is not None:
+        # Always all of torch's threads, also for fewer tasks: OpenMP ends threads that a smaller team leaves over.
+        team(kernel.address, address, n_threads, 0)
+    else:
+        function = _Callback(kernel.address)
+        run(lambda: function(address), tasks)
+
+
+@functools.cache
+def _openmp_team() -> Callable[[int, int, int, int], None] | None:
+    """GOMP_parallel(function, data, number of threads, flags) of the library that runs torch's operators, if any."""
+    try:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    mapped = {Path(line.split(maxsplit=5)[5]) for line in maps if "/libgomp" in line}
+    home = Path(torch.__file__).resolve().parents[1]
+    for path in sorted(mapped, key=lambda path: home not in path.parents):  # other packages may bring theirs
+        try:
+            team = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        team.restype = None
+        return team  # type: ignore[no-any-return]
+    return None
 
 
 def run(function: Callable[[], object], tasks: int) -> None:

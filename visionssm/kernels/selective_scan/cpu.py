@@ -5,6 +5,7 @@ The kernels compute in float32. Half-precision inputs are converted, and results
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -64,14 +65,15 @@ def forward(
 
     rank = 0 if weight is None else weight.shape[1]
     floats_a_channel = 2 * d_state + rank + 3 * PANEL
-    tile = _even_tile(route_channels, batch, min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel))
+    limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
+    tile = _even_tile(route_channels, batch, limit, torch.get_num_threads())
     tasks = batch * math.ceil(route_channels / tile)
-    _run(
+    threads.run_kernel(
         scan_forward,
         tasks,
         forward_scratch(tile, d_state, rank),
-        tile,
         (
+            tile,
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
             *_strides(dt),
@@ -135,12 +137,12 @@ def backward(
     grad_d = torch.empty(groups, n_routes, route_channels)
     grad_bias = torch.empty_like(grad_d)
     grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
-    _run(
+    threads.run_kernel(
         scan_backward,
         groups * ranges,
         backward_scratch(tile, d_state, rank),
-        tile,
         (
+            tile,
             *(batch, groups, range_size),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
@@ -171,13 +173,13 @@ def backward(
 
 def _rows(x: Tensor) -> Tensor:
     """`x` in float32 with neighbouring elements in its last dimension; a view stays a view."""
-    x = x.detach().float()
+    x = x.float()
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
 
 
 def _packed(x: Tensor | None) -> Any:
     """`x` in float32 without gaps, or None."""
-    return None if x is None else x.detach().float().contiguous()
+    return None if x is None else x.float().contiguous()
 
 
 def _packed_order(order: Tensor) -> Tensor:
@@ -205,9 +207,9 @@ def _map_strides(x: Tensor, route_channels: int, n_routes: int) -> tuple[int, in
     return x.data_ptr(), batch, pixel, route
 
 
-def _even_tile(channels: int, images: int, limit: int) -> int:
+@functools.cache
+def _even_tile(channels: int, images: int, limit: int, n_threads: int) -> int:
     """Channels a tile: a multiple of 16, at most `limit`, so that images × tiles keep all threads busy to the end."""
-    n_threads = torch.get_num_threads()
     blocks = math.ceil(channels / LANES)
     fewest = math.ceil(blocks / max(1, limit // LANES))
 
@@ -220,15 +222,3 @@ def _even_tile(channels: int, images: int, limit: int) -> int:
 
 def _sum_of_parts(parts: Tensor) -> Tensor:
     return parts[0] if parts.shape[0] == 1 else parts.sum(0)
-
-
-def _run(kernel: Any, tasks: int, scratch_size: int, tile: int, arguments: tuple[int, ...]) -> None:
-    """Run a kernel's tasks on as many threads as there are tasks, up to torch's number of threads."""
-    if tasks == 0:
-        return
-    scratch_size = math.ceil(scratch_size / LANES) * LANES
-    workers = min(tasks, torch.get_num_threads())
-    scratch = torch.empty(workers * scratch_size)
-    counter = torch.zeros(2, dtype=torch.int64)
-    counter_address, scratch_address = counter.data_ptr(), scratch.data_ptr()
-    threads.run(lambda: kernel(counter_address, scratch_address, scratch_size, tasks, tile, *arguments), tasks)

@@ -18,10 +18,10 @@ from visionssm.kernels.cpu_math import (
     LANES,
     LN_2,
     LOG2_E,
-    compiled,
     exp2,
     inlined,
     integer,
+    kernel,
     load,
     load_spread,
     multiply_add,
@@ -33,6 +33,7 @@ from visionssm.kernels.cpu_math import (
     store,
     take_ticket,
     total,
+    words,
 )
 from visionssm.kernels.selective_scan.cpu_forward import (
     CHUNK,
@@ -56,25 +57,26 @@ def backward_scratch(tile: int, d_state: int, rank: int) -> int:
     return zeros + sums + (4 * d_state + 2 * rank + 4 + CHUNK * (2 * d_state + 8)) * tile
 
 
-@compiled
-def scan_backward(
-    counter, scratch, scratch_size, tasks, tile,
-    n_images, groups, range_size,
-    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
-    u, u_b, u_l, u_k,
-    dt, dt_b, dt_l, dt_k,
-    b, b_b, b_l, b_k,
-    c, c_b, c_l, c_k,
-    gy, gy_b, gy_l, gy_k,
-    gu, gu_b, gu_l, gu_k,
-    weight, a, d, bias, initial, states, gfinal,
-    gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
-):  # fmt: skip
+@kernel
+def scan_backward(arguments):
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads.
 
     gdt is (B, L, K, Dk), or (ranges, B, L, K, R) for low-rank steps; gb and gc are (ranges, B, L, K, N); ga, gweight,
     gd and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
     """
+    (
+        counter, scratch, scratch_size, tasks, tile,
+        n_images, groups, range_size,
+        n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+        u, u_b, u_l, u_k,
+        dt, dt_b, dt_l, dt_k,
+        b, b_b, b_l, b_k,
+        c, c_b, c_l, c_k,
+        gy, gy_b, gy_l, gy_k,
+        gu, gu_b, gu_l, gu_k,
+        weight, a, d, bias, initial, states, gfinal,
+        gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
+    ) = words(arguments, 55)  # fmt: skip
     longest_row = max(tile, d_state, rank) + LANES
     block_floats = d_state * tile
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT

@@ -15,10 +15,10 @@ import numpy as np
 from visionssm.kernels.cpu_math import (
     LANES,
     LOG2_E,
-    compiled,
     exp2,
     inlined,
     integer,
+    kernel,
     load,
     load_spread,
     multiply_add,
@@ -28,6 +28,7 @@ from visionssm.kernels.cpu_math import (
     spread,
     store,
     take_ticket,
+    words,
 )
 
 PANEL = 16  # steps whose step sizes are held in the first-level cache
@@ -107,18 +108,19 @@ def step_inputs(rows, j, weight, rank, bias, tile, block):
     return x0, x1, x2, x3
 
 
-@compiled
-def scan_forward(
-    counter, scratch, scratch_size, tasks, tile,
-    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
-    u, u_b, u_l, u_k,
-    dt, dt_b, dt_l, dt_k,
-    b, b_b, b_l, b_k,
-    c, c_b, c_l, c_k,
-    y, y_b, y_l, y_k,
-    weight, a, d, bias, initial, final, states,
-):  # fmt: skip
+@kernel
+def scan_forward(arguments):
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
+    (
+        counter, scratch, scratch_size, tasks, tile,
+        n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+        u, u_b, u_l, u_k,
+        dt, dt_b, dt_l, dt_k,
+        b, b_b, b_l, b_k,
+        c, c_b, c_l, c_k,
+        y, y_b, y_l, y_k,
+        weight, a, d, bias, initial, final, states,
+    ) = words(arguments, 40)  # fmt: skip
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
     h = a_tile + d_state * tile * FLOAT
