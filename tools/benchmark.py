@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: `tools/benchmark.py kernels` and `tools/benchmark.py models`."""
+"""Benchmarks, as ratios of medians in one run: `tools/benchmark.py kernels`, `networks`, `models`, `gpu`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import kernels, models
+from visionssm.benchmarks import gpu, kernels, models, networks
 from visionssm.benchmarks.timing import machine, table, write_json
 
 
@@ -26,7 +26,7 @@ def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return models.run(
+    rows = models.run(
         options.models,
         peers=options.peers,
         reference=options.reference,
@@ -34,6 +34,21 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
         size=options.size,
         seconds=options.seconds,
     )
+    if options.png:
+        models.scatter(rows, options.png, reference=options.reference)
+    return rows
+
+
+def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.png:
+        costs = networks.cost_of_size(seconds=options.seconds)
+        networks.draw_cost(costs, options.png)
+        print(table(costs))
+    return networks.run(seconds=options.seconds)
+
+
+def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return gpu.run(batches=tuple(options.batches), dtypes=tuple(options.dtypes))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
     scan.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
     scan.add_argument("--json", default="work_dirs/benchmark_kernels.json", help="where to write the figures")
-    scan.set_defaults(run=_kernels, png=None)
+    scan.set_defaults(run=_kernels)
 
     whole = commands.add_parser(
         "models", parents=[common], help="whole models on the CPU beside timm's models of the same FLOPs"
@@ -77,6 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole.add_argument("--png", help="also draw GFLOPs against latency")
     whole.set_defaults(run=_models)
 
+    inside = commands.add_parser(
+        "networks", parents=[common], help="what the scan costs inside VMamba on the CPU, beside Swin"
+    )
+    inside.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
+    inside.add_argument("--json", default="work_dirs/benchmark_networks.json", help="where to write the figures")
+    inside.add_argument("--png", help="also measure and draw how the cost grows with the image")
+    inside.set_defaults(run=_networks)
+
+    on_gpu = commands.add_parser(
+        "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"
+    )
+    on_gpu.add_argument("--batches", type=_positive, nargs="+", default=[1, 32], help="batch sizes (default: 1 32)")
+    on_gpu.add_argument("--dtypes", nargs="+", choices=gpu.DTYPES, default=["float32", "bfloat16"])
+    on_gpu.add_argument("--json", default="work_dirs/benchmark_gpu.json", help="where to write the figures")
+    on_gpu.set_defaults(run=_gpu)
+
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
@@ -84,8 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(rows))
         print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
         write_json(options.json, rows)
-        if options.png:
-            models.scatter(rows, options.png, reference=options.reference)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

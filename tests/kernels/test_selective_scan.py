@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from visionssm.kernels import LowRank, routes, selective_scan, use_backend
+from visionssm.kernels.checks import check_order
 
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
 # Rounding of float32 sums of up to 16 states over up to 30 steps.
@@ -308,3 +309,13 @@ def test_registered_operator_passes_opcheck(optional: bool) -> None:
     rest = (d, bias, GOOD["order"], state) if optional else (None, None, GOOD["order"], None)
     with use_backend("cpu"):
         torch.library.opcheck(torch.ops.visionssm.selective_scan, (u, dt, None, a, b, c, *rest, True, True))
+
+
+def test_route_table_made_in_inference_mode_is_checked_too() -> None:
+    with torch.inference_mode():
+        order = routes.raster(2, 3).clone()
+        assert order.is_inference()
+        check_order(order, 6)
+        order[0, 0, 0] = 6
+        with pytest.raises(ValueError, match="names pixels 1 to 6"):
+            check_order(order, 6)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
-import gc
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.backbones import list_models
+from visionssm.benchmarks.figures import new_figure, save
 from visionssm.benchmarks.flops import create_for_size, multiply_adds_of
+from visionssm.benchmarks.memory import growth
 from visionssm.benchmarks.timing import medians_in_turn, progress
-from visionssm.files import complete_or_absent
 
 REFERENCE = "swin_tiny_patch4_window7_224"
 PEERS = (
@@ -85,33 +83,19 @@ def latencies(names: Sequence[str], *, batch: int, size: int, seconds: float) ->
 def peak_memory(name: str, *, batch: int, size: int, threads: int) -> float | None:
     """Bytes by which a process grows at most during one inference, weights not included; in a fresh process.
 
-    None where the system does not tell (it is Linux that can start its high-water mark anew).
+    None where the system does not tell, see `growth`.
     """
-    if not Path("/proc/self/clear_refs").exists():
-        return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         return fresh.submit(_growth, name, batch, size, threads).result()
 
 
 @torch.inference_mode()
-def _growth(name: str, batch: int, size: int, threads: int) -> float:
+def _growth(name: str, batch: int, size: int, threads: int) -> float | None:
     torch.set_num_threads(threads)
     model = create_for_size(name, size)
     images = _images(model, batch, size)
     model(images)  # compiles kernels, which takes memory of its own
-    gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # what the first call freed must grow again to be seen
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew, see proc(5)
-    before = _status("VmRSS")
-    model(images)
-    return float(_status("VmHWM") - before)
-
-
-def _status(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+    return growth(partial(model, images))
 
 
 def measure(
@@ -190,15 +174,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path, *, reference: s
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'visionssm[benchmark]'") from error
-
-    figure = Figure(figsize=(8.5, 5.5), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure(figsize=(8.5, 5.5))
     styles = {"ours": ("visionssm", "#c2410c", "o"), "timm": ("timm", "#1d4ed8", "s")}
     for kind, (label, colour, marker) in styles.items():
         chosen = [row for row in rows if row["kind"] == kind]
@@ -222,10 +198,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path, *, reference: s
     axes.set_title(f"Inference on the CPU, {setting}", loc="left")
     axes.legend(frameon=False, loc="upper left")
     _label(axes, rows, {kind: colour for kind, (_, colour, _) in styles.items()})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_or_absent(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _round_numbers() -> Any:

@@ -19,12 +19,12 @@ TURN = 0.02
 
 
 def medians_in_turn(
-    candidates: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 3
+    candidates: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 3, turn: float = TURN
 ) -> dict[str, float]:
     """Median seconds of each candidate: A B C A B C … for about `seconds` in all, after one round that does not count.
 
-    A turn is the mean of as many calls as fit into 20 ms, so that fast candidates are not measured on the caches that
-    slow ones leave. A candidate of which one call takes longer than half of `seconds` is not called again.
+    A turn is the mean of as many calls as fit into `turn` seconds, so that fast candidates are not measured on the
+    caches that slow ones leave. A candidate of which one call takes longer than half of `seconds` is not called again.
     """
     first = {name: _time(run) for name, run in candidates.items()}
     quick = {name: run for name, run in candidates.items() if first[name] < seconds / 2}
@@ -33,18 +33,18 @@ def medians_in_turn(
     rounds = 0
     while quick and (rounds < min_rounds or time.perf_counter() - start < seconds):
         for name, run in quick.items():
-            times[name].append(_turn(run))
+            times[name].append(_turn(run, turn))
         rounds += 1
     return {name: statistics.median(times[name]) if name in times else first[name] for name in candidates}
 
 
-def _turn(run: Callable[[], object]) -> float:
+def _turn(run: Callable[[], object], seconds: float) -> float:
     began, calls = time.perf_counter(), 0
     while True:
         run()
         calls += 1
         elapsed = time.perf_counter() - began
-        if elapsed > TURN:
+        if elapsed > seconds:
             return elapsed / calls
 
 

@@ -43,9 +43,11 @@ def check_order(order: Tensor, pixels: int) -> None:
     holds_values = type(order) is Tensor and order.device.type != "meta"  # fake and functional tensors do not
     if torch.compiler.is_compiling() or order.numel() == 0 or not holds_values:
         return
+    # Tensors of inference mode have no version that would tell whether the table has changed since it was read.
+    version = None if order.is_inference() else order._version
     known = getattr(order, "_visionssm_range", None)
-    if known is None or known[0] != order._version:
-        known = (order._version, int(order.min()), int(order.max()))
+    if known is None or version is None or known[0] != version:
+        known = (version, int(order.min()), int(order.max()))
         order._visionssm_range = known  # type: ignore[attr-defined]
     _, low, high = known
     if low < -1 or high >= pixels:

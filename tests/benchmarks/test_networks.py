@@ -1,0 +1,55 @@
+"""Networks with another scan in place of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionssm.benchmarks import networks
+
+NANO = "vmamba_nano_test"
+
+
+def _outputs(scan: str) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = networks.create(NANO, 64).eval()
+    with torch.inference_mode(), networks.scanning_with(scan):
+        result = model(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def test_scans_in_pytorch_give_our_numbers_and_the_identity_others() -> None:
+    ours = _outputs("ours")
+    for scan in ("sequential", "published"):
+        torch.testing.assert_close(_outputs(scan), ours, rtol=1e-4, atol=1e-5)
+    assert (_outputs("identity") - ours).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("other", ["sequential", "published"])
+def test_training_step_with_a_scan_in_pytorch_gives_our_gradients(other: str) -> None:
+    gradients = {}
+    for scan in ("ours", other):
+        torch.manual_seed(0)
+        model = networks.create(NANO, 64)
+        networks._train(model, torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), scan)
+        gradients[scan] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[other], gradients["ours"], rtol=1e-3, atol=1e-6)
+
+
+def test_cost_is_measured_and_drawn_for_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "VMAMBA", NANO)
+    monkeypatch.setattr(networks, "SWIN", NANO)
+    monkeypatch.setattr(networks, "VIT", NANO)
+    rows = networks.cost_of_size((32, 64), seconds=0.1)
+    assert [row["size"] for row in rows] == [32, 64]
+    assert all(value > 0 for row in rows for value in row.values())
+    networks.draw_cost(rows, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_takes_memory() -> None:
+    taken = networks.training_memory(NANO, "ours", batch=2, size=64)
+    assert taken == 0 or taken > 1e6

@@ -1,0 +1,218 @@
+"""What the scan costs in a whole network on this CPU, and how the cost grows with the image.
+
+The same network runs with our scan, with the identity in its place (everything but the scan), and with the step-by-step
+PyTorch scan of published CPU fall-backs; beside it runs timm's Swin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from visionssm.benchmarks import kernels
+from visionssm.benchmarks.figures import new_figure, save
+from visionssm.benchmarks.memory import growth
+from visionssm.benchmarks.timing import medians_in_turn, progress
+from visionssm.kernels import LowRank, selective_scan
+from visionssm.layers import ss2d
+
+SWIN = "swin_tiny_patch4_window7_224"
+VIT = "vit_small_patch16_224"
+VMAMBA, VMAMBA_V0 = "vmamba_tiny_s1l8", "vmamba_v0_tiny"
+OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {  # of models with a position table or windows, by image size
+    SWIN: lambda size: {"img_size": size},
+    VIT: lambda _: {"dynamic_img_size": True},
+}
+GROWTH_SIZES = (224, 448, 896)
+INFERENCE_SCANS = ("ours", "identity", "published")
+TRAINING_SCANS = ("ours", "identity", "sequential", "published")
+TURN = 0.4  # seconds: a few inferences, so that none is measured on the caches that another network leaves
+
+
+def identity_scan(u: Tensor, *_: Any, return_final_state: bool = False, **__: Any) -> Any:
+    """The map as it is, in place of a scan."""
+    return (u, u.new_empty(0)) if return_final_state else u
+
+
+def _in_pytorch(scan: Callable[[kernels.Inputs], Tensor]) -> Callable[..., Any]:
+    """One of the benchmark's PyTorch scans with `selective_scan`'s arguments."""
+
+    def scanned(
+        u: Tensor,
+        dt: LowRank,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        *,
+        order: Tensor,
+        d: Tensor,
+        dt_bias: Tensor,
+        return_final_state: bool = False,
+        **_: Any,
+    ) -> Any:
+        y = scan(kernels.Inputs(u, dt.low, dt.weight, a, b, c, d, dt_bias, order))
+        return (y, u.new_empty(0)) if return_final_state else y
+
+    return scanned
+
+
+SCANS: dict[str, Callable[..., Any]] = {
+    "ours": selective_scan,
+    "identity": identity_scan,
+    "sequential": _in_pytorch(kernels.sequential),
+    "published": _in_pytorch(kernels.sequential_indexed),
+}
+
+
+@contextmanager
+def scanning_with(name: str) -> Iterator[None]:
+    """Run SS2D layers with a scan of `SCANS`."""
+    with mock.patch.object(ss2d, "selective_scan", SCANS[name]):
+        yield
+
+
+def create(name: str, size: int) -> nn.Module:
+    """A timm model without weights that takes images of this size."""
+    return timm.create_model(name, **OPTIONS.get(name, lambda _: {})(size))
+
+
+def _infer(model: nn.Module, images: Tensor, scan: str = "ours") -> None:
+    with torch.inference_mode(), scanning_with(scan):
+        model(images)
+
+
+def _train(model: nn.Module, images: Tensor, scan: str = "ours") -> None:
+    model.zero_grad()
+    with scanning_with(scan):
+        model(images).square().mean().backward()
+
+
+def _images(batch: int, size: int) -> Tensor:
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def inference(name: str, *, size: int = 224, seconds: float = 30.0, compiled: bool = False) -> dict[str, Any]:
+    """Batch 1: our network against its other scans and Swin-T; with `compiled`, also against itself compiled."""
+    images = _images(1, size)
+    model, swin = create(name, size).eval(), create(SWIN, size).eval()
+    runs: dict[str, Callable[[], object]] = {scan: partial(_infer, model, images, scan) for scan in INFERENCE_SCANS}
+    runs["swin"] = partial(_infer, swin, images)
+    if compiled:
+        fast: Any = torch.compile(model, fullgraph=True)
+        _infer(fast, images)
+        runs["compiled"] = partial(_infer, fast, images)
+    times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+    ours = times["ours"]
+    return {
+        "network": name,
+        "pass": f"inference, batch 1, {size}²",
+        "ours ms": ours * 1e3,
+        "ours / identity scan": ours / times["identity"],
+        "ours / Swin-T": ours / times["swin"],
+        "published CPU scan / ours": times["published"] / ours,
+        "sequential / ours": None,
+        "compiled / ours": times["compiled"] / ours if compiled else None,
+        "peak memory / identity scan": None,
+    }
+
+
+def training(name: str, *, batch: int = 4, size: int = 224, seconds: float = 60.0) -> dict[str, Any]:
+    """Forward and backward pass: our network against its other scans and Swin-T, and memory of the passes."""
+    images = _images(batch, size)
+    model, swin = create(name, size), create(SWIN, size)
+    runs: dict[str, Callable[[], object]] = {scan: partial(_train, model, images, scan) for scan in TRAINING_SCANS}
+    runs["swin"] = partial(_train, swin, images)
+    times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+    memory = {scan: training_memory(name, scan, batch=batch, size=size) for scan in ("ours", "identity")}
+    ours = times["ours"]
+    return {
+        "network": name,
+        "pass": f"training step, batch {batch}, {size}²",
+        "ours ms": ours * 1e3,
+        "ours / identity scan": ours / times["identity"],
+        "ours / Swin-T": ours / times["swin"],
+        "published CPU scan / ours": times["published"] / ours,
+        "sequential / ours": times["sequential"] / ours,
+        "compiled / ours": None,
+        "peak memory / identity scan": memory["ours"] / memory["identity"] if memory["ours"] else None,
+    }
+
+
+def training_memory(name: str, scan: str, *, batch: int, size: int) -> float:
+    """Bytes by which a fresh process grows at most during a training step, weights not included; 0 if not known."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_training_growth, name, scan, batch, size, torch.get_num_threads()).result()
+
+
+def _training_growth(name: str, scan: str, batch: int, size: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    model = create(name, size)
+    _train(model, _images(1, 64), scan)  # compiles kernels and allocates gradients
+    return growth(partial(_train, model, _images(batch, size), scan)) or 0.0
+
+
+def cost_of_size(sizes: Sequence[int] = GROWTH_SIZES, *, seconds: float = 20.0) -> list[dict[str, Any]]:
+    """Seconds of an inference at batch 1 of ours, Swin-T, ViT-S and the sequential scan; a network's sizes in turn."""
+    networks = {
+        "VMamba-T": (VMAMBA, "ours"),
+        "VMamba-T, sequential scan": (VMAMBA, "sequential"),
+        "Swin-T": (SWIN, "ours"),
+        "ViT-S": (VIT, "ours"),
+    }
+    rows: list[dict[str, Any]] = [{"size": size} for size in sizes]
+    for title, (name, scan) in networks.items():
+        progress(f"{title} at {', '.join(f'{size}²' for size in sizes)} …")
+        runs = {str(size): partial(_infer, create(name, size).eval(), _images(1, size), scan) for size in sizes}
+        times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+        for row in rows:
+            row[title] = times[str(row["size"])]
+    for row in rows:
+        row["VMamba-T / at first size"] = row["VMamba-T"] / rows[0]["VMamba-T"]
+    return rows
+
+
+def run(*, seconds: float = 30.0) -> list[dict[str, Any]]:
+    """All rows of the table of networks."""
+    rows = []
+    for name in (VMAMBA, VMAMBA_V0):
+        progress(f"{name}, inference …")
+        rows.append(inference(name, seconds=seconds, compiled=name == VMAMBA))
+    progress(f"{VMAMBA}, training …")
+    rows.append(training(VMAMBA, seconds=2 * seconds))
+    return rows
+
+
+def draw_cost(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw time against pixels, both over our network's at the first size, as a PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = new_figure(figsize=(7.0, 5.0))
+    base = rows[0]["VMamba-T"]
+    sides = [row["size"] for row in rows]
+    styles = {"VMamba-T": "#c2410c", "VMamba-T, sequential scan": "#f59e0b", "Swin-T": "#1d4ed8", "ViT-S": "#0f766e"}
+    for name, colour in styles.items():
+        axes.plot(sides, [row[name] / base for row in rows], marker="o", color=colour, label=name)
+    linear = [(side / sides[0]) ** 2 for side in sides]
+    axes.plot(sides, linear, color="#94a3b8", linestyle="--", linewidth=0.8, label="proportional to pixels")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sides, [f"{side}²" for side in sides])
+    axes.grid(color="#e2e8f0", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("image")
+    axes.set_ylabel("time / VMamba-T's at the smallest image")
+    axes.set_title(f"Inference on the CPU, batch 1, {torch.get_num_threads()} threads", loc="left")
+    axes.legend(frameon=False)
+    save(figure, path)
