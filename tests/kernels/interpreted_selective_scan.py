@@ -41,7 +41,10 @@ def _no_steps(height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `groups`: route k scans its own D/K channels; `plain`: no d, bias, initial state or final grad."""
+    """One problem; `groups`: route k scans its own D/K channels; `plain`: no d, bias, initial state or final grad.
+
+    `parts`: of every sequence. `no_pixels`: the kernels get numbers that are no pixels where the definition gets −1.
+    """
 
     order: Callable[[int, int], Tensor]
     size: tuple[int, int] = (3, 3)
@@ -57,6 +60,8 @@ class Case:
     views: bool = False
     wide_offsets: bool = False
     step_scale: float = 1.0
+    no_pixels: bool = False
+    parts: int = 1
 
 
 CASES = {
@@ -82,6 +87,15 @@ CASES = {
     "float16": Case(routes.bidirectional, dtype=torch.float16),
     "real_tile_one_state": Case(_raster, size=(3, 7), batch=1, channels=33, d_state=1, rank=2, real_tile=True),
     "real_tile_many_states": Case(_raster, size=(3, 23), batch=1, channels=4, d_state=5, real_tile=True),
+    "two_parts": Case(routes.ss2d, channels=9, rank=2, parts=2),
+    "three_parts_plain": Case(routes.bidirectional, channels=5, d_state=1, plain=True, parts=3),
+    "parts_of_groups_unmerged": Case(routes.bidirectional, channels=6, groups=True, merge=False, parts=2),
+    "parts_with_padding": Case(_twice_and_never, size=(2, 2), rank=2, parts=2),
+    "parts_of_windows": Case(lambda h, w: routes.window(h, w, 3), size=(3, 6), rank=2, parts=3),
+    "parts_bfloat16": Case(routes.bidirectional, rank=2, dtype=torch.bfloat16, parts=3),
+    "real_tile_parts_one_state": Case(_raster, size=(3, 16), batch=1, channels=33, d_state=1, real_tile=True, parts=3),
+    "real_tile_parts_many_states": Case(_raster, size=(3, 43), batch=1, channels=4, d_state=5, real_tile=True, parts=3),
+    "numbers_of_no_pixels": Case(_twice_and_never, size=(2, 2), rank=2, no_pixels=True),
 }
 
 
@@ -137,15 +151,27 @@ def expected(case: Case) -> dict[str, Tensor]:
     return {n: x.detach() for n, x in zip(RESULTS, (y, state, *grads), strict=True) if x is not None}
 
 
+def _in_parts(count: int, n_steps: int, chunk: int) -> Any:
+    """At most `count` parts of whole chunks."""
+    from visionssm.kernels.selective_scan.gpu_arguments import Parts
+
+    steps = max(1, -(-n_steps // chunk // count)) * chunk
+    return Parts(max(1, -(-n_steps // steps)), steps)
+
+
 def actual(case: Case) -> dict[str, Tensor]:
     """Values and gradients of the Triton kernels."""
     from visionssm.kernels.selective_scan import gpu
 
-    real = gpu.forward_tile, gpu.backward_tile
+    real = gpu.forward_tile, gpu.backward_tile, gpu._parts
+    gpu._parts = lambda u, a, order: _in_parts(case.parts, order.shape[2], gpu.backward_tile(a.shape[2]).steps)
     if not case.real_tile:
         gpu.forward_tile = gpu.backward_tile = lambda d_state: gpu.Tile(*SMALL_TILE, num_warps=1)
     try:
         inputs, order = make_inputs(case)
+        if case.no_pixels:
+            wrong = torch.tensor([4, 2**31 - 1, -2, -(2**31), 1000], dtype=torch.int32).repeat(order.numel())
+            order = torch.where(order < 0, wrong[: order.numel()].view_as(order), order)
         before = inputs[:-1]
         initial = inputs[-1]
         tensors = dict(zip(INPUTS, (*before, order, initial), strict=True))
@@ -154,7 +180,7 @@ def actual(case: Case) -> dict[str, Tensor]:
         grad_final = None if case.plain else grad_state
         grads = gpu.backward(grad_y, grad_final, **tensors, states=saved, merge=case.merge)
     finally:
-        gpu.forward_tile, gpu.backward_tile = real
+        gpu.forward_tile, gpu.backward_tile, gpu._parts = real
     found = zip(RESULTS, (y, state, *grads), strict=True)
     for name, x in zip(RESULTS[2:], inputs, strict=True):
         grad = grads[RESULTS.index(name) - 2]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
@@ -58,6 +60,32 @@ def test_first_stages_compile_without_spills(target: str, shape: tuple[int, int,
         assert report.spill_bytes == 0, (name, report)
         assert report.registers > 0
         assert report.shared_bytes <= 48 * 1024, (name, report)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("d_state", [1, pytest.param(16, marks=pytest.mark.slow)])
+def test_walking_in_parts_compiles_without_spills(d_state: int, target: str) -> None:
+    divided = gpu.launches(pixels=3136, channels=96, d_state=d_state, routes=4, rank=6, multiprocessors=132)
+    assert len(divided) == 6
+    for name, launch in divided.items():
+        report = launch.compile_for(target)
+        assert report.spill_bytes == 0, (name, report)
+
+
+@given(st.integers(0, 5000), st.integers(0, 70000), st.integers(1, 64), st.integers(0, 300))
+def test_parts_cover_the_sequence_once(programs: int, n_steps: int, d_state: int, multiprocessors: int) -> None:
+    parts = gpu.parts_for(programs, n_steps, d_state, multiprocessors)
+    assert parts.steps % gpu.backward_tile(d_state).steps == 0
+    assert parts.count * parts.steps >= n_steps
+    assert parts.count == 1 or (parts.count - 1) * parts.steps < n_steps
+
+
+def test_sequences_are_divided_only_where_they_would_leave_the_gpu_idle() -> None:
+    assert gpu.parts_for(programs=12, n_steps=56 * 56, d_state=1, multiprocessors=132).count > 20
+    assert gpu.parts_for(programs=12, n_steps=256 * 256, d_state=1, multiprocessors=132).count >= 80
+    assert gpu.parts_for(programs=12, n_steps=49, d_state=1, multiprocessors=132).count == 1
+    assert gpu.parts_for(programs=64 * 12, n_steps=56 * 56, d_state=1, multiprocessors=132).count <= 2
+    assert gpu.parts_for(programs=2000, n_steps=56 * 56, d_state=1, multiprocessors=132).count == 1
 
 
 @pytest.mark.slow

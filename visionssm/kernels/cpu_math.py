@@ -272,8 +272,7 @@ def integer(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -
     return builder.sext(value, _word)
 
 
-@intrinsic
-def words(_: Any, address: types.Type, count: types.Type) -> Any:
+def _words(_: Any, address: types.Type, count: types.Type) -> Any:
     """The `count` (a literal) int64 numbers at an address, as a tuple."""
     if not isinstance(count, types.IntegerLiteral):
         return None
@@ -285,6 +284,9 @@ def words(_: Any, address: types.Type, count: types.Type) -> Any:
         return context.make_tuple(builder, result, loaded)
 
     return result(types.intp, count), codegen
+
+
+words: Any = intrinsic(_words)
 
 
 @_emits(types.intp, types.intp)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_order, check_same_device, check_shape
 from visionssm.kernels.selective_scan import op as _op  # noqa: F401  (registers the operator)
@@ -77,9 +78,10 @@ def selective_scan(
     backend = select_backend(u)
     if backend in ("reference", "export"):
         recurrence = exportable_steps if backend == "export" else step_by_step
-        y, state = selective_scan_reference(
-            u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge, recurrence
-        )
+        with without_autocast(u.device.type):  # which would round the product of low-rank steps
+            y, state = selective_scan_reference(
+                u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge, recurrence
+            )
     else:
         tensors = (u, low, weight, a, b, c, d, dt_bias, initial_state)
         save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -1,4 +1,4 @@
-"""Triton backend of the selective scan: allocates, lays out strides, chooses tiles and launches `gpu_kernels`.
+"""Triton backend of the selective scan: allocates, chooses tiles and parts, and launches `gpu_kernels`.
 
 Sums over routes, over channel blocks (b, c, low-rank dt) and over the batch (parameters) are float32 atomics into
 zeroed tensors: the order of additions, hence the last bits, vary from run to run.
@@ -6,28 +6,28 @@ zeroed tensors: the order of additions, hence the last bits, vary from run to ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.selective_scan import gpu_kernels
+from visionssm.kernels.selective_scan.gpu_arguments import (
+    Arguments,
+    Carried,
+    Parts,
+    Tile,
+    kernel_inputs,
+    launch_of,
+    map_strides,
+    sizes,
+    with_unit_stride,
+    zeros,
+)
 
 FEW_STATES = 4
-Arguments = dict[str, Tensor | int | None]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Steps × channels that a program holds at once, and its warps."""
-
-    steps: int
-    channels: int
-    num_warps: int
 
 
 def forward_tile(d_state: int) -> Tile:
@@ -44,6 +44,35 @@ def backward_tile(d_state: int) -> Tile:
     if d_state <= FEW_STATES:
         return Tile(steps=16, channels=32, num_warps=2)
     return Tile(steps=64, channels=16, num_warps=4)
+
+
+WHOLE_CHUNKS = 8  # of the backward pass, the least in a part: what is done twice must stay small beside the rest
+PROGRAMS_A_MULTIPROCESSOR = 8
+
+
+def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -> Parts:
+    """As few parts as give every multiprocessor `PROGRAMS_A_MULTIPROCESSOR` of the `programs` that walk a part.
+
+    Args:
+        programs: those of an undivided launch.
+        n_steps: T.
+        d_state: N, which decides on the chunks.
+        multiprocessors: of the GPU.
+    """
+    chunk = backward_tile(d_state).steps
+    chunks = max(1, triton.cdiv(n_steps, chunk))
+    wanted = triton.cdiv(PROGRAMS_A_MULTIPROCESSOR * multiprocessors, max(1, programs))
+    count = max(1, min(wanted, chunks // WHOLE_CHUNKS))
+    steps = triton.cdiv(chunks, count) * chunk
+    return Parts(max(1, triton.cdiv(n_steps, steps)), steps)
+
+
+def _parts(u: Tensor, a: Tensor, order: Tensor) -> Parts:
+    """`parts_for` a scan on the GPU that holds it; one part where there is none."""
+    n_routes, route_channels, d_state = a.shape
+    multiprocessors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 0
+    blocks = triton.cdiv(route_channels, forward_tile(d_state).channels)
+    return parts_for(u.shape[0] * n_routes * order.shape[1] * blocks, order.shape[2], d_state, multiprocessors)
 
 
 def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[int, ...]:
@@ -71,8 +100,13 @@ def forward(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Map, final state and saved states (empty unless `save_states`); shapes as in `reference.py`."""
+    tensors = (u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    parts = _parts(u, a, order)
+    carried = carried_states(*tensors, parts=parts) if parts.count > 1 else None
+    if carried is not None:
+        carried.run()
     y, final_state, states, launch = forward_launch(
-        u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state, merge=merge, save_states=save_states
+        *tensors, merge=merge, save_states=save_states, parts=parts, carried=carried
     )
     launch.run()
     return y.to(u.dtype), final_state, states
@@ -96,8 +130,13 @@ def backward(
     merge: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, dt, dt_weight, a, b, c, d, dt_bias and initial_state; None where the input is None."""
+    tensors = (u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    parts = _parts(u, a, order)
+    carried = carried_flows(grad_y, grad_final_state, *tensors, parts=parts) if parts.count > 1 else None
+    if carried is not None:
+        carried.run()
     grads, launch = backward_launch(
-        grad_y, grad_final_state, u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state, states, merge=merge
+        grad_y, grad_final_state, *tensors, states, merge=merge, parts=parts, carried=carried
     )
     launch.run()
     inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
@@ -124,28 +163,166 @@ def forward_launch(
     *,
     merge: bool,
     save_states: bool,
+    parts: Parts | None = None,
+    carried: Carried | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, KernelLaunch]:
-    """Float32 results that the launch fills, and the launch; on meta tensors, only to be compiled."""
+    """Float32 results that the launch fills, and the launch; on meta tensors, only to be compiled.
+
+    With several `parts`, `carried` holds the states that enter them (see `carried_states`).
+    """
     batch, pixels, channels = u.shape
     n_routes, route_channels, d_state = a.shape
     y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
     y = u.new_zeros(y_shape, dtype=torch.float32)
-    final_state = u.new_empty((batch, n_routes, order.shape[1], route_channels, d_state), dtype=torch.float32)
+    final_state = carried.leaves if carried else _new_state(u, a, order)
     states = u.new_empty(states_shape(u, a, order) if save_states else (0,), dtype=torch.float32)
-    inputs, strides = _inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    parts = parts or Parts(1, _whole(order, d_state))
     arguments: Arguments = {
         **inputs,
+        "carried": carried.enters if carried else None,
         "y": y,
-        "final_state": final_state,
+        "final_state": None if carried else final_state,
         "states": states if save_states else None,
+        "deltas": None,
         **strides,
-        **_map_strides(y, a),
-        **_sizes(u, order),
+        **map_strides(y, a),
+        **sizes(u, order, parts),
     }
     tile = forward_tile(d_state)
     only_here = {"SAVED_APART": backward_tile(d_state).steps}
-    launch = _launch(gpu_kernels.selective_scan_forward, tile, arguments, only_here, u, dt, dt_weight, a, order)
+    launch = launch_of(gpu_kernels.selective_scan_forward, tile, arguments, only_here, u, dt, dt_weight, a, order)
     return y, final_state, states, launch
+
+
+def carried_states(
+    u: Tensor,
+    dt: Tensor,
+    dt_weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    order: Tensor,
+    initial_state: Tensor | None,
+    *,
+    parts: Parts,
+) -> Carried:
+    """The states that enter the parts of every sequence, and the final states."""
+    del d
+    ends, deltas = _part_tensors(u, a, order, parts)
+    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, None, dt_bias, order, None)
+    arguments: Arguments = {
+        **inputs,
+        "c": None,
+        "carried": None,
+        "y": None,
+        "final_state": None,
+        "states": ends,
+        "deltas": deltas,
+        **strides,
+        **dict.fromkeys(("y_batch", "y_route", "y_pixel"), 0),
+        **sizes(u, order, parts),
+    }
+    tile = forward_tile(a.shape[2])
+    only_here = {"SAVED_APART": backward_tile(a.shape[2]).steps}
+    first = launch_of(gpu_kernels.selective_scan_forward, tile, arguments, only_here, u, dt, dt_weight, a, order)
+    return _carry_over(first, initial_state, ends, deltas, u, a, order, backwards=False)
+
+
+def carried_flows(
+    grad_y: Tensor,
+    grad_final_state: Tensor | None,
+    u: Tensor,
+    dt: Tensor,
+    dt_weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    order: Tensor,
+    initial_state: Tensor | None,
+    *,
+    parts: Parts,
+) -> Carried:
+    """The gradients that flow into the last states of the parts, and those that reach the initial states."""
+    del d, initial_state
+    flows, deltas = _part_tensors(u, a, order, parts)
+    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, None, dt_bias, order, None)
+    grad_y = with_unit_stride(grad_y)
+    needed = ("dt", "dt_weight", "a", "c", "dt_bias", "order")
+    arguments: Arguments = {
+        "grad_y": grad_y,
+        **{name: inputs[name] for name in needed},
+        "flows": flows,
+        "deltas": deltas,
+        **{name: stride for name, stride in strides.items() if name.startswith(("dt_", "c_"))},
+        **map_strides(grad_y, a),
+        **sizes(u, order, parts),
+    }
+    tile = backward_tile(a.shape[2])
+    first = launch_of(gpu_kernels.part_flows, tile, arguments, {}, u, dt, dt_weight, a, order)
+    first = replace(first, constants={k: x for k, x in first.constants.items() if k != "MAP_CHANNELS"})
+    return _carry_over(first, grad_final_state, flows, deltas, u, a, order, backwards=True)
+
+
+def _part_tensors(u: Tensor, a: Tensor, order: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+    """What each part of a sequence does to the state, to be filled: ends (rows, parts, N, Dk) and ΣΔ (rows, parts, Dk).
+
+    A row is a batch element, a route and a sequence.
+    """
+    n_routes, route_channels, d_state = a.shape
+    rows = u.shape[0] * n_routes * order.shape[1]
+    ends = u.new_empty((rows, parts.count, d_state, route_channels), dtype=torch.float32)
+    return ends, ends.new_empty((rows, parts.count, route_channels))
+
+
+def _new_state(u: Tensor, a: Tensor, order: Tensor) -> Tensor:
+    """A state for every sequence, (B, K, S, Dk, N), to be filled."""
+    n_routes, route_channels, d_state = a.shape
+    return u.new_empty((u.shape[0], n_routes, order.shape[1], route_channels, d_state), dtype=torch.float32)
+
+
+def _carry_over(
+    before: KernelLaunch,
+    first: Tensor | None,
+    ends: Tensor,
+    deltas: Tensor,
+    u: Tensor,
+    a: Tensor,
+    order: Tensor,
+    *,
+    backwards: bool,
+) -> Carried:
+    """Compose what the parts do, which the launch `before` finds out; `first` enters the first, or None for zeros."""
+    n_routes, route_channels, d_state = a.shape
+    enters, leaves = torch.empty_like(ends), _new_state(u, a, order)
+    channels = 32
+    blocks = triton.cdiv(route_channels, channels)
+    arguments: Arguments = {
+        "a": before.arguments["a"],
+        "first": None if first is None else first.contiguous(),
+        "ends": ends,
+        "deltas": deltas,
+        "carried": enters,
+        "last": leaves,
+        "n_sequences": order.shape[1],
+        "n_parts": ends.shape[1],
+    }
+    constants = {
+        "K": n_routes,
+        "D": route_channels,
+        "N": d_state,
+        "CHANNELS": channels,
+        "CHANNEL_BLOCKS": blocks,
+        "N_PADDED": triton.next_power_of_2(d_state),
+        "BACKWARDS": backwards,
+    }
+    grid = (ends.shape[0] * blocks,)
+    launch = KernelLaunch(gpu_kernels.carry_over_parts, grid, arguments, constants, num_warps=1)
+    return Carried(enters, leaves, (before, launch))
 
 
 def backward_launch(
@@ -164,129 +341,51 @@ def backward_launch(
     states: Tensor,
     *,
     merge: bool,
+    parts: Parts | None = None,
+    carried: Carried | None = None,
 ) -> tuple[dict[str, Tensor | None], KernelLaunch]:
-    """Float32 gradients that the launch fills, by name in the order of the inputs (a's as (K, N, Dk)); the launch."""
+    """Float32 gradients that the launch fills, by name in the order of the inputs (a's as (K, N, Dk)); the launch.
+
+    With several `parts`, `carried` holds the gradients that flow into their last states (see `carried_flows`).
+    """
     del merge  # grad_y's shape says it
     n_routes, route_channels, d_state = a.shape
-    inputs, strides = _inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
-    grad_y = _with_unit_stride(grad_y)
+    parts = parts or Parts(1, _whole(order, d_state))
+    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    grad_y = with_unit_stride(grad_y)
     grads: dict[str, Tensor | None] = {
-        "grad_u": _zeros(u),
-        "grad_dt": _zeros(dt),
-        "grad_weight": _zeros(dt_weight),
+        "grad_u": zeros(u),
+        "grad_dt": zeros(dt),
+        "grad_weight": zeros(dt_weight),
         "grad_a": a.new_zeros((n_routes, d_state, route_channels), dtype=torch.float32),
-        "grad_b": _zeros(b),
-        "grad_c": _zeros(c),
-        "grad_skip": _zeros(d),
-        "grad_bias": _zeros(dt_bias),
-        "grad_initial": _zeros(initial_state),
+        "grad_b": zeros(b),
+        "grad_c": zeros(c),
+        "grad_skip": zeros(d),
+        "grad_bias": zeros(dt_bias),
+        "grad_initial": None if initial_state is None else carried.leaves if carried else zeros(initial_state),
     }
     arguments: Arguments = {
         "grad_y": grad_y,
         "grad_final_state": None if grad_final_state is None else grad_final_state.contiguous(),
         **inputs,
         "states": states,
+        "carried": carried.enters if carried else None,
         **grads,
+        "grad_initial": None if carried else grads["grad_initial"],
         **strides,
-        **_map_strides(grad_y, a),
-        **_sizes(u, order),
+        **map_strides(grad_y, a),
+        **sizes(u, order, parts),
     }
     tile = backward_tile(d_state)
     only_here = {"RANK_PADDED": triton.next_power_of_2(1 if dt_weight is None else max(dt_weight.shape[1], 1))}
-    launch = _launch(gpu_kernels.selective_scan_backward, tile, arguments, only_here, u, dt, dt_weight, a, order)
+    launch = launch_of(gpu_kernels.selective_scan_backward, tile, arguments, only_here, u, dt, dt_weight, a, order)
     return grads, launch
 
 
-def _zeros(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.new_zeros(x.shape, dtype=torch.float32)
-
-
-def _with_unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _inputs(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-) -> tuple[dict[str, Tensor | None], dict[str, int]]:
-    """Inputs as the kernels read them: maps as they are, if channels are contiguous; parameters small and float32."""
-    maps = {name: _with_unit_stride(x) for name, x in {"u": u, "dt": dt, "b": b, "c": c}.items()}
-    strides = {"u_batch": maps["u"].stride(0), "u_pixel": maps["u"].stride(1)}
-    for name in ("dt", "b", "c"):  # (B, L, K, ·)
-        batch, pixel, route, _ = maps[name].stride()
-        strides |= {f"{name}_batch": batch, f"{name}_route": route, f"{name}_pixel": pixel}
-    inputs: dict[str, Tensor | None] = {
-        "u": maps["u"],
-        "dt": maps["dt"],
-        "dt_weight": None if dt_weight is None else dt_weight.float().contiguous(),
-        "a": a.float().mT.contiguous(),  # (K, N, Dk): channels are neighbours in memory as in the tiles
-        "b": maps["b"],
-        "c": maps["c"],
-        "skip": None if d is None else d.float().contiguous(),
-        "dt_bias": None if dt_bias is None else dt_bias.float().contiguous(),
-        "order": order.to(torch.int32).contiguous(),
-        "initial_state": None if initial_state is None else initial_state.contiguous(),
-    }
-    return inputs, strides
-
-
-def _map_strides(y: Tensor, a: Tensor) -> dict[str, int]:
-    """Strides of y or its gradient between batch elements, routes and pixels.
-
-    In a merged map (B, L, D) the next route's channels are the same ones, or the next group's.
-    """
-    if y.ndim == 4:  # (B, K, L, Dk)
-        batch, route, pixel, _ = y.stride()
-        return {"y_batch": batch, "y_route": route, "y_pixel": pixel}
-    route_channels = a.shape[1]
-    route = 0 if route_channels == y.shape[2] else route_channels
-    return {"y_batch": y.stride(0), "y_route": route, "y_pixel": y.stride(1)}
-
-
-def _sizes(u: Tensor, order: Tensor) -> dict[str, int]:
-    return {"n_pixels": u.shape[1], "n_sequences": order.shape[1], "n_steps": order.shape[2]}
-
-
-def _launch(
-    kernel: Any,
-    tile: Tile,
-    arguments: Arguments,
-    only_here: dict[str, int],
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    order: Tensor,
-) -> KernelLaunch:
-    """One program for every batch element, route, sequence and channel block."""
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    blocks = triton.cdiv(route_channels, tile.channels)
-    # Offsets inside one batch element are int32 if they reach all of every map and of every gradient.
-    strides = (stride for name, stride in arguments.items() if name.endswith("_pixel") and isinstance(stride, int))
-    widest = max(channels, n_routes * max(d_state, dt.shape[-1]), *strides)
-    constants = {
-        "MAP_CHANNELS": channels,
-        "K": n_routes,
-        "D": route_channels,
-        "N": d_state,
-        "RANK": 0 if dt_weight is None else dt_weight.shape[1],
-        "STEPS": tile.steps,
-        "CHANNELS": tile.channels,
-        "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": triton.next_power_of_2(d_state),
-        "OFFSET": tl.int32 if pixels * widest < 2**31 else tl.int64,
-        **only_here,
-    }
-    return KernelLaunch(kernel, (batch * n_routes * order.shape[1] * blocks,), arguments, constants, tile.num_warps)
+def _whole(order: Tensor, d_state: int) -> int:
+    """Steps of a part that holds a whole sequence: whole chunks."""
+    chunk = backward_tile(d_state).steps
+    return max(1, triton.cdiv(order.shape[2], chunk)) * chunk
 
 
 def launches(
@@ -299,14 +398,18 @@ def launches(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     initial_state: bool = False,
+    multiprocessors: int = 0,
 ) -> dict[str, KernelLaunch]:
-    """The forward and backward launch of a training step at a shape, on meta tensors: to be compiled, not run.
+    """The launches of a training step at a shape, on meta tensors: to be compiled, not run.
+
+    They are `forward` and `backward`, and where sequences are walked in parts, those that come before them.
 
     Args:
         pixels, channels, d_state, routes, rank: L, D, N, K and R of `LowRank` step sizes.
         batch: B.
         dtype: of the map, the low-rank steps, b and c; parameters are float32.
         initial_state: whether the scan starts from a given state.
+        multiprocessors: of the GPU, which decide on the parts; 0 for undivided sequences.
     """
 
     def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -319,7 +422,17 @@ def launches(
     order = meta(routes, 1, pixels, dtype=torch.int32)
     state = meta(batch, routes, 1, channels, d_state) if initial_state else None
     tensors = (u, low, weight, a, b, c, d, d, order, state)
-    y, final_state, states, forward = forward_launch(*tensors, merge=True, save_states=True)
-    grad_final = final_state if initial_state else None
-    _, backward = backward_launch(y.to(dtype), grad_final, *tensors, states, merge=True)
-    return {"forward": forward, "backward": backward}
+    programs = batch * routes * triton.cdiv(channels, forward_tile(d_state).channels)
+    parts = parts_for(programs, pixels, d_state, multiprocessors)
+    states_in = carried_states(*tensors, parts=parts) if parts.count > 1 else None
+    y, final_state, states, forward = forward_launch(
+        *tensors, merge=True, save_states=True, parts=parts, carried=states_in
+    )
+    grad_y, grad_final = y.to(dtype), final_state if initial_state else None
+    flows_in = carried_flows(grad_y, grad_final, *tensors, parts=parts) if parts.count > 1 else None
+    _, backward = backward_launch(grad_y, grad_final, *tensors, states, merge=True, parts=parts, carried=flows_in)
+    found = {"forward": forward, "backward": backward}
+    if states_in and flows_in:
+        found |= dict(zip(("part ends", "states carried"), states_in.launches, strict=True))
+        found |= dict(zip(("part flows", "flows carried"), flows_in.launches, strict=True))
+    return found

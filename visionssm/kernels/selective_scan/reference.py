@@ -15,10 +15,10 @@ def step_by_step(h: Tensor, delta: Tensor, drive: Tensor, b: Tensor, c: Tensor, 
     """The recurrence over steps. `drive` is Δu; all but `h` (B, K, S, Dk, N) and `a` are (B, K, S, T, ·)."""
     a = a[:, None]  # (K, 1, Dk, N)
     outputs = []
-    for t in range(delta.shape[3]):
-        decay = torch.exp(delta[:, :, :, t, :, None] * a)
-        h = decay * h + drive[:, :, :, t, :, None] * b[:, :, :, t, None]
-        outputs.append((h * c[:, :, :, t, None]).sum(-1))
+    # Taken apart once: the gradient of indexing step by step is a tensor of all steps, for each of them.
+    for delta_t, drive_t, b_t, c_t in zip(*(x.unbind(3) for x in (delta, drive, b, c)), strict=True):
+        h = torch.exp(delta_t[..., None] * a) * h + drive_t[..., None] * b_t[..., None, :]
+        outputs.append((h * c_t[..., None, :]).sum(-1))
     return (torch.stack(outputs, 3) if outputs else torch.zeros_like(delta)), h
 
 
