@@ -18,7 +18,7 @@ from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._conditional_position import HEAD_RENAMES, ConditionalPositionBackbone
 from visionssm.backbones._keys import rename_keys
 from visionssm.checkpoints import OfficialCfg
-from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.kernels import LowRank, routes, scan_states
 from visionssm.layers import MapConv2d, RouteScan
 from visionssm.layers.ss2d import default_dt_rank
 
@@ -105,16 +105,14 @@ class StructureAwareSSM(RouteScan):
         """State of every pixel and channel after a raster scan, (B, H, W, D), and the output vectors (B, H, W, 1)."""
         batch, height, width, _ = u.shape
         dt, b, c = self.project(u.flatten(1, 2)).split([self.dt_rank, 1, 1], dim=-1)  # (B, L, 1, ·)
-        h = selective_scan(
+        h = scan_states(
             u.flatten(1, 2),
             LowRank(dt, self.dt_projs_weight.transpose(1, 2)),
             -torch.exp(self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32)))[None],
             b,
-            torch.ones_like(c),  # with one state a channel, what this reads is the state
             dt_bias=self.dt_projs_bias,
             order=routes.raster(height, width, device=u.device),
-        )
-        assert isinstance(h, Tensor)
+        )  # (B, 1, L, D, 1)
         return h.view(u.shape), c.view(batch, height, width, 1)
 
 
