@@ -4,53 +4,66 @@ python tools/train.py configs/plstm_arrow_pointing.py
 
 It trains on canvases of 192 pixels. `tools/test.py` with the checkpoint then tells the accuracy on canvases of 384,
 where distances are up to twice as long as any in training (extrapolation), and with
-`--cfg-options test_dataloader.dataset.split=test` that on new canvases of 192. The published models divide canvases of
-full resolution into 12×12 patches; this one divides canvases of half the resolution into 6×6, and has a fortieth of the
-parameters.
+`--cfg-options test_dataloader.dataset.split=test` that on new canvases of 192.
+
+The published task takes five million images to learn. This is an easier one, by three changes that were tried together:
+arrows are larger, so that a canvas of a sixth of the resolution still shows where they point; the background is zero,
+and does not drown the positions; and the same 3,000 images come again every epoch (a small ViT on
+30,000 images with small arrows was still at chance after 4,000 steps). Published models divide canvases of full
+resolution into 12×12 patches; this one divides its own into 8×8, and has 4 % of the parameters.
+
+Measured: 79.4 % on the validation images and 79.7 % on new ones of 192 pixels; on those of 384 it stays at chance
+(48.8 %), where the published model comes to 78 %.
 """
 
-_shrink = 2
-_size = 192 // _shrink
+_data = dict(
+    type="ArrowPointingDataset",
+    shrink=6,
+    arrow_length=(40, 60),
+    arrow_width=(5, 8),
+    mean=(1.0, 1.0, 1.0),
+    std=(0.25, 0.25, 0.25),
+)
 
 model = dict(
     type="ImageClassifier",
     name="plstm_ape",
     num_classes=2,
-    model_kwargs=dict(img_size=_size, embed_dim=48, num_heads=3, depth=2),
+    model_kwargs=dict(img_size=32, patch_size=4, embed_dim=64, num_heads=4, depth=2),
 )
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     drop_last=True,
-    dataset=dict(type="ArrowPointingDataset", split="train", samples=12800, shrink=_shrink),
+    dataset=dict(split="train", samples=3000, **_data),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="default_collate"),
-    dataset=dict(type="ArrowPointingDataset", split="val", samples=1024, shrink=_shrink),
+    dataset=dict(split="val", samples=1024, **_data),
 )
 test_dataloader = dict(
     batch_size=32,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="default_collate"),
-    dataset=dict(type="ArrowPointingDataset", split="test_ext", samples=1024, shrink=_shrink),
+    dataset=dict(split="test_ext", samples=1024, **_data),
 )
 val_evaluator = dict(type="ClassificationMetric")
 test_evaluator = dict(type="ClassificationMetric")
 val_cfg = dict()
 test_cfg = dict()
 
-_epochs = 6
+_epochs = 26
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="DecayConstructor",
-    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [

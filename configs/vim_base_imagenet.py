@@ -2,7 +2,7 @@
 
 torchrun --nproc-per-node=8 tools/train.py configs/vim_base_imagenet.py --launcher pytorch
 
-Unlike the authors', an epoch shows every image once, not a third of them three times (repeated augmentation).
+An epoch shows a third of the images, each in three views of the same step (repeated augmentation).
 The authors published no script for this size: these are the settings of Vim-S.
 """
 
@@ -10,7 +10,11 @@ _base_ = "_base_/imagenet.py"
 
 model = dict(name="vim_base", drop_path_rate=0.05)
 
-train_dataloader = dict(batch_size=64, dataset=dict(transform=dict(color_jitter=0.3)))
+train_dataloader = dict(
+    batch_size=64,
+    sampler=dict(type="RepeatedAugmentationSampler", num_repeats=3),
+    dataset=dict(transform=dict(color_jitter=0.3)),
+)
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(weight_decay=0.05), clip_grad=None)
 auto_scale_lr = dict(base_batch_size=512)
 param_scheduler = [

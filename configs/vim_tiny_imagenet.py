@@ -2,14 +2,17 @@
 
 torchrun --nproc-per-node=8 tools/train.py configs/vim_tiny_imagenet.py --launcher pytorch
 
-Unlike the authors', an epoch shows every image once, not a third of them three times (repeated augmentation).
+An epoch shows a third of the images, each in three views of the same step (repeated augmentation).
 """
 
 _base_ = "_base_/imagenet.py"
 
 model = dict(name="vim_tiny", drop_path_rate=0.0)
 
-train_dataloader = dict(dataset=dict(transform=dict(color_jitter=0.3)))
+train_dataloader = dict(
+    sampler=dict(type="RepeatedAugmentationSampler", num_repeats=3),
+    dataset=dict(transform=dict(color_jitter=0.3)),
+)
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(weight_decay=0.1), clip_grad=None)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),  # from 1e-6

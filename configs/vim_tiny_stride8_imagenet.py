@@ -18,7 +18,10 @@ model = dict(
     ),
 )
 
-train_dataloader = dict(dataset=dict(transform=dict(color_jitter=0.3)))
+train_dataloader = dict(
+    sampler=dict(type="RepeatedAugmentationSampler", num_repeats=3),
+    dataset=dict(transform=dict(color_jitter=0.3)),
+)
 train_cfg = dict(max_epochs=30)
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(lr=1e-5, weight_decay=1e-8), clip_grad=None)
 param_scheduler = []

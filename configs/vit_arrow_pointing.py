@@ -1,6 +1,8 @@
 """A ViT with as many parameters as the pLSTM of plstm_arrow_pointing.py, and its whole recipe: for comparison.
 
 python tools/train.py configs/vit_arrow_pointing.py
+
+Measured: in these 26 epochs it does not leave chance, on images of either size.
 """
 
 _base_ = "./plstm_arrow_pointing.py"
@@ -10,5 +12,5 @@ model = dict(
     type="ImageClassifier",
     name="vit_tiny_patch16_224",
     num_classes=2,
-    model_kwargs=dict(img_size=96, patch_size=16, embed_dim=48, num_heads=3, depth=4, dynamic_img_size=True),
+    model_kwargs=dict(img_size=32, patch_size=4, embed_dim=64, num_heads=4, depth=4, dynamic_img_size=True),
 )

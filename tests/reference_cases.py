@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.kinks import FollowKinks, RecordKinks
 from tests.reference.fill import fill_tensor, make_input, sample_indices, uniform
 
 FOLDER = Path(__file__).parent / "reference"
 # Entries that cases leave as their constructor makes them.
 CONSTRUCTED = {"num_batches_tracked": 0, "state_fusion.alpha": 1.0}
+
+GRADIENT_TOLERANCE = 1e-4
+# Of the recorded gradient norms against float64, the root of the mean square over the parameters of one kind.
+RECORDED_NOISE = 5e-4
+# LayerNorm takes the scale out again but for its eps: of a sum of a million terms nothing is left but the rounding.
+CANCELLING = (r"\.skip_scale$", 1e-3)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,12 @@ class Case:
             state[name] = torch.from_numpy(np.ascontiguousarray(value))
         return state
 
+    @cached_property
+    def kinks(self) -> dict[int, list[list[int]]]:
+        """Decisions at kinks that the recorded run took the other way than float64 (see `tests.kinks`)."""
+        path = FOLDER / f"{self.path.stem}_kinks.json"
+        return {int(k): v for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
+
     def image(self) -> Tensor:
         return torch.from_numpy(make_input(self.seed, tuple(self.data["input"]["shape"])))
 
@@ -90,8 +106,8 @@ def find_cases(family: str) -> list[Case]:
     return [Case(path) for path in sorted((FOLDER / family).glob("*.json"))]
 
 
-def gradient_norm_errors(case: Case, model: torch.nn.Module, filter_fn: Any) -> dict[str, tuple[float, float]]:
-    """(ours, authors') gradient norms a group of parameters, after `model`'s backward pass.
+def gradient_norms(case: Case, model: nn.Module, filter_fn: Any) -> dict[str, tuple[float, float]]:
+    """(ours, recorded) gradient norms a group of parameters, after `model`'s backward pass.
 
     The key map is read off by sending tensors through it that hold the number of their authors' parameter; parameters
     that the map splits or merges form one group, whose norm is the root of the sum of squares. Norms are taken in
@@ -124,3 +140,63 @@ def gradient_norm_errors(case: Case, model: torch.nn.Module, filter_fn: Any) -> 
     for name, i in numbers.items():
         squares[root(i)][1] += case.data["grad_norms"][name] ** 2
     return {names[i - 1]: (actual**0.5, expected**0.5) for i, (actual, expected) in squares.items()}
+
+
+def check_gradients(
+    case: Case,
+    model: nn.Module,
+    filter_fn: Any,
+    *,
+    output: Callable[[nn.Module, Tensor], Tensor] = lambda model, image: model(image),
+) -> None:
+    """Gradient norms in float32 are those recorded, to 1e-4.
+
+    Where they are not, it must be the rounding of float32. Then our model in float64, which tells what is true, must
+    give the recorded norms to within the noise that the recording is known to have; and our float32, where it decides
+    ReLUs and sampling positions that are at a kink to within rounding as float64 does (see `tests.kinks`), must be as
+    near to the truth as the recorded float32: errors of one kind of parameter, over all blocks, are compared by the
+    root of their mean square, since each is one draw of a random number.
+
+    Args:
+        case: with `grad_norms`; names that the model does not have, such as those of another head, must be taken out.
+        model: in float32, with the case's weights.
+        filter_fn: the family's `checkpoint_filter_fn`.
+        output: what the case's cotangent belongs to.
+    """
+
+    def norms(dtype: torch.dtype, mode: Any = None) -> dict[str, tuple[float, float]]:
+        copied = copy.deepcopy(model).to(dtype)
+        with mode or nullcontext():
+            y = output(copied, case.image().to(dtype))
+        (y * case.cotangent(y)).sum().backward()
+        return gradient_norms(case, copied, filter_fn)
+
+    single = norms(torch.float32)
+    assert single
+    if all(_error(ours, recorded) <= GRADIENT_TOLERANCE for ours, recorded in single.values()):
+        return
+    kinks = RecordKinks()
+    double = norms(torch.float64, kinks)
+    single = norms(torch.float32, FollowKinks(kinks.decisions))
+    as_recorded = double
+    if case.kinks:
+        as_recorded = norms(torch.float64, FollowKinks(kinks.switched(case.kinks)))
+    ours = _by_kind({name: _error(single[name][0], truth) for name, (truth, _) in double.items()})
+    recorded = _by_kind({name: _error(value, truth) for name, (truth, value) in as_recorded.items()})
+    for kind, error in ours.items():
+        noise = CANCELLING[1] if re.search(CANCELLING[0], kind) else RECORDED_NOISE
+        assert recorded[kind] <= noise, f"{kind}: the recorded gradients are off by {recorded[kind]:.1e} of float64's"
+        allowed = GRADIENT_TOLERANCE + 2 * recorded[kind]
+        assert error <= allowed, f"{kind}: float32 is off by {error:.1e}, the recorded float32 by {recorded[kind]:.1e}"
+
+
+def _error(actual: float, expected: float) -> float:
+    return abs(actual - expected) / max(expected, 1e-2)
+
+
+def _by_kind(errors: dict[str, float]) -> dict[str, float]:
+    """Root of the mean square over the parameters whose names differ in numbers only."""
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for name, error in errors.items():
+        kinds[re.sub(r"\d+", "N", name)].append(error)
+    return {kind: float(np.sqrt(np.mean(np.square(values)))) for kind, values in kinds.items()}

@@ -32,7 +32,8 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
         reference=options.reference,
         batch=options.batch,
         size=options.size,
-        seconds=options.seconds,
+        seconds=min(options.seconds, 1.0) if options.fast else options.seconds,
+        with_memory=not options.fast,
     )
     if options.png:
         models.scatter(rows, options.png, reference=options.reference)
@@ -88,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole.add_argument("--batch", type=_positive, default=1, help="images at a time (default: 1)")
     whole.add_argument("--size", type=_positive, default=224, help="side of the images (default: 224)")
     whole.add_argument("--seconds", type=float, default=10.0, help="time for each model (default: 10)")
+    whole.add_argument(
+        "--fast",
+        action="store_true",
+        help="a second a model and no memory: for a look at all of them, --models '*'",
+    )
     whole.add_argument("--json", default="work_dirs/benchmark_models.json", help="where to write the figures")
     whole.add_argument("--png", help="also draw GFLOPs against latency")
     whole.set_defaults(run=_models)

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Classify image files: tools/predict.py CHECKPOINT IMAGE_OR_FOLDER… [--top-k 5] [--out predictions.csv]
+"""Classify images, find objects in them or tell their pixels' classes, as the checkpoint was trained for:
 
-CHECKPOINT is one that tools/train.py wrote; for an official or bare checkpoint, name the variant with --model.
+    tools/predict.py CHECKPOINT IMAGE_OR_FOLDER… [--out predictions.csv] [--pictures FOLDER]
+
+CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
 Files that cannot be read are listed on standard error and do not stop the rest.
 
-Exit status: 0 if at least one image was classified, 1 if none could be read, 2 if the arguments or the checkpoint are
+Exit status: 0 if at least one image could be used, 1 if none could be read, 2 if the arguments or the checkpoint are
 unusable.
 """
 
@@ -18,9 +20,9 @@ from pathlib import Path
 import torch
 
 import visionssm  # noqa: F401  registers the models
-from visionssm.prediction import Predictions, find_files, load_classifier, predict_files, write_predictions
+from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
 
-Row = tuple[str, str, str]
+Row = tuple[str, ...]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,12 +31,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders, which are searched to any depth")
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
-    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--top-k", type=int, help="classes that a classifier lists; 5 by default")
+    parser.add_argument("--threshold", type=float, help="least score of an object that is listed; 0.5 by default")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found over every image")
     parsed = parser.parse_args(arguments)
-    if parsed.top_k < 1 or parsed.batch_size < 1:
+    if (parsed.top_k is not None and parsed.top_k < 1) or parsed.batch_size < 1:
         parser.error("--top-k and --batch-size must be at least 1")
     if parsed.out is not None and parsed.out.suffix.lower() not in (".csv", ".json"):
         parser.error(f"--out must end in .csv or .json, got {parsed.out}")
@@ -42,13 +46,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def print_table(predictions: Predictions) -> None:
-    """Print files, classes and scores; drawn by rich on a terminal, where that is installed."""
-    rows: list[Row] = [
-        (str(prediction.path) if rank == 0 else "", name, f"{score:.4f}")
-        for prediction in predictions.read
-        for rank, (name, score) in enumerate(prediction.best)
-    ]
-    header: Row = ("file", "class", "score")
+    """Print files and what was found in them; drawn by rich on a terminal, where that is installed."""
+    rows: list[Row] = []
+    for prediction in predictions.read:
+        found = prediction.result.rows() or [("",) * len(predictions.columns)]
+        for number, row in enumerate(found):
+            values = [f"{x:.4f}" if isinstance(x, float) else str(x) for x in row]
+            rows.append((str(prediction.path) if number == 0 else "", *values))
+    header: Row = ("file", *predictions.columns)
     try:
         from rich.console import Console
         from rich.markup import escape
@@ -59,26 +64,27 @@ def print_table(predictions: Predictions) -> None:
     if not console.is_terminal:  # a pipe or a file: lines that other programs can take apart
         return _print_plain(header, rows)
     table = Table(*header)
-    table.columns[2].justify = "right"
-    for file, name, score in rows:
-        table.add_row(escape(file), escape(name), score)
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
 def _print_plain(header: Row, rows: Sequence[Row]) -> None:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(2)]
-    for file, name, score in (header, *rows):
-        print(f"{file:<{widths[0]}}  {name:<{widths[1]}}  {score:>6}")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        classifier = load_classifier(options.checkpoint, model_name=options.model)
+        predictor = load_predictor(
+            options.checkpoint, model_name=options.model, top_k=options.top_k, threshold=options.threshold
+        )
         files = find_files(options.images)
         predictions = predict_files(
-            classifier, files, top_k=options.top_k, device=options.device, batch_size=options.batch_size
+            predictor, files, device=options.device, batch_size=options.batch_size, pictures=options.pictures
         )
         if options.out is not None:
             write_predictions(predictions, options.out)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT [--out predictions.csv] [--cfg-options KEY=VALUE …]
+"""Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT [--out predictions.csv] [--pictures FOLDER] …
 
-Prints the metrics; for classifiers top-1 and top-5 accuracy in percent.
+Prints the metrics: for classifiers top-1 and top-5 accuracy in percent, for detectors COCO's average precision, for
+segmentation the mean intersection over union, both between 0 and 1.
 
 Exit status: 0 when evaluation ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable.
 """
@@ -24,7 +25,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the prediction of every sample")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write a classifier's prediction of every sample")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with what was found in it")
     parser.add_argument("--work-dir", type=Path, help="for logs; work_dirs/CONFIG by default")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument(
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.config,
             given.checkpoint,
             out=given.out,
+            pictures=given.pictures,
             work_dir=given.work_dir,
             launcher=given.launcher,
             options=given.cfg_options,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import visionssm
 from tests.reference.fill import make_input, sample_indices, uniform
-from tests.reference_cases import FOLDER, Case, gradient_norm_errors
+from tests.reference_cases import FOLDER, Case, gradient_norms
 from visionssm.backbones.convs5 import (
     VARIANTS,
     ConvS5,
@@ -75,7 +75,7 @@ def _difference(case: Case, expected: dict[str, Any], actual: Tensor) -> float:
 
 
 def _gradients_agree(case: ConvS5Case, module: nn.Module) -> None:
-    for name, (ours, theirs) in gradient_norm_errors(case, module, checkpoint_filter_fn).items():
+    for name, (ours, theirs) in gradient_norms(case, module, checkpoint_filter_fn).items():
         # 1e-5: of a bias that a group norm takes out again, both are noise
         assert abs(ours - theirs) <= 1e-4 * theirs + 1e-5, f"{name}: {ours} and {theirs}"
 

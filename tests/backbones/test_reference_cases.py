@@ -10,7 +10,7 @@ import timm
 import torch
 
 import visionssm
-from tests.reference_cases import Case, find_cases, gradient_norm_errors
+from tests.reference_cases import Case, check_gradients, find_cases
 
 # 1e-4, or the float noise of the authors' own code
 TOLERANCE = {
@@ -28,15 +28,6 @@ TOLERANCE = {
 SPECIAL = re.compile(
     "^dcnv4_|_distill_loss|_pose|_seg|_backbone$|^plstm_(op4?|layer|block|vision_block)_|^arrow_pointing$"
 )
-# Noise of the authors' float32 gradients against float64, as measured: sums that cancel; and deformable sampling, whose
-# gradient jumps where a position crosses a pixel: relative changes of 1e-7 of the weights move norms by up to 1 %.
-GRADIENT_NOISE = {
-    "groupmamba_tiny_grad": (r"\.skip_scale$", 2e-3),
-    "hrvmamba_small_grad": (".", 2e-2),
-}
-# A ReLU of the case gets 8e-5 among values of 2.5 whose float noise is 4e-4: in float32 the rounding decides whether it
-# lets the gradient pass, and this one element moves norms by 0.8 %.
-FLOAT64_GRADIENTS = ("hrvmamba", "vssd")
 LARGE = re.compile(
     "small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
 )  # a minute each: with -m slow
@@ -72,16 +63,7 @@ def _check(case: Case, tolerance: float) -> None:
         assert case.relative_error(f"stage{i}", stage) <= tolerance, f"stage {i}"
     if "grad_norms" not in case.data:
         return
-    if case.data["family"] in FLOAT64_GRADIENTS:
-        output = model.double()(image.double())
-    (output * case.cotangent(output)).sum().backward()
-    filter_fn = sys.modules[type(model).__module__].checkpoint_filter_fn
-    errors = gradient_norm_errors(case, model, filter_fn)
-    assert errors
-    for name, (actual, expected) in errors.items():
-        noisy, noise = GRADIENT_NOISE.get(case.path.stem, ("$^", tolerance))
-        allowed = noise if re.search(noisy, name) else tolerance
-        assert actual == pytest.approx(expected, rel=allowed, abs=tolerance * 1e-2), name
+    check_gradients(case, model, sys.modules[type(model).__module__].checkpoint_filter_fn)
 
 
 @pytest.mark.parametrize("family,case", _parameters())

@@ -15,7 +15,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import visionssm
-from tests.reference_cases import Case, find_cases, gradient_norm_errors
+from tests.reference_cases import Case, find_cases, gradient_norms
 from visionssm.backbones import vim
 from visionssm.checkpoints import CheckpointError
 
@@ -65,7 +65,7 @@ def _check(case: Case) -> None:
         assert case.relative_error(f"stage{i}", stage) <= TOLERANCE, description
     if "grad_norms" in case.data:
         (output * case.cotangent(output)).sum().backward()
-        for name, (actual, expected) in gradient_norm_errors(case, model, vim.checkpoint_filter_fn).items():
+        for name, (actual, expected) in gradient_norms(case, model, vim.checkpoint_filter_fn).items():
             assert actual == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE * 1e-2), name
 
 

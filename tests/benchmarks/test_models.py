@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from visionssm.benchmarks import models
+from visionssm.benchmarks.flops import multiply_adds_of
 from visionssm.benchmarks.timing import table, write_json
 
+ROOT = Path(__file__).parents[2]
 PEER = "test_convnext"  # timm's own model for tests: tiny, any size
 
 
@@ -43,6 +46,37 @@ def test_rows_hold_the_model_and_what_it_is_compared_with(tmp_path: Path, monkey
     assert "vmamba_nano_test" in table(rows)
     write_json(tmp_path / "rows.json", rows)
     assert json.loads((tmp_path / "rows.json").read_text())["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_fast_command_writes_a_row_for_every_chosen_model_and_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "peak_memory", lambda *_, **__: pytest.fail("the memory was measured"))
+    monkeypatch.setattr(
+        models, "medians_in_turn", lambda runs, **_: {name: run().numel() for name, run in runs.items()}
+    )
+    out = [f"--{kind}={tmp_path / f'models.{kind}'}" for kind in ("json", "png")]
+    chosen = ["vmamba_nano_test", "vim_nano_test", "hrvmamba_nano_test"]
+    command = ["models", "--fast", "--size=64", "--peers", "--reference", PEER, "--models", *chosen, *out]
+    spec = importlib.util.spec_from_file_location("tools_benchmark", ROOT / "tools/benchmark.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main([*command, f"--threads={torch.get_num_threads()}"]) == 0
+    rows = json.loads((tmp_path / "models.json").read_text())["rows"]
+    assert {row["model"] for row in rows} == {*chosen, PEER}
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in chosen)
+    assert (tmp_path / "models.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_every_registered_variant_can_be_counted_and_made_for_the_usual_size() -> None:
+    for name in models.select(["*"]):
+        multiply_adds, parameters = multiply_adds_of(name, 224)
+        assert multiply_adds > 1e6, name
+        assert parameters > 1e4, name
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can start its high-water mark anew")

@@ -86,6 +86,24 @@ def test_extrapolation_split_has_the_same_objects_on_a_larger_canvas() -> None:
     assert distances[1] > 1.5 * distances[0]
 
 
+def test_other_arrows_leave_the_rest_of_a_sample_as_it_is() -> None:
+    for index in range(20):
+        usual = draw_parameters(42, index, (192, 192))
+        large = draw_parameters(42, index, (192, 192), arrow_length=(40, 60), arrow_width=(5, 8))
+        assert 40 <= large.arrow_length < 60
+        assert 5 <= large.arrow_width < 8
+        same = {"arrow_length": usual.arrow_length, "arrow_width": usual.arrow_width}
+        assert dataclasses.replace(large, **same) == usual
+
+
+def test_background_is_zero_where_the_mean_is_white() -> None:
+    data = ArrowPointingDataset("train", shrink=4, mean=(1.0,) * 3, std=(0.25,) * 3)
+    image = data[0]["inputs"]
+    assert image.median() == image.max() == 0
+    assert image.min() == -4
+    assert data.metainfo["input"]["mean"] == (1.0, 1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
@@ -93,6 +111,9 @@ def test_extrapolation_split_has_the_same_objects_on_a_larger_canvas() -> None:
         ({"split": "train", "samples": 0}, "at least 1"),
         ({"split": "train", "size": 100}, "180"),
         ({"split": "train", "shrink": 5}, "does not divide"),
+        ({"split": "train", "arrow_length": (50, 70)}, "leave the canvas"),
+        ({"split": "train", "arrow_width": (3, 2)}, "must rise"),
+        ({"split": "train", "mean": (1.0,)}, "three numbers"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:

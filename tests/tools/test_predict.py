@@ -8,6 +8,7 @@ import json
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_official_checkpoint_predicts_every_readable_file_of_a_folder(
 def test_scores_are_those_of_the_model_on_the_transformed_image(official: Path, pictures: Path) -> None:
     classifier = load_classifier(official, model_name=NAME)
     path = pictures / "rgba.png"
-    predicted = predict_files(classifier, [path], top_k=2).read[0]
+    predicted = predict_files(replace(classifier, top_k=2), [path]).read[0].result
     with torch.inference_mode():
         expected = classifier.model(classifier.transform(read_image(path))[None]).softmax(-1)[0]
     torch.testing.assert_close(torch.tensor([score for _, score in predicted.best]), expected.topk(2).values)
@@ -153,7 +154,7 @@ def test_result_does_not_depend_on_the_batch_size(official: Path, pictures: Path
     assert [p.path for p in one.read] == [p.path for p in many.read]
     assert [e.path for e in one.unreadable] == [e.path for e in many.unreadable]
     for left, right in zip(one.read, many.read, strict=True):
-        np.testing.assert_allclose([s for _, s in left.best], [s for _, s in right.best], rtol=1e-4)
+        np.testing.assert_allclose([s for _, s in left.result.best], [s for _, s in right.result.best], rtol=1e-4)
 
 
 def test_trained_checkpoint_brings_its_classes_and_input(
@@ -186,7 +187,7 @@ def test_checkpoint_of_the_engine_predicts_as_its_model_does(dark_and_bright: li
     }
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     checkpoints.save_checkpoint({"meta": {"visionssm": about}, "state_dict": weights}, tmp_path / "epoch_1.pth")
-    predicted = predict_files(load_classifier(tmp_path / "epoch_1.pth"), [Path(dark_and_bright[1])]).read[0].best
+    predicted = predict_files(load_classifier(tmp_path / "epoch_1.pth"), [Path(dark_and_bright[1])]).read[0].result.best
     with torch.inference_mode():
         expected = model(torch.ones(1, 3, 32, 32)).softmax(-1)[0]
     names = ["cat", "dog", "owl"]
@@ -263,7 +264,8 @@ def test_converted_checkpoint_gives_the_same_predictions(
     assert "1000 classes" in capsys.readouterr().out
     files = [pictures / "gray.png"]
     before, after = (
-        predict_files(load_classifier(path, model_name=NAME), files).read[0].best for path in (official, converted)
+        predict_files(load_classifier(path, model_name=NAME), files).read[0].result.best
+        for path in (official, converted)
     )
     assert before == after
     overlay = {"file": str(converted)}

@@ -45,6 +45,17 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
+def check_output_format(output_fmt: str, known: Sequence[str] = ("NCHW", "NHWC")) -> None:
+    """Refuse a layout of `forward_intermediates` that the model does not give.
+
+    Raises:
+        ValueError: it is none of the known ones.
+    """
+    if output_fmt not in known:
+        *others, last = known
+        raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose {', '.join(others)} or {last}")
+
+
 class Backbone(nn.Module):
     """What all backbones have in common, of whatever shape."""
 
@@ -138,8 +149,7 @@ class HierarchicalBackbone(Backbone):
         Raises:
             ValueError: `output_fmt` is neither.
         """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose NCHW or NHWC")
+        check_output_format(output_fmt)
         wanted, last_wanted = feature_take_indices(len(self.layers), indices)
         intermediates = []
         x = self.patch_embed(x)

@@ -10,7 +10,7 @@ from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from visionssm.backbones._base import Backbone
+from visionssm.backbones._base import Backbone, check_output_format
 from visionssm.layers import tokens as token_layers
 from visionssm.layers.tokens import PatchEmbedding
 
@@ -144,8 +144,7 @@ class PlainBackbone(Backbone):
         Raises:
             ValueError: `output_fmt` is none of these.
         """
-        if output_fmt not in OUTPUT_FORMATS:
-            raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose one of {', '.join(OUTPUT_FORMATS)}")
+        check_output_format(output_fmt, OUTPUT_FORMATS)
         wanted, last_wanted = feature_take_indices(len(self.layers), indices)
         intermediates = []
         patches = self.patch_embed(x)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from visionssm.backbones._base import (
     HierarchicalBackbone,
     StateDict,
+    check_output_format,
     imagenet_cfg,
     init_linear_,
     register_variants,
@@ -320,8 +321,7 @@ class HRVMamba(HierarchicalBackbone):
         Raises:
             ValueError: `output_fmt` is neither NCHW nor NHWC.
         """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose NCHW or NHWC")
+        check_output_format(output_fmt)
         wanted, _ = feature_take_indices(len(self.feature_info), indices)
         levels = self.forward_levels(x)
         intermediates = [levels[i] if output_fmt == "NCHW" else levels[i].permute(0, 2, 3, 1) for i in wanted]

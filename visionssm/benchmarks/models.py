@@ -106,6 +106,7 @@ def measure(
     size: int = 224,
     seconds: float = 10.0,
     counted: tuple[int, int] | None = None,
+    with_memory: bool = True,
 ) -> dict[str, Any]:
     """One row: a model's figures, and its latency over that of the reference, which was timed in turn with it.
 
@@ -115,10 +116,13 @@ def measure(
         batch, size: images and their side.
         seconds: time for the measurement.
         counted: (multiply-adds, parameters) where they are known already.
+        with_memory: also start a process that measures the memory, which takes longer than all the rest.
     """
     operations, parameters = counted or multiply_adds_of(name, size)
     times = latencies((name, reference), batch=batch, size=size, seconds=seconds)
-    memory = peak_memory(name, batch=batch, size=size, threads=torch.get_num_threads())
+    memory = None
+    if with_memory:
+        memory = peak_memory(name, batch=batch, size=size, threads=torch.get_num_threads())
     return {
         "model": name,
         "kind": "ours" if name in list_models() else "timm",
@@ -141,6 +145,7 @@ def run(
     batch: int = 1,
     size: int = 224,
     seconds: float = 10.0,
+    with_memory: bool = True,
 ) -> list[dict[str, Any]]:
     """Rows of the models, the reference and peers, in the order of their operations.
 
@@ -150,6 +155,7 @@ def run(
         reference: the timm model that every model is timed in turn with.
         batch, size: images and their side.
         seconds: time for the measurement of each model.
+        with_memory: measure the memory too.
 
     Raises:
         ValueError: a pattern matches nothing, or a peer is no model of timm's.
@@ -164,7 +170,14 @@ def run(
     rows = []
     for name in sorted(counts, key=lambda key: counts[key][0]):
         progress(f"{name}, batch {batch}, {size}×{size} …")
-        rows.append(measure(name, reference=reference, batch=batch, size=size, seconds=seconds, counted=counts[name]))
+        setting: dict[str, Any] = {
+            "reference": reference,
+            "batch": batch,
+            "size": size,
+            "seconds": seconds,
+            "with_memory": with_memory,
+        }
+        rows.append(measure(name, counted=counts[name], **setting))
     return rows
 
 

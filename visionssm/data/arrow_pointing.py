@@ -8,6 +8,7 @@ was trained on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +65,25 @@ class Arrow:
     arrow_width: int
 
 
-def draw_parameters(seed: int, index: int, size: tuple[int, int]) -> Arrow:
+def draw_parameters(
+    seed: int,
+    index: int,
+    size: tuple[int, int],
+    *,
+    arrow_length: tuple[int, int] = ARROW_LENGTH,
+    arrow_width: tuple[int, int] = ARROW_WIDTH,
+) -> Arrow:
     """Sample number `index` of a seed on a (width, height) canvas, as the published generator draws it.
 
     The disc is two radii or more away from the arrow, along x and along y. Rays that hit it pass its middle at less
-    than 1 / 1.2 radii, and others at more than 1.2 or on the other side.
+    than 1 / 1.2 radii, and others at more than 1.2 or on the other side. Other lengths and widths of arrows, each from
+    a first number up to a second that is not reached, change nothing else of a sample.
     """
     first = int(np.random.default_rng(seed).integers(2**62))
     generator = np.random.default_rng(first + index)
     label = int(generator.uniform(0, 1) < POSITIVE_SHARE)
-    length = int(generator.uniform(*ARROW_LENGTH))
-    width = int(generator.uniform(*ARROW_WIDTH))
+    length = int(generator.uniform(*arrow_length))
+    width = int(generator.uniform(*arrow_width))
     inner = [side - 2 * PADDING for side in size]
     arrow_x = inner[0] * generator.random()
     arrow_y = inner[0] * generator.random()  # the published generator takes the first side twice
@@ -137,6 +146,8 @@ class ArrowPointingDataset(Dataset):
         seed: other samples than the published ones; None for those.
         size: side of the canvas in pixels, 180 or more; None for the published one.
         shrink: make the drawn image smaller by this whole factor (mean of the pixels), for small models.
+        arrow_length, arrow_width: pixels from a first number up to a second that is not reached; published by default.
+        mean, std: of the normalisation, by channel; published is ImageNet's. A mean of one makes the background zero.
 
     Raises:
         ValueError: no such split, or a value is out of its range.
@@ -150,6 +161,10 @@ class ArrowPointingDataset(Dataset):
         seed: int | None = None,
         size: int | None = None,
         shrink: int = 1,
+        arrow_length: tuple[int, int] = ARROW_LENGTH,
+        arrow_width: tuple[int, int] = ARROW_WIDTH,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}; closest: {closest(split, SPLITS)}")
@@ -167,6 +182,14 @@ class ArrowPointingDataset(Dataset):
             )
         if shrink < 1 or self.size % shrink:
             raise ValueError(f"shrink={shrink} does not divide the size of {self.size} pixels")
+        self.arrow_length, self.arrow_width = arrow_length, arrow_width
+        if not 1 <= self.arrow_length[0] <= self.arrow_length[1] <= 2 * PADDING:
+            raise ValueError(f"arrow_length={arrow_length} must rise, from 1 to {2 * PADDING}: others leave the canvas")
+        if not 1 <= self.arrow_width[0] <= self.arrow_width[1]:
+            raise ValueError(f"arrow_width={arrow_width} must rise, from 1")
+        if not len(mean) == len(std) == 3 or min(std) <= 0:
+            raise ValueError(f"mean={mean} and std={std} must have three numbers each, those of std above 0")
+        self.mean, self.std = tuple(mean), tuple(std)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -176,8 +199,8 @@ class ArrowPointingDataset(Dataset):
             "classes": ["miss", "hit"],
             "input": {
                 "size": (3, side, side),
-                "mean": IMAGENET_DEFAULT_MEAN,
-                "std": IMAGENET_DEFAULT_STD,
+                "mean": self.mean,
+                "std": self.std,
                 "interpolation": "bilinear",
                 "crop_pct": 1.0,
             },
@@ -193,14 +216,14 @@ class ArrowPointingDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.samples:
             raise IndexError(f"index {index} is outside the {self.samples} samples")
-        arrow = draw_parameters(self.seed, index, (self.size, self.size))
-        image = draw(arrow, (self.size, self.size))
+        canvas = (self.size, self.size)
+        arrow = draw_parameters(self.seed, index, canvas, arrow_length=self.arrow_length, arrow_width=self.arrow_width)
+        image = draw(arrow, canvas)
         if self.shrink > 1:
             image = image.reduce(self.shrink)
-        return {"inputs": _normalised(image), "labels": arrow.label, "index": index}
+        return {"inputs": self._normalised(image), "labels": arrow.label, "index": index}
 
-
-def _normalised(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return (pixels - mean) / std
+    def _normalised(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
+        mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
+        return (pixels - mean) / std

@@ -18,7 +18,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 SampleKey = tuple[int, int]
-"""(iteration of the whole run, index in the data set)."""
+"""(iteration of the whole run, index in the data set, a `Repeat` if the step has several views of the sample)."""
+
+
+class Repeat(int):
+    """An index in the data set, and which view of that sample it stands for: each view is augmented differently."""
+
+    view: int
+
+    def __new__(cls, index: int, view: int) -> Repeat:
+        self = super().__new__(cls, index)
+        self.view = view
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # pickling for the loader's workers
+        return int(self), self.view
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -60,8 +74,9 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: SampleKey) -> Any:
         iteration, index = key
-        with isolated_randomness(mixed_seed(self.seed, iteration, index)):
-            return self.dataset[index]
+        view = (index.view,) if isinstance(index, Repeat) else ()
+        with isolated_randomness(mixed_seed(self.seed, iteration, index, *view)):
+            return self.dataset[int(index)]
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

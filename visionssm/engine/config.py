@@ -21,6 +21,7 @@ from mmengine.registry import (
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     VISUALIZERS,
+    DefaultScope,
     Registry,
 )
 from torch.utils.data import DataLoader
@@ -87,9 +88,10 @@ def check_config(cfg: Mapping[str, Any]) -> None:
                 f"unknown key {key!r} at the top level of the config; closest: {closest(key, RUNNER_KEYS)}. "
                 "(Helper variables start with an underscore.)"
             )
-    for where, section, registry in _sections(cfg):
-        _check_section(where, section, registry)
-    _check_train_cfg(cfg.get("train_cfg"))
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):  # where names of mmdet and mmseg are found
+        for where, section, registry in _sections(cfg):
+            _check_section(where, section, registry)
+        _check_train_cfg(cfg.get("train_cfg"))
     for name in _LOADERS:
         loader = cfg.get(name)
         for key in loader if isinstance(loader, Mapping) else ():
@@ -149,11 +151,10 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
     if not isinstance(section, Mapping) or "type" not in section:
         return
     kind = section["type"]
-    target = registry.get(kind) if isinstance(kind, str) else kind
+    target, names = _registered(registry, kind) if isinstance(kind, str) else (kind, set())
     if target is None:
         if "." in str(kind):  # a name in another package's scope
             return
-        names = set(registry.module_dict)
         raise ConfigError(f"{where}.type={kind!r} is not registered; closest: {closest(kind, names)}")
     known = _accepted_keys(target)
     if known is None:
@@ -162,6 +163,12 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
     for key in section:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where} ({_name(kind)}); closest: {closest(key, known)}")
+
+
+def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:
+    """What a name means in the present scope, and all names there."""
+    with registry.switch_scope_and_registry(None) as own:
+        return own.get(name), set(own.module_dict) | set(registry.module_dict)
 
 
 def _accepted_keys(target: Any) -> set[str] | None:

@@ -52,11 +52,20 @@ def prepare(
         )
     cfg = load_config(config, options)
     cfg.launcher = launcher
+    if cfg.get("default_scope") in ("mmdet", "mmseg"):
+        _require_openmmlab(cfg.default_scope)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(config).stem)
     return cfg
+
+
+def _require_openmmlab(scope: str) -> None:
+    """Give mmcv its operators before mmdet or mmseg is imported."""
+    if any(importlib.util.find_spec(name) is None for name in ("mmcv", scope)):
+        raise MissingExtraError(f"{scope} or mmcv is not installed: pip install visionssm[openmmlab]")
+    import visionssm.integrations.openmmlab  # noqa: F401
 
 
 def train(
@@ -106,6 +115,7 @@ def evaluate(
     checkpoint: str | Path,
     *,
     out: str | Path | None = None,
+    pictures: str | Path | None = None,
     work_dir: str | Path | None = None,
     launcher: str = "none",
     options: Mapping[str, Any] | None = None,
@@ -114,6 +124,8 @@ def evaluate(
 
     Args:
         out: CSV file of the predictions of a classifier.
+        pictures: folder that gets a PNG of every image with what was found in it, of metrics that can draw
+            (`DetectionMetric`, `SegmentationMetric`).
     Returns:
         metrics by name.
     """
@@ -133,15 +145,42 @@ def evaluate(
     for key in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
     cfg.resume, cfg.load_from = False, str(checkpoint)
+    backbone = cfg.model.get("backbone")
+    if isinstance(backbone, Mapping) and backbone.get("type") == "VisionSSM":
+        cfg.model.backbone.pretrained = False  # nothing to download: the checkpoint has all weights
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EMAHook"]
     runner = VisionRunner.from_cfg(cfg)
+    if pictures is not None:
+        _keep_everything(runner)
     metrics = runner.test()
+    if pictures is not None and is_main_process():
+        write_pictures(pictures, runner.test_loop)
     if out is not None and is_main_process():
         rows = [row for metric in runner.test_loop.evaluator.metrics for row in getattr(metric, "rows", ())]
         if not rows:
             raise ConfigError("--out writes the predictions of a ClassificationMetric, which the config does not have")
         write_predictions(out, rows, runner.test_dataloader.dataset)
     return metrics
+
+
+def _keep_everything(runner: Any) -> None:
+    """Let metrics that can draw keep all images."""
+    drawing = [metric for metric in runner.test_loop.evaluator.metrics if hasattr(metric, "pictures")]
+    if not drawing:
+        raise ConfigError("--pictures needs a metric that draws, a DetectionMetric or a SegmentationMetric")
+    for metric in drawing:
+        metric.keep = len(runner.test_dataloader.dataset)
+
+
+def write_pictures(folder: str | Path, loop: Any) -> None:
+    """Write what the metrics of a test loop drew, named as the samples are."""
+    from visionssm.engine.hooks.pictures import kept_pictures, write_picture
+
+    sample_name = getattr(loop.dataloader.dataset, "sample_name", str)
+    for index, picture in kept_pictures(loop.evaluator):
+        path = Path(folder) / Path(sample_name(index)).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(picture, path)
 
 
 def write_predictions(path: str | Path, rows: list[dict[str, Any]], dataset: Any) -> None:

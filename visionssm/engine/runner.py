@@ -15,7 +15,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -90,7 +90,9 @@ class VisionRunner(Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """MMEngine's wrapping; models on CPUs get no device numbers."""
+        """MMEngine's wrapping; models on CPUs get no device numbers, and single processes no synchronised norms."""
+        if not self.distributed or not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
         if self.distributed and not torch.cuda.is_available() and model_wrapper_cfg is None:
             unused = bool(self.cfg.get("find_unused_parameters", False))
             return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
@@ -144,9 +146,16 @@ class VisionRunner(Runner):
     def _describe(self) -> dict[str, Any] | None:
         describe = getattr(self._bare_model(), "checkpoint_meta", None)
         if describe is None:
-            return None
+            return self._describe_openmmlab()
         val_set = None if self._val_loop is None else self.val_dataloader.dataset
         return describe(getattr(self.train_dataloader, "dataset", None), val_set)
+
+    def _describe_openmmlab(self) -> dict[str, Any] | None:
+        if self.cfg.get("default_scope") not in ("mmdet", "mmseg"):
+            return None
+        from visionssm.integrations.openmmlab.prediction import checkpoint_meta
+
+        return checkpoint_meta(self.cfg, getattr(self.train_dataloader, "dataset", None))
 
     def _bare_model(self) -> nn.Module:
         return bare_model(self.model)

@@ -4,7 +4,8 @@ from visionssm.kernels.backend import use_backend
 from visionssm.kernels.linear_recurrence import linear_recurrence, linear_recurrence_step
 from visionssm.kernels.plstm2d import plstm2d, plstm2d_four_directions
 from visionssm.kernels.selective_scan import LowRank, selective_scan
-from visionssm.kernels.ssd import non_causal_ssd
+from visionssm.kernels.selective_scan.states import scan_states
+from visionssm.kernels.ssd import non_causal_ssd, ssd
 
 __all__ = [
     "LowRank",
@@ -13,6 +14,8 @@ __all__ = [
     "non_causal_ssd",
     "plstm2d",
     "plstm2d_four_directions",
+    "scan_states",
     "selective_scan",
+    "ssd",
     "use_backend",
 ]

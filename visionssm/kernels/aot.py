@@ -10,7 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class KernelReport:
 
     `registers` are 32-bit vector registers a thread, `spill_bytes` what a thread spills to memory, `shared_bytes` a
     block's. `scalar_spills` (AMD only) are scalar registers that the compiler keeps in lanes of vector registers: they
-    cost moves but no memory traffic.
+    cost moves but no memory traffic. `assembly` is the text that the compiler wrote, PTX or AMD's.
     """
 
     kernel: str
@@ -56,6 +56,7 @@ class KernelReport:
     spill_bytes: int
     scalar_spills: int
     shared_bytes: int
+    assembly: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def compile_for(
     compiled = triton.compile(
         ASTSource(kernel, types, dict(constants), facts), target=gpu, options={"num_warps": num_warps}
     )
-    return KernelReport(kernel.__name__, target, num_warps, *_usage(compiled, gpu), compiled.metadata.shared)
+    text = compiled.asm["amdgcn" if gpu.backend == "hip" else "ptx"]
+    return KernelReport(kernel.__name__, target, num_warps, *_usage(compiled, gpu), compiled.metadata.shared, text)
 
 
 def _type_of(value: Tensor | int | None) -> str:

@@ -104,9 +104,9 @@ class _Float32x16(types.Type):
 
 
 vector = _Float32x16()
-_float = ir.FloatType()
-_lanes = ir.VectorType(_float, LANES)
-_int_lanes = ir.VectorType(ir.IntType(32), LANES)
+ir_float = ir.FloatType()
+ir_lanes = ir.VectorType(ir_float, LANES)
+ir_int_lanes = ir.VectorType(ir.IntType(32), LANES)
 _word = ir.IntType(8 * struct.calcsize("P"))
 _UNALIGNED = 4
 
@@ -114,10 +114,10 @@ _UNALIGNED = 4
 @register_model(_Float32x16)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, frontend_type: Any) -> None:
-        super().__init__(manager, frontend_type, _lanes)
+        super().__init__(manager, frontend_type, ir_lanes)
 
 
-def _emits(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def emits(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function for compiled code of one that emits its instructions: emit(context, builder, *values)."""
 
     def decorate(emit: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,12 +158,12 @@ for _symbol, _instruction in (
 # --- pieces of instructions -------------------------------------------------------------------------------------------
 
 
-def _pointer(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, element: ir.Type) -> ir.Value:
+def ir_pointer(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, element: ir.Type) -> ir.Value:
     base = builder.inttoptr(address, element.as_pointer())
     return builder.gep(base, [index])
 
 
-def _constant(value: float | int, element: ir.Type = _float) -> ir.Value:
+def ir_constant(value: float | int, element: ir.Type = ir_float) -> ir.Value:
     return ir.Constant(ir.VectorType(element, LANES), [value] * LANES)
 
 
@@ -175,13 +175,13 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *values: ir.Value) 
 
 def _multiply_add(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     # fmuladd fuses where the processor can, and never calls the C library's exact fma as llvm.fma would elsewhere.
-    return _call(builder, f"llvm.fmuladd.v{LANES}f32", _lanes, x, y, z)
+    return _call(builder, f"llvm.fmuladd.v{LANES}f32", ir_lanes, x, y, z)
 
 
 def _polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
-    result = _constant(coefficients[-1])
+    result = ir_constant(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
-        result = _multiply_add(builder, result, x, _constant(coefficient))
+        result = _multiply_add(builder, result, x, ir_constant(coefficient))
     return result
 
 
@@ -208,67 +208,69 @@ def _exp2(context: Any, builder: ir.IRBuilder, x: ir.Value, remainder: ir.Value 
     if _has_avx512(context):
         lanes_on, rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
         to_nearest = ir.Constant(ir.IntType(32), 0)
-        fraction = _call(builder, "llvm.x86.avx512.mask.reduce.ps.512", _lanes, x, to_nearest, x, lanes_on, rounding)
+        fraction = _call(builder, "llvm.x86.avx512.mask.reduce.ps.512", ir_lanes, x, to_nearest, x, lanes_on, rounding)
         whole = builder.fsub(x, fraction)
         power = _polynomial(builder, fraction if remainder is None else builder.fadd(fraction, remainder), _EXP2)
-        return _call(builder, "llvm.x86.avx512.mask.scalef.ps.512", _lanes, power, whole, power, lanes_on, rounding)
-    x = _larger(builder, x, _constant(-126.0))
-    x = builder.select(builder.fcmp_unordered("<", x, _constant(127.5)), x, _constant(127.5))
+        return _call(builder, "llvm.x86.avx512.mask.scalef.ps.512", ir_lanes, power, whole, power, lanes_on, rounding)
+    x = _larger(builder, x, ir_constant(-126.0))
+    x = builder.select(builder.fcmp_unordered("<", x, ir_constant(127.5)), x, ir_constant(127.5))
     # Adding 1.5·2^23 rounds to an integer and leaves that integer in the low bits.
-    magic = _constant(12582912.0)
+    magic = ir_constant(12582912.0)
     shifted = builder.fadd(x, magic)
     fraction = builder.fsub(x, builder.fsub(shifted, magic))
     power = _polynomial(builder, fraction if remainder is None else builder.fadd(fraction, remainder), _EXP2)
-    exponent = builder.shl(builder.bitcast(shifted, _int_lanes), _constant(23, ir.IntType(32)))
-    return builder.bitcast(builder.add(builder.bitcast(power, _int_lanes), exponent), _lanes)
+    exponent = builder.shl(builder.bitcast(shifted, ir_int_lanes), ir_constant(23, ir.IntType(32)))
+    return builder.bitcast(builder.add(builder.bitcast(power, ir_int_lanes), exponent), ir_lanes)
 
 
 def _exp_of_minus_magnitude(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """e^−|x|, also accurate where x·log2(e) is too large for float32 to hold its fraction."""
-    sign = _constant(-0x80000000, ir.IntType(32))
-    negative = builder.bitcast(builder.or_(builder.bitcast(x, _int_lanes), sign), _lanes)
-    negative = _larger(builder, negative, _constant(-128.0))  # e^−128 is 0 in float32; keeps −inf out of the remainder
-    product = builder.fmul(negative, _constant(LOG2_E))
-    lost = _multiply_add(builder, negative, _constant(LOG2_E), builder.fneg(product))
-    lost = _multiply_add(builder, negative, _constant(LOG2_E - float(np.float32(LOG2_E))), lost)
+    sign = ir_constant(-0x80000000, ir.IntType(32))
+    negative = builder.bitcast(builder.or_(builder.bitcast(x, ir_int_lanes), sign), ir_lanes)
+    negative = _larger(
+        builder, negative, ir_constant(-128.0)
+    )  # e^−128 is 0 in float32; keeps −inf out of the remainder
+    product = builder.fmul(negative, ir_constant(LOG2_E))
+    lost = _multiply_add(builder, negative, ir_constant(LOG2_E), builder.fneg(product))
+    lost = _multiply_add(builder, negative, ir_constant(LOG2_E - float(np.float32(LOG2_E))), lost)
     return _exp2(context, builder, product, lost)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@_emits(vector, types.intp, types.intp)
+@emits(vector, types.intp, types.intp)
 def load(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
     """Sixteen floats from `index` on."""
-    pointer = builder.bitcast(_pointer(builder, address, index, _float), _lanes.as_pointer())
+    pointer = builder.bitcast(ir_pointer(builder, address, index, ir_float), ir_lanes.as_pointer())
     return builder.load(pointer, align=_UNALIGNED)
 
 
-@_emits(types.void, types.intp, types.intp, vector)
+@emits(types.void, types.intp, types.intp, vector)
 def store(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value) -> ir.Value:
     """Write sixteen floats from `index` on."""
-    pointer = builder.bitcast(_pointer(builder, address, index, _float), _lanes.as_pointer())
+    pointer = builder.bitcast(ir_pointer(builder, address, index, ir_float), ir_lanes.as_pointer())
     builder.store(value, pointer, align=_UNALIGNED)
     return context.get_dummy_value()
 
 
-@_emits(types.float32, types.intp, types.intp)
+@emits(types.float32, types.intp, types.intp)
 def scalar(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
     """One float."""
-    return builder.load(_pointer(builder, address, index, _float), align=_UNALIGNED)
+    return builder.load(ir_pointer(builder, address, index, ir_float), align=_UNALIGNED)
 
 
-@_emits(types.void, types.intp, types.intp, types.float32)
+@emits(types.void, types.intp, types.intp, types.float32)
 def put(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value) -> ir.Value:
     """Write one float."""
-    builder.store(value, _pointer(builder, address, index, _float), align=_UNALIGNED)
+    builder.store(value, ir_pointer(builder, address, index, ir_float), align=_UNALIGNED)
     return context.get_dummy_value()
 
 
-@_emits(types.intp, types.intp, types.intp)
+@emits(types.intp, types.intp, types.intp)
 def integer(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
     """One entry of an int32 array."""
-    value = builder.load(_pointer(builder, address, index, ir.IntType(32)), align=_UNALIGNED)
+    value = builder.load(ir_pointer(builder, address, index, ir.IntType(32)), align=_UNALIGNED)
     return builder.sext(value, _word)
 
 
@@ -289,7 +291,7 @@ def _words(_: Any, address: types.Type, count: types.Type) -> Any:
 words: Any = intrinsic(_words)
 
 
-@_emits(types.intp, types.intp)
+@emits(types.intp, types.intp)
 def take_ticket(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """Next number of an int64 counter that several threads share."""
     pointer = builder.inttoptr(address, _word.as_pointer())
@@ -299,50 +301,50 @@ def take_ticket(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-@_emits(vector, types.float32)
+@emits(vector, types.float32)
 def spread(_: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The same number in every lane."""
-    one = builder.insert_element(ir.Constant(_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, ir.Constant(_lanes, ir.Undefined), ir.Constant(_int_lanes, [0] * LANES))
+    one = builder.insert_element(ir.Constant(ir_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, ir.Constant(ir_lanes, ir.Undefined), ir.Constant(ir_int_lanes, [0] * LANES))
 
 
-@_emits(vector, types.intp, types.intp)
+@emits(vector, types.intp, types.intp)
 def load_spread(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
     """One float of memory in every lane."""
-    value = builder.load(_pointer(builder, address, index, _float), align=_UNALIGNED)
-    one = builder.insert_element(ir.Constant(_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, ir.Constant(_lanes, ir.Undefined), ir.Constant(_int_lanes, [0] * LANES))
+    value = builder.load(ir_pointer(builder, address, index, ir_float), align=_UNALIGNED)
+    one = builder.insert_element(ir.Constant(ir_lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, ir.Constant(ir_lanes, ir.Undefined), ir.Constant(ir_int_lanes, [0] * LANES))
 
 
-@_emits(vector, vector, vector, vector)
+@emits(vector, vector, vector, vector)
 def multiply_add(_: Any, builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """x·y + z."""
     return _multiply_add(builder, x, y, z)
 
 
-@_emits(vector, vector)
+@emits(vector, vector)
 def exp2(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """2^x to 2 units in the last place; results below the normal range may be anything from 0 to 2e-38."""
     return _exp2(context, builder, x)
 
 
-@_emits(vector, vector)
+@emits(vector, vector)
 def softplus(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """log(1 + e^x) = max(x, 0) + log1p(e^−|x|), to 3 units in the last place for either sign."""
     power = _exp_of_minus_magnitude(context, builder, x)
-    positive_part = _larger(builder, x, _constant(0.0))
+    positive_part = _larger(builder, x, ir_constant(0.0))
     return _multiply_add(builder, power, _polynomial(builder, power, _LOG1P), positive_part)
 
 
-@_emits(vector, vector)
+@emits(vector, vector)
 def sigmoid(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """1/(1 + e^−x), the slope of `softplus`, to 3 units in the last place for either sign."""
     power = _exp_of_minus_magnitude(context, builder, x)
-    numerator = builder.select(builder.fcmp_ordered(">", x, _constant(0.0)), _constant(1.0), power)
-    return builder.fdiv(numerator, builder.fadd(power, _constant(1.0)))
+    numerator = builder.select(builder.fcmp_ordered(">", x, ir_constant(0.0)), ir_constant(1.0), power)
+    return builder.fdiv(numerator, builder.fadd(power, ir_constant(1.0)))
 
 
-@_emits(types.float32, vector)
+@emits(types.float32, vector)
 def total(_: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Sum of the lanes, added pairwise."""
     width = LANES

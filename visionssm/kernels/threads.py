@@ -17,7 +17,6 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import torch
 
@@ -84,7 +83,7 @@ if hasattr(os, "register_at_fork"):
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # releases the interpreter lock
 
 
-def run_kernel(kernel: Any, tasks: int, scratch_size: int, arguments: tuple[int, ...]) -> None:
+def run_kernel(kernel: Kernel, tasks: int, scratch_size: int, arguments: tuple[int, ...]) -> None:
     """Run a compiled kernel on as many threads as it has tasks, at most torch.get_num_threads().
 
     Args:
@@ -101,11 +100,6 @@ def run_kernel(kernel: Any, tasks: int, scratch_size: int, arguments: tuple[int,
     n_threads = torch.get_num_threads()
     scratch_size = math.ceil(scratch_size / LANES) * LANES
     scratch = torch.empty(n_threads * scratch_size)
-    if not isinstance(kernel, Kernel):
-        counter = torch.zeros(2, dtype=torch.int64)
-        addresses = counter.data_ptr(), scratch.data_ptr()
-        run(lambda: kernel(*addresses, scratch_size, tasks, *arguments), tasks)
-        return
     words = array("q", (0, scratch.data_ptr(), scratch_size, tasks, *arguments, 0, 0))
     address, length = words.buffer_info()
     words[0] = address + (length - 2) * words.itemsize  # the counter lies behind the arguments

@@ -9,7 +9,7 @@ import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from visionssm.layers.conv import MapConv2d
+from visionssm.layers.conv import MapConv2d, PreciseConv2d
 
 
 def _conv_layer(*, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
@@ -30,7 +30,7 @@ class ResidualConvStem(nn.Module):
         half, wide = dim // 2, 4 * dim
 
         def layer(fan_in: int, out: int, kernel_size: int, stride: int = 1, *, act: bool) -> nn.Sequential:
-            conv = nn.Conv2d(fan_in, out, kernel_size, stride, padding=kernel_size // 2, bias=False, **factory)
+            conv = PreciseConv2d(fan_in, out, kernel_size, stride, padding=kernel_size // 2, bias=False, **factory)
             return _conv_layer(conv=conv, norm=nn.BatchNorm2d(out, **factory), act=nn.ReLU() if act else None)
 
         self.conv1 = layer(in_chans, half, 3, stride=2, act=True)

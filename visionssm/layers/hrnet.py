@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from visionssm.layers.conv import PreciseConv2d
+
 
 def same_conv(in_dim: int, out_dim: int, kernel: int, *, stride: int = 1, groups: int = 1, **factory: Any) -> nn.Conv2d:
     """Convolution without bias that keeps the size, or rounds it up when its stride halves it."""
-    return nn.Conv2d(in_dim, out_dim, kernel, stride, kernel // 2, groups=groups, bias=False, **factory)
+    return PreciseConv2d(in_dim, out_dim, kernel, stride, kernel // 2, groups=groups, bias=False, **factory)
 
 
 def conv_norm_relu(in_dim: int, out_dim: int, stride: int, **factory: Any) -> nn.Sequential:

@@ -4,6 +4,14 @@ from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
 from visionssm.engine.hooks.corrupt import CorruptImageHook
 from visionssm.engine.hooks.figures import FiguresHook
 from visionssm.engine.hooks.frames import PredictedFramesHook
+from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
 
-__all__ = ["CorruptImageHook", "FiguresHook", "PredictedFramesHook", "ProgressHook", "SafeCheckpointHook"]
+__all__ = [
+    "CorruptImageHook",
+    "FiguresHook",
+    "PredictedFramesHook",
+    "PredictionPicturesHook",
+    "ProgressHook",
+    "SafeCheckpointHook",
+]

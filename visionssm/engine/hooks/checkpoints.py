@@ -78,10 +78,13 @@ class SafeCheckpointHook(Hook):
         """Keep the weights with the best metric as best.pth."""
         if self.save_best is None or not hasattr(runner.train_loop, "iter") or runner.iter == 0:
             return
-        if not metrics or self.save_best not in metrics:
+        if not metrics:  # so do mmdet's metrics while a detector finds nothing at all
+            runner.logger.warning("validation gave no metric: best.pth stays as it is")
+            return
+        if self.save_best not in metrics:
             raise ConfigError(
                 f"the checkpoint hook's save_best={self.save_best!r} is not a validation metric; there are "
-                f"{', '.join(sorted(metrics or {})) or 'none'}"
+                f"{', '.join(sorted(metrics))}"
             )
         score = float(metrics[self.save_best])
         best = runner.message_hub.get_info("best_score", -self.sign * math.inf)

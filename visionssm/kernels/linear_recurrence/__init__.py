@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
-from visionssm.kernels.backend import reference_requested
+from visionssm.kernels.backend import reference_requested, select_backend
 from visionssm.kernels.checks import check_same_device
+from visionssm.kernels.linear_recurrence.export import exportable_linear_recurrence
+from visionssm.kernels.linear_recurrence.op import linear_recurrence_op
 from visionssm.kernels.linear_recurrence.reference import linear_recurrence_reference
 from visionssm.kernels.linear_recurrence.scan import linear_recurrence_scan
 
@@ -21,8 +24,9 @@ def linear_recurrence(
 ) -> Tensor:
     """All states of h_t = a_t ⊙ h_{t−1} + b_t along one axis.
 
-    It runs as PyTorch operations on every device: fused steps one after the other where a step is wide, else a scan of
-    logarithmic depth. Gradients cost one recurrence more and keep only `a` and the states; second derivatives work.
+    Compiled kernels run it in float32 and complex64 on CPUs and GPUs. Other dtypes and devices run PyTorch operations:
+    fused steps one after the other where a step is wide, else a scan of logarithmic depth. Gradients cost one
+    recurrence more and keep only `a` and the states; second derivatives work.
 
     Args:
         a: factors, real or complex, broadcastable to b's shape; size 1 along `dim` means the same factors at every
@@ -37,7 +41,8 @@ def linear_recurrence(
         one (with `reverse` the first) is the `initial_state` from which the next part of a sequence goes on.
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, or `dim` is no axis of `b` or an empty one.
+        ValueError: shapes, dtypes or devices disagree, `dim` is no axis of `b` or an empty one, or complex numbers are
+            exported to ONNX, which has none.
     """
     given = {"a": a, "b": b} | ({} if initial_state is None else {"initial_state": initial_state})
     _check_numbers(given)
@@ -52,16 +57,44 @@ def linear_recurrence(
         _check_broadcast("initial_state", initial_state, _without(b, axis), f"b's shape without dim={dim}")
 
     dtype = _state_dtype(given.values())
+    backend = select_backend(b)
+    if backend == "export" and dtype.is_complex:
+        raise ValueError(
+            "complex numbers cannot be exported to ONNX, which has none; write the recurrence with its real and"
+            " imaginary parts, h_re' = a_re h_re − a_im h_im + b_re and h_im' = a_re h_im + a_im h_re + b_im"
+        )
     with without_autocast(b.device.type):
-        # full rank first, so that time can lead; the first axis then is a.shape[axis] = 1 or T
-        a = a.to(dtype).reshape((1,) * (b.ndim - a.ndim) + tuple(a.shape)).movedim(axis, 0)
-        b = b.to(dtype).movedim(axis, 0)
+        a = a.to(dtype).reshape((1,) * (b.ndim - a.ndim) + tuple(a.shape))  # full rank, so that axes have numbers
+        b = b.to(dtype)
+        state = None if initial_state is None else initial_state.to(dtype).expand(_without(b, axis))
+        if backend in ("cpu", "triton") and dtype in (torch.float32, torch.complex64):
+            return _on_compiled_kernels(a, b, state, axis, reverse)
+        a, b = a.movedim(axis, 0), b.movedim(axis, 0)  # the first axis of a then is 1 or T
         if reverse:
             a, b = a.flip(0), b.flip(0)
-        state = None if initial_state is None else initial_state.to(dtype).expand(b.shape[1:])
-        plain = reference_requested() or torch.onnx.is_in_onnx_export()
-        h = (linear_recurrence_reference if plain else linear_recurrence_scan)(a, b, state)
+        if backend == "export":
+            h = exportable_linear_recurrence(a, b, state)
+        elif reference_requested():
+            h = linear_recurrence_reference(a, b, state)
+        else:  # float64 or a device without compiled kernels
+            h = linear_recurrence_scan(a, b, state)
         return (h.flip(0) if reverse else h).movedim(0, axis)
+
+
+def _on_compiled_kernels(a: Tensor, b: Tensor, state: Tensor | None, axis: int, reverse: bool) -> Tensor:
+    """The axes before time as one and those after it as one, O and I. Factors shared along all of either stay one."""
+    before, after = b.shape[:axis], b.shape[axis + 1 :]
+    outer, inner = math.prod(before), math.prod(after)
+    steps = a.shape[axis]
+    of_outer, of_inner = a.shape[:axis], a.shape[axis + 1 :]
+    if any(n != 1 for n in of_outer):
+        of_outer = before
+    if any(n != 1 for n in of_inner):
+        of_inner = after
+    factors = a.expand(*of_outer, steps, *of_inner).reshape(math.prod(of_outer), steps, math.prod(of_inner))
+    start = None if state is None else state.reshape(outer, inner)
+    h = linear_recurrence_op(factors, b.reshape(outer, b.shape[axis], inner), start, reverse)
+    return h.view(b.shape)
 
 
 def linear_recurrence_step(a: Tensor, b: Tensor, state: Tensor | None) -> Tensor:

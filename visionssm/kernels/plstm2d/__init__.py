@@ -11,6 +11,7 @@ from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
 from visionssm.kernels.plstm2d.gates import Gates, propagation_gates
+from visionssm.kernels.plstm2d.pairs import pairs_apply, plstm2d_pairs
 from visionssm.kernels.plstm2d.parallel import plstm2d_parallel
 from visionssm.kernels.plstm2d.reference import BorderStates, plstm2d_reference
 
@@ -42,8 +43,9 @@ def plstm2d(
     and the output is q/√DK · (M_l l + M_u u) + D (q/√DK · k) v: a cell reads its own source only through D
     (Pöppel et al. 2025, pLSTM, arXiv 2506.11997, section 4). x is the row of an image and y its column.
 
-    It runs as PyTorch matrix products of logarithmic depth on every device, and is differentiable through them; there
-    is no kernel of our own. Blocks of n cells take n² numbers.
+    With scalar gates (all inner sizes 1), as in every published model, and a grid of at most `max_block` cells a side,
+    a kernel makes the weights of all pairs of cells and two matrix products do the rest. All else, and float64, runs as
+    PyTorch matrix products of logarithmic depth on every device. Both take n² numbers for a block of n cells.
 
     Args:
         q: (B, X, Y, DK, JQ) queries, any float dtype; fold heads into B.
@@ -72,6 +74,8 @@ def plstm2d(
             out, final = plstm2d_reference(q, k, v, gates, direct, initial_state)
         else:
             one = Gates(*(None if x is None else x.unsqueeze(1) for x in gates))  # type: ignore[arg-type]
+            if initial_state is None and not return_final_state and pairs_apply(q, k, v, one, max_block):
+                return plstm2d_pairs(q, k, v, one, direct)
             out, final = plstm2d_parallel(
                 q,
                 k,
@@ -113,6 +117,8 @@ def plstm2d_four_directions(
         q, k, v, gates, direct, _ = _in_one_precision(q, k, v, gates, direct, None)
         if reference_requested():
             return _four_references(q, k, v, gates, direct)
+        if pairs_apply(q, k, v, gates, max_block):
+            return plstm2d_pairs(q, k, v, gates, direct)
         return plstm2d_parallel(q, k, v, gates, direct, max_block=max_block)[0]
 
 

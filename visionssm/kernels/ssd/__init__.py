@@ -3,62 +3,112 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
-from visionssm.kernels.backend import reference_requested
+from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
-from visionssm.kernels.ssd.reference import non_causal_ssd_reference
+from visionssm.kernels.ssd import op as _op  # noqa: F401  (registers the operator)
+from visionssm.kernels.ssd.export import ssd_in_chunks
+from visionssm.kernels.ssd.non_causal import non_causal_ssd
+from visionssm.kernels.ssd.reference import ssd_reference
 
-__all__ = ["non_causal_ssd"]
+__all__ = ["non_causal_ssd", "ssd"]
+
+CHUNK_SIZES = (16, 32, 64, 128)
+MAX_STATE = 256
 
 
-def non_causal_ssd(x: Tensor, m: Tensor, b: Tensor, c: Tensor, *, d: Tensor | None = None) -> Tensor:
-    """Non-causal state-space duality: every pixel reads one state to which all pixels contribute.
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    *,
+    d: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    softplus: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    chunk_size: int = 64,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal state-space duality (Mamba-2's operator): a state-space model with one decay a head and step.
 
-    S = Σ_l b_l (m_l x_l)ᵀ,   y_l = c_lᵀ S + d x_l   for every head; b and c are shared by the heads
-    (Shi et al. 2024, VSSD, arXiv 2407.18559, section 3.2).
-
-    These are two matrix products, which PyTorch runs at full speed on every device and differentiates, so there is no
-    kernel of our own.
+    h_t = exp(Δ_t a)·h_{t−1} + Δ_t x_t b_tᵀ,   y_t = h_t c_t + d x_t   for every head
+    (Dao & Gu 2024, arXiv 2405.21060, sections 5 and 6).
 
     Args:
-        x: (B, L, heads, P) map of P channels a head, any float dtype; the order of the pixels does not matter.
-        m: (B, L, heads) weight of every pixel's contribution.
-        b, c: (B, L, N) input and output vectors.
-        d: (heads,) skip, or None.
+        x: (B, L, H, P) sequence of H heads with P channels each, any float dtype.
+        dt: (B, L, H) step sizes, before bias and softplus.
+        a: (H,) state matrix, one number a head, negative for a stable state.
+        b, c: (B, L, G, N) input and output vectors; G divides H, and neighbouring H/G heads share them. N up to 256.
+        d: (H,) skip, or None.
+        dt_bias: (H,) added to dt, or None.
+        softplus: whether Δ = softplus(dt + dt_bias), or Δ = dt + dt_bias.
+        initial_state: (B, H, P, N) state before the first step, or None for zeros.
+        return_final_state: also return the state after the last step.
+        chunk_size: 16, 32, 64 or 128 steps between the states that the backward pass starts from, and at most as many
+            are one matrix product on a GPU; it decides on memory and speed and not on the result.
 
     Returns:
-        (B, L, heads, P) in float32 (float64 for float64 maps), also under autocast: the sum over all pixels is not
-        normalised, so that with large maps it is beyond float16's range until the caller normalises it.
+        (B, L, H, P) in x's dtype; the state is kept in float32 (float64 for float64 sequences), whatever the dtype of
+        the inputs, also under autocast. With `return_final_state`, a pair with the state (B, H, P, N).
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree.
+        ValueError: shapes, dtypes or devices disagree, or `chunk_size` is none of these.
     """
-    _check_inputs(x, m, b, c, d)
+    _check_inputs(x, dt, a, b, c, d, dt_bias, initial_state, chunk_size)
+    backend = select_backend(x)
     with without_autocast(x.device.type):
-        if reference_requested():
-            return non_causal_ssd_reference(x, m, b, c, d)
-        return _two_products(x, m, b, c, d)
+        dt = dt.to(torch.promote_types(x.dtype, torch.float32))
+        if dt_bias is not None:
+            dt = dt + dt_bias
+        if softplus:
+            dt = F.softplus(dt)
+        if backend == "reference":
+            y, state = ssd_reference(x, dt, a, b, c, d, initial_state)
+        elif backend == "export":
+            y, state = ssd_in_chunks(x, dt, a, b, c, d, initial_state, chunk_size)
+        else:
+            tensors = (x, dt, a, b, c, d, initial_state)
+            save_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+            y, state, _ = torch.ops.visionssm.ssd(*tensors, chunk_size, save_states)
+    return (y, state) if return_final_state else y
 
 
-def _two_products(x: Tensor, m: Tensor, b: Tensor, c: Tensor, d: Tensor | None) -> Tensor:
-    compute = torch.promote_types(x.dtype, torch.float32)
-    x, m, b, c = (tensor.to(compute) for tensor in (x, m, b, c))
-    weighted = (x * m[..., None]).flatten(2)  # (B, L, heads·P)
-    state = b.transpose(1, 2) @ weighted  # (B, N, heads·P)
-    y = (c @ state).view(x.shape)
-    return y if d is None else torch.addcmul(y, x, d.to(compute)[:, None])
-
-
-def _check_inputs(x: Tensor, m: Tensor, b: Tensor, c: Tensor, d: Tensor | None) -> None:
-    given = {"x": x, "m": m, "b": b, "c": c} | ({} if d is None else {"d": d})
-    check_floating(given)
-    check_same_device(given)
-    check_shape("x", x, ("B", "L", "heads", "P"))
-    check_shape("b", b, ("B", "L", "N"), {"B": x.shape[0], "L": x.shape[1]})
-    sizes = {"B": x.shape[0], "L": x.shape[1], "heads": x.shape[2], "N": b.shape[2]}
-    check_shape("m", m, ("B", "L", "heads"), sizes)
-    check_shape("c", c, ("B", "L", "N"), sizes)
-    if d is not None:
-        check_shape("d", d, ("heads",), sizes)
+def _check_inputs(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    chunk_size: int,
+) -> None:
+    names = ("x", "dt", "a", "b", "c", "d", "dt_bias", "initial_state")
+    given = dict(zip(names, (x, dt, a, b, c, d, dt_bias, initial_state), strict=True))
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    check_floating(tensors)
+    check_same_device(tensors)
+    check_shape("x", x, ("B", "L", "H", "P"))
+    sizes = {"B": x.shape[0], "L": x.shape[1], "H": x.shape[2], "P": x.shape[3]}
+    check_shape("b", b, ("B", "L", "G", "N"), sizes)
+    heads, groups, d_state = x.shape[2], *b.shape[2:]
+    if groups < 1 or heads % groups:
+        raise ValueError(f"b has G={groups} groups and x has H={heads} heads; give a number of groups that divides H")
+    if not 1 <= d_state <= MAX_STATE:
+        raise ValueError(f"b has a state of N={d_state}; ssd takes 1 to {MAX_STATE}")
+    sizes |= {"G": groups, "N": d_state}
+    check_shape("c", c, ("B", "L", "G", "N"), sizes)
+    check_shape("dt", dt, ("B", "L", "H"), sizes)
+    for name in ("a", "d", "dt_bias"):
+        if name in tensors:
+            check_shape(name, tensors[name], ("H",), sizes)
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, ("B", "H", "P", "N"), sizes)
+    if chunk_size not in CHUNK_SIZES:
+        raise ValueError(f"chunk_size={chunk_size} is none of {', '.join(map(str, CHUNK_SIZES))}")

@@ -1,0 +1,78 @@
+"""mmseg's UPerNet on a small VMamba, on rendered shapes: no download, two CPU cores.
+
+python tools/train.py configs/shapes_segmentation_mmseg.py
+
+`configs/shapes_segmentation_deeplab.py` is the same task with torchvision's head, without mmseg. The set is made in
+data/shapes, or in the folder named by SHAPES_ROOT. The work folder gets drawn predictions of held-out images.
+"""
+
+_base_ = "_base_/upernet_160k_ade20k_512.py"
+
+_root = "{{$SHAPES_ROOT:data/shapes}}"
+_spec = dict(size=64, train=1000, val=100)
+_size = (64, 64)
+_classes = 5
+_norm = dict(type="BN", requires_grad=True)
+
+custom_imports = dict(imports=["visionssm.integrations.openmmlab.shapes"])
+
+model = dict(
+    data_preprocessor=dict(size=_size),
+    backbone=dict(name="vmamba_nano_test", pretrained=False),
+    decode_head=dict(in_channels=[24, 48, 96, 192], channels=48, num_classes=_classes, norm_cfg=_norm),
+    auxiliary_head=dict(in_channels=96, channels=32, num_classes=_classes, norm_cfg=_norm),
+)
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler"),
+    dataset=dict(
+        _delete_=True,
+        type="ShapesSegDataset",
+        split="train",
+        data_root=_root,
+        spec=_spec,
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations"),
+            dict(type="RandomFlip", prob=[0.25, 0.25], direction=["horizontal", "vertical"]),
+            dict(type="PackSegInputs"),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=10,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        _delete_=True,
+        type="ShapesSegDataset",
+        split="val",
+        data_root=_root,
+        spec=_spec,
+        test_mode=True,
+        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
+    ),
+)
+test_dataloader = test_evaluator = test_cfg = None  # tools/test.py takes the validation images
+
+_epochs = 12
+train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=_epochs, val_interval=2)
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=1, end=_epochs, convert_to_iter_based=True),
+]
+
+default_hooks = dict(
+    logger=dict(interval=25, log_metric_by_epoch=True),
+    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2, save_best="mIoU"),
+    visualization=dict(type="SegVisualizationHook", draw=True, interval=50),
+)
+custom_hooks = [dict(type="ProgressHook"), dict(type="FiguresHook", metrics=("mIoU", "mAcc"))]
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+log_processor = dict(by_epoch=True)
+env_cfg = dict(cpu_threads=1)

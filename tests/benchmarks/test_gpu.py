@@ -1,0 +1,88 @@
+"""The GPU benchmark where there is no GPU: what it compares computes the same, rows are whole, errors are clear."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionssm.benchmarks import gpu
+from visionssm.benchmarks.kernels import Inputs, Shape, ours
+
+ROOT = Path(__file__).parents[2]
+TINY = Shape("tiny", height=2, width=3, channels=4, d_state=2, dt_rank=2, n_routes=4, batch=2)
+
+
+def test_published_layout_computes_what_we_compute() -> None:
+    x = Inputs.random(TINY)
+    actual = gpu.around_published_kernel(x, gpu.plain_channels_first_scan)
+    torch.testing.assert_close(actual, ours(x), rtol=1e-4, atol=1e-5)
+
+
+def test_maps_take_the_dtype_and_parameters_stay_float32() -> None:
+    x = gpu.inputs_on(TINY, "cpu", torch.bfloat16)
+    assert {t.dtype for t in (x.u, x.low, x.b, x.c)} == {torch.bfloat16}
+    assert {t.dtype for t in (x.weight, x.a, x.d, x.bias)} == {torch.float32}
+    assert x.order.dtype == torch.int32
+
+
+def test_candidate_that_runs_out_of_memory_has_no_figure() -> None:
+    def too_large(x: Inputs) -> torch.Tensor:
+        raise torch.OutOfMemoryError("too large")
+
+    def timer(function: object) -> float:
+        return float(function() is not None)  # type: ignore[operator]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "triton_scan", ours)
+        scans = {"ours": ours, "large": too_large}
+        row = gpu.measure(TINY, dtype=torch.float32, backward=False, device="cpu", timer=timer, scans=scans)
+    assert row["large / ours"] is None
+    assert row["ours ms"] == 1.0
+
+
+CHILD = """
+import json
+from visionssm.benchmarks import gpu
+from visionssm.benchmarks.kernels import Shape
+
+calls = []
+
+def timer(function):
+    function()
+    calls.append(1)
+    return float(len(calls))
+
+shape = Shape("tiny", height=2, width=3, channels=4, d_state=2, dt_rank=2, n_routes=4)
+rows = gpu.run(shapes=[shape], batches=[2], dtypes=["float32", "bfloat16"], device="cpu", timer=timer)
+print(json.dumps(rows))
+"""
+
+
+def test_dry_run_in_the_interpreter_gives_a_row_for_every_dtype_and_pass() -> None:
+    pytest.importorskip("triton", reason="Triton is only published for Linux")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", CHILD], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    passes = ("forward", "forward + backward")
+    assert [(r["dtype"], r["pass"]) for r in rows] == [(t, p) for t in ("float32", "bfloat16") for p in passes]
+    assert {r["batch"] for r in rows} == {2}
+    for row in rows:
+        assert row["definition / ours"] > 1  # the fake timer counts up, and the definition comes after ours
+        assert row["difference to definition"] < (1e-5 if row["dtype"] == "float32" else 1e-2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so there is no error")
+def test_without_a_gpu_the_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status = runpy.run_path(str(ROOT / "tools" / "benchmark.py"))["main"](["gpu"])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.strip().splitlines() == [error.strip()]
+    assert "no CUDA or ROCm GPU" in error

@@ -1,0 +1,171 @@
+"""Configs of detection and segmentation: they pass the check, build, have the published size, and train a step."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from torch import nn
+
+pytest.importorskip("mmcv", reason="needs the openmmlab extra")
+
+import visionssm.engine.registration  # noqa: F401
+from tests.integrations.openmmlab_inputs import detection_batch, segmentation_batch
+from visionssm.engine.config import check_config, check_data, load_config
+from visionssm.engine.errors import ConfigError, DatasetError, MissingExtraError
+from visionssm.engine.launch import prepare
+
+FOLDER = Path(__file__).parents[2] / "configs"
+ALL = sorted([*(FOLDER / "detection").glob("*.py"), *(FOLDER / "segmentation").glob("*.py")])
+MODELS = [path for path in ALL if "_3x_" not in path.name]
+TOO_BIG_TO_TRAIN_HERE = ("_base_", "_small_")
+
+# Parameters of the whole model in millions, rounded or cut off, as the authors publish them in the tables of their
+# papers and READMEs (VMamba, MSVMamba, Spatial-Mamba, VSSD, HRVMamba). The other authors publish none.
+PUBLISHED = {
+    "mask_rcnn_vmamba_tiny": 50,
+    "mask_rcnn_msvmamba_micro": 32,
+    "mask_rcnn_msvmamba_tiny": 53,
+    "mask_rcnn_msvmamba_v3_tiny": 52,
+    "mask_rcnn_msvmamba_v3_small": 70,
+    "mask_rcnn_spatialmamba_tiny": 46,
+    "mask_rcnn_spatialmamba_small": 63,
+    "mask_rcnn_spatialmamba_base": 115,
+    "mask_rcnn_vssd_micro": 33,
+    "mask_rcnn_vssd_tiny": 44,
+    "mask_rcnn_vssd_small": 59,
+    "upernet_vmamba_tiny": 62,
+    "upernet_msvmamba_micro": 42,
+    "upernet_msvmamba_tiny": 65,
+    "upernet_msvmamba_v3_tiny": 63,
+    "upernet_spatialmamba_tiny": 57,
+    "upernet_spatialmamba_small": 73,
+    "upernet_spatialmamba_base": 127,
+    "upernet_vssd_micro": 42,
+    "upernet_vssd_tiny": 53,
+    "upernet_hrvmamba_base": 99,
+}
+
+# Published without UPerNet's auxiliary head, which serves training only.
+WITHOUT_AUXILIARY_HEAD = ("upernet_msvmamba_v3_tiny", "upernet_vssd_tiny", "upernet_hrvmamba_base")
+
+
+@pytest.fixture(autouse=True)
+def same_scope_afterwards() -> Iterator[None]:
+    """Other tests find MMEngine's default scope as it was."""
+    before = dict(DefaultScope._instance_dict)
+    torch.manual_seed(0)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+def _config(path: Path) -> Config:
+    cfg = load_config(path)
+    cfg.model.backbone.pretrained = False
+    return cfg
+
+
+def _build(cfg: Config) -> nn.Module:
+    importlib.import_module(f"{cfg.default_scope}.utils").register_all_modules(init_default_scope=True)
+    return importlib.import_module(f"{cfg.default_scope}.registry").MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_config_has_no_unknown_key(path: Path) -> None:
+    check_config(load_config(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_model_has_the_published_size(path: Path) -> None:
+    cfg = _config(path)
+    with torch.device("meta"):
+        model = _build(cfg)
+    name = path.stem.split("_fpn_")[0].split("_160k_")[0]
+    skipped = "auxiliary_head" if name in WITHOUT_AUXILIARY_HEAD else "no such part"
+    count = sum(p.numel() for part, p in model.named_parameters() if not part.startswith(skipped)) / 1e6
+    if name in PUBLISHED:
+        assert PUBLISHED[name] in (math.floor(count), round(count)), f"{count:.2f} million parameters"
+    told = cfg.model.neck.in_channels if "neck" in cfg.model else cfg.model.decode_head.in_channels
+    assert tuple(told) == model.backbone.channels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [p for p in MODELS if not any(x in p.stem for x in TOO_BIG_TO_TRAIN_HERE)], ids=lambda path: path.stem
+)
+def test_a_step_of_the_recipe_changes_the_backbone(path: Path) -> None:
+    cfg = _config(path)
+    cfg.model.backbone.drop_path_rate = 0.0  # of two images both may pass a block by, which then learns nothing
+    if "rpn_proposal" in cfg.model.train_cfg:
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 20
+        batch = detection_batch()
+    else:
+        cfg.model.data_preprocessor.size = (64, 64)
+        batch = segmentation_batch(classes=150)
+    model = revert_sync_batchnorm(_build(cfg)).train()
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+    losses = model.train_step(batch, optim_wrapper=optimizer)
+    assert torch.isfinite(losses["loss"])
+    unchanged = [name for name, p in model.backbone.named_parameters() if torch.equal(p, before[name])]
+    assert not unchanged
+
+
+def test_names_with_norm_are_not_decayed() -> None:
+    cfg = _config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    with torch.device("meta"):
+        model = _build(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {decay[id(p)] for name, p in model.named_parameters() if "norm" in name} == {0.0}
+    assert {decay[id(p)] for name, p in model.named_parameters() if "norm" not in name} == {0.05}
+
+
+def test_longer_schedule_differs_in_length_and_images_alone() -> None:
+    short, long = (
+        load_config(FOLDER / "detection" / f"mask_rcnn_vmamba_tiny_fpn_{schedule}_coco.py") for schedule in ("1x", "3x")
+    )
+    assert (short.train_cfg.max_epochs, long.train_cfg.max_epochs) == (12, 36)
+    assert long.param_scheduler[1].milestones == [27, 33]
+    assert short.model == long.model
+    assert short.optim_wrapper == long.optim_wrapper
+    assert short.val_dataloader == long.val_dataloader
+    crop = long.train_dataloader.dataset.pipeline[3].transforms[1]
+    assert [step.type for step in crop] == ["RandomChoiceResize", "RandomCrop", "RandomChoiceResize"]
+    assert crop[2].scales[0] == (480, 1333)
+    assert crop[2].scales[-1] == (800, 1333)
+
+
+def test_mistakes_in_sections_of_mmdet_are_named() -> None:
+    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg.model.rpn_heads = cfg.model.pop("rpn_head")
+    with pytest.raises(ConfigError, match=r"'rpn_heads' in model \(MaskRCNN\); closest: 'rpn_head'"):
+        check_config(cfg)
+    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg.model.type = "MaskRCN"
+    with pytest.raises(ConfigError, match=r"not registered; closest: 'MaskRCNN'"):
+        check_config(cfg)
+
+
+def test_missing_data_are_told_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "nowhere"))
+    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    with pytest.raises(DatasetError, match=r"nowhere.*CocoDataset"):
+        check_data(cfg)
+
+
+def test_missing_mmdet_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmdet" else found(name))
+    with pytest.raises(MissingExtraError, match=r"mmdet .*pip install visionssm\[openmmlab\]"):
+        prepare(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")

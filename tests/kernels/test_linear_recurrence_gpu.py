@@ -1,0 +1,54 @@
+"""The Triton linear recurrence without a GPU: numerics in Triton's interpreter, code compiled for every target."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is only published for Linux")
+
+from tests.kernels.interpreted_linear_recurrence import CASES
+from visionssm.kernels.aot import TARGETS
+from visionssm.kernels.linear_recurrence import gpu
+
+ROOT = Path(__file__).parents[2]
+
+TOLERANCE = 1e-5  # rounding of float32 in second derivatives over up to 40 steps
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, float]:
+    """Errors of every case, from one process in which Triton interprets kernels."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.kernels.interpreted_linear_recurrence"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_states_and_both_derivatives_equal_the_float64_definition(case: str, interpreted: dict[str, float]) -> None:
+    assert interpreted[case] <= TOLERANCE
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=["float32", "complex64"])
+def test_a_training_step_compiles_without_spills(target: str, dtype: torch.dtype) -> None:
+    for varying in (False, True):
+        shape = {"steps": 300, "inner": 16 * 16 * 128, "outer": 8, "dtype": dtype, "varying": varying}
+        for name, launch in gpu.launches(**shape, initial_state=True).items():  # type: ignore[arg-type]
+            report = launch.compile_for(target)
+            assert report.spill_bytes == 0, (name, report)
+            assert report.registers > 0
+            assert report.shared_bytes <= 48 * 1024, (name, report)
+
+
+def test_a_program_is_launched_for_every_block_of_columns() -> None:
+    launch = gpu.launches(steps=3, inner=gpu.COLUMNS + 1, outer=5)["forward"]
+    assert launch.grid == (10,)

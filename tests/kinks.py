@@ -1,0 +1,103 @@
+"""Decisions that a network makes by comparing numbers, recorded in one run and followed in another.
+
+A ReLU lets the gradient of an element pass or not; bilinear sampling takes the slope on one side of a pixel's centre.
+The outputs are continuous there, but gradients jump. A value that is closer to such a kink than its rounding error is
+put on either side by chance, and one element of a million may change gradient norms by a percent. So gradients of two
+precisions can be compared to many digits only if both take the same side everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class RecordKinks(TorchFunctionMode):
+    """Within this context, `decisions` grows by one tensor a ReLU (is it positive?) or sampling (its left upper pixel).
+
+    `at` holds the values that were compared, where the kinks are at integers (of a ReLU: at zero).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decisions: list[Tensor] = []
+        self.at: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.relu:
+            self._keep(args[0] > 0, args[0])
+        elif func is F.grid_sample:
+            positions = pixel_positions(args[0], args[1])
+            self._keep(positions.floor().long(), positions)
+        return func(*args, **(kwargs or {}))
+
+    def _keep(self, decision: Tensor, value: Tensor) -> None:
+        self.decisions.append(decision)
+        self.at.append(value.detach())
+
+    def switched(self, elements: Mapping[int, list[list[int]]]) -> list[Tensor]:
+        """The decisions, with some the other way: number of the decision → indices into its tensor."""
+        out = list(self.decisions)
+        for number, indices in elements.items():
+            decision = out[number].clone()
+            for index in map(tuple, indices):
+                if decision.dtype == torch.bool:
+                    decision[index] = ~decision[index]
+                else:
+                    value = self.at[number][index]
+                    decision[index] += 1 if value.round() > value else -1
+            out[number] = decision
+        return out
+
+
+class FollowKinks(TorchFunctionMode):
+    """Within this context, every ReLU and sampling takes the side that was decided, in the order of the calls."""
+
+    def __init__(self, decisions: list[Tensor]) -> None:
+        super().__init__()
+        self._decisions = iter(decisions)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.relu:
+            return args[0] * next(self._decisions)
+        if func is F.grid_sample:
+            return bilinear(args[0], pixel_positions(args[0], args[1]), next(self._decisions))
+        return func(*args, **(kwargs or {}))
+
+
+def pixel_positions(maps: Tensor, grid: Tensor) -> Tensor:
+    """(…, 2) positions in pixels, x before y, of a grid as `grid_sample` takes it with align_corners=False."""
+    height, width = maps.shape[2:]
+    return ((grid + 1) * grid.new_tensor([width, height]) - 1) / 2
+
+
+def bilinear(maps: Tensor, positions: Tensor, corner: Tensor) -> Tensor:
+    """`grid_sample` with padding by zeros, between the four pixels right of and below `corner`.
+
+    Args:
+        maps: (B, D, H, W).
+        positions: (B, h, w, 2) in pixels.
+        corner: (B, h, w, 2), the positions rounded down, or, beside a kink, up.
+
+    Returns:
+        (B, D, h, w).
+    """
+    height, width = maps.shape[2:]
+    flat = maps.flatten(2)
+    share = positions - corner
+    total = torch.zeros((), dtype=maps.dtype)
+    for right in (0, 1):
+        for below in (0, 1):
+            x, y = corner[..., 0] + right, corner[..., 1] + below
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (B, h, w)
+            values = flat.gather(2, pixel.flatten(1)[:, None].expand(-1, flat.shape[1], -1))
+            weight_x = share[..., 0] if right else 1 - share[..., 0]
+            weight_y = share[..., 1] if below else 1 - share[..., 1]
+            total = total + values.unflatten(2, pixel.shape[1:]) * (weight_x * weight_y * inside)[:, None]
+    return total

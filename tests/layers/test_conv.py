@@ -1,0 +1,50 @@
+"""Convolutions of channels-last maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from visionssm.layers.conv import MapConv2d, PreciseConv2d
+
+CHANNELS_LAST = torch.channels_last
+
+
+def _error(conv: nn.Conv2d, x: torch.Tensor) -> float:
+    exact = nn.functional.conv2d(x.double(), conv.weight.double(), None, conv.stride, conv.padding)
+    return float((conv(x).double() - exact).norm() / exact.norm())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [64, 256])
+def test_dense_convolution_is_as_precise_in_channels_last_as_in_the_contiguous_format(channels: int) -> None:
+    torch.manual_seed(0)
+    conv = PreciseConv2d(channels, channels, 3, padding=1, bias=False)
+    x = torch.randn(2, channels, 16, 24)
+    error = _error(conv, x.contiguous(memory_format=CHANNELS_LAST))
+    assert error <= 1.01 * _error(conv, x)
+    assert error < 4e-7
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 8}, {"kernel_size": 1, "padding": 0}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_is_a_convolution_that_keeps_the_format(options: dict, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    arguments = {"kernel_size": 3, "padding": 1, **options}
+    conv, plain = PreciseConv2d(8, 16, **arguments).to(dtype), nn.Conv2d(8, 16, **arguments).to(dtype)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 8, 9, 7, dtype=dtype).contiguous(memory_format=CHANNELS_LAST)
+    y = conv(x)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=CHANNELS_LAST)
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(y, plain(x), rtol=tolerance, atol=tolerance)
+
+
+def test_map_convolution_is_one_of_permuted_maps() -> None:
+    conv = MapConv2d(4, 6, 3, stride=2, padding=1)
+    x = torch.randn(2, 5, 7, 4)
+    torch.testing.assert_close(
+        conv(x).permute(0, 3, 1, 2), nn.functional.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, 2, 1)
+    )

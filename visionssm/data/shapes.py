@@ -1,0 +1,390 @@
+"""Rendered shapes with boxes, masks and pixel labels: data for detection and segmentation without a download.
+
+`write_shapes` writes a complete set in the two formats that detection and segmentation code reads:
+
+    images/{train,val}/000000.png         RGB
+    labels/{train,val}/000000.png         a class number a pixel, 0 = background
+    annotations/instances_{train,val}.json  COCO: images, annotations (box, area, run-length mask), categories
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from visionssm.data.coco import CocoInstances, uncompressed_rle
+from visionssm.data.errors import DatasetError
+from visionssm.data.label_images import LabelledImages
+from visionssm.files import complete_or_absent
+
+VERSION = 3
+"""Part of the folder's name; changes with anything that changes the pictures."""
+
+SPLITS = ("train", "val")
+BACKGROUND = "background"
+_SPEC_FILE = "spec.json"
+
+
+def _regular(corners: int, inner: float | None = None) -> np.ndarray:
+    """(V, 2) vertices on the unit circle; with `inner`, a star whose notches lie on that radius."""
+    count = corners if inner is None else 2 * corners
+    angles = 2 * np.pi * np.arange(count) / count
+    radii = np.where((np.arange(count) % 2 == 1) & (inner is not None), inner or 1.0, 1.0)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
+
+
+_ARM, _END = 0.26, 0.96
+_CORNER = np.array([[_END, -_ARM], [_END, _ARM], [_ARM, _ARM]])
+_TURN = np.array([[0.0, 1.0], [-1.0, 0.0]])
+
+SHAPES: Mapping[str, np.ndarray] = {
+    "circle": _regular(32),
+    "square": _regular(4),
+    "triangle": _regular(3),
+    "cross": np.concatenate([_CORNER @ np.linalg.matrix_power(_TURN, quarter) for quarter in range(4)]),
+}
+"""Outline of each class in the unit circle; its place in this table, from 1, is its number."""
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What decides every pixel of a set.
+
+    Attributes:
+        size: side of the images in pixels.
+        train, val: numbers of images.
+        most: shapes in an image; at least one.
+        seed: another one gives other images.
+    """
+
+    size: int = 64
+    train: int = 1000
+    val: int = 100
+    most: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("size", self.size, 32),
+            ("train", self.train, 1),
+            ("val", self.val, 1),
+            ("most", self.most, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise DatasetError(f"{name} must be at least {least}, got {value}")
+
+    @property
+    def folder_name(self) -> str:
+        """Distinguishes sets of different specifications."""
+        return f"shapes_v{VERSION}_{self.size}px_{self.train}+{self.val}_most{self.most}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image with its objects.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        masks: (n, H, W) bool, the visible pixels of every object; they do not overlap.
+        labels: (n,) class numbers, from 1.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(n, 4) left, top, width, height of the visible pixels."""
+        return np.array([_extent(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
+
+    @property
+    def label_map(self) -> np.ndarray:
+        """(H, W) uint8 class number of every pixel, 0 where there is no object."""
+        return (self.masks * self.labels[:, None, None]).sum(0).astype(np.uint8)
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+
+
+def render(spec: ShapesSpec, split: str, index: int) -> Scene:
+    """One image, a function of its arguments alone.
+
+    Shapes of random place, size, angle and colour lie on a shaded, noisy background with thin lines; edges are
+    anti-aliased. Shapes may cover each other, but at least 60 % of each stays visible.
+
+    Raises:
+        DatasetError: (a ValueError) there is no such split.
+    """
+    check_spec(split, None)
+    generator = np.random.default_rng([spec.seed, SPLITS.index(split), index])
+    points = np.stack(np.meshgrid(np.arange(spec.size) + 0.5, np.arange(spec.size) + 0.5), -1)  # (H, W, 2) as x, y
+    canvas = _background(generator, points)
+    wanted = int(generator.integers(1, spec.most + 1))
+    masks: list[np.ndarray] = []
+    areas: list[int] = []
+    labels: list[int] = []
+    attempts = 0
+    while len(masks) < wanted and (attempts < 40 or not masks):
+        attempts += 1
+        label = int(generator.integers(len(SHAPES)))
+        coverage = _place(generator, list(SHAPES.values())[label], points)
+        mask = coverage > 0.5
+        left = [seen & ~mask for seen in masks]
+        if any(seen.sum() < 0.6 * area for seen, area in zip(left, areas, strict=True)):
+            continue
+        masks = [*left, mask]
+        areas.append(int(mask.sum()))
+        labels.append(label + 1)
+        canvas = _painted(generator, canvas, coverage)
+    canvas = canvas + generator.normal(0, 0.02, canvas.shape)
+    image = (canvas.clip(0, 1) * 255).round().astype(np.uint8)
+    return Scene(image, np.stack(masks), np.array(labels))
+
+
+def signed_distance(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """Distance of (…, 2) points to a polygon's outline, negative inside; two vertices make a line."""
+    following = np.roll(vertices, -1, axis=0)
+    edges = following - vertices  # (V, 2)
+    offsets = points[..., None, :] - vertices  # (…, V, 2)
+    share = ((offsets * edges).sum(-1) / (edges**2).sum(-1)).clip(0, 1)
+    distance = np.linalg.norm(offsets - share[..., None] * edges, axis=-1).min(-1)
+    x, y = points[..., :1], points[..., 1:]
+    crosses = (vertices[:, 1] > y) != (following[:, 1] > y)  # (…, V)
+    slope = edges[:, 0] / np.where(edges[:, 1] == 0, 1, edges[:, 1])
+    right = x < vertices[:, 0] + (y - vertices[:, 1]) * slope
+    inside = (crosses & right).sum(-1) % 2 == 1
+    return np.where(inside, -distance, distance)
+
+
+def _coverage(points: np.ndarray, vertices: np.ndarray, margin: float) -> np.ndarray:
+    """(H, W) share of every pixel that a polygon, made wider by a margin, covers."""
+    coverage = np.zeros(points.shape[:2])
+    left, top = np.maximum(np.floor(vertices.min(0) - margin - 1), 0).astype(int)
+    right, bottom = np.ceil(vertices.max(0) + margin + 1).astype(int)
+    near = (slice(top, bottom), slice(left, right))  # all other pixels are farther away than half a pixel
+    coverage[near] = (0.5 + margin - signed_distance(points[near], vertices)).clip(0, 1)
+    return coverage
+
+
+def _place(generator: np.random.Generator, outline: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(H, W) share of every pixel that a shape of random size, angle and place covers; it lies inside the image."""
+    size = len(points)
+    radius = size * generator.uniform(0.15, 0.28)
+    angle = generator.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = generator.uniform(radius + 1, size - radius - 1, 2)
+    return _coverage(points, radius * outline @ turn + centre, 0.0)
+
+
+def _painted(generator: np.random.Generator, canvas: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """The canvas with a shape in a colour that can be told from what it covers."""
+    below = (canvas * coverage[..., None]).sum((0, 1)) / coverage.sum()
+    colour = generator.random(3)
+    while np.abs(colour - below).max() < 0.3:
+        colour = generator.random(3)
+    shade = np.linspace(-1, 1, len(canvas))[:, None, None] * generator.uniform(-0.12, 0.12)
+    return canvas + coverage[..., None] * (colour + shade - canvas)
+
+
+def _background(generator: np.random.Generator, points: np.ndarray) -> np.ndarray:
+    """(H, W, 3) smooth colours with clutter: blotches and thin lines."""
+    size = len(points)
+    coarse = generator.uniform(0.15, 0.85, 3) + generator.normal(0, 0.06, (3, 3, 3))
+    image = Image.fromarray((coarse.clip(0, 1) * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    canvas = np.asarray(image) / 255.0
+    for _ in range(int(generator.integers(0, 6))):
+        ends = generator.uniform(0, size, (2, 2))
+        width = generator.uniform(0.4, 1.0)
+        canvas = canvas + _coverage(points, ends, width)[..., None] * (generator.random(3) - canvas)
+    return canvas
+
+
+def write_shapes(folder: str | Path, spec: ShapesSpec) -> Path:
+    """Write a set, or do nothing if it is there; the folder is complete or absent, also with several processes.
+
+    Returns:
+        the folder.
+    Raises:
+        DatasetError: the folder holds something else, for example a set of another specification.
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    if folder.is_dir():
+        return _verified(folder, spec)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return _verified(folder, spec)
+        with complete_or_absent(folder) as temporary:
+            try:
+                temporary.mkdir()
+                for split in SPLITS:
+                    _write_split(temporary, spec, split)
+                (temporary / _SPEC_FILE).write_text(json.dumps(_described(spec)), encoding="utf-8")
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    return folder
+
+
+def _described(spec: ShapesSpec) -> dict[str, int]:
+    return {"version": VERSION, **asdict(spec)}
+
+
+def _verified(folder: Path, spec: ShapesSpec) -> Path:
+    """The folder, if it holds this very set.
+
+    Raises:
+        DatasetError: it does not.
+    """
+    try:
+        found = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found != _described(spec):
+        raise DatasetError(
+            f"{str(folder.absolute())!r} holds {'something else' if found is None else f'the set {found}'}, not "
+            f"{_described(spec)}; remove the folder, or name another one"
+        )
+    return folder
+
+
+def _write_split(folder: Path, spec: ShapesSpec, split: str) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for kind in ("images", "labels"):
+        (folder / kind / split).mkdir(parents=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    for number in range(getattr(spec, split)):
+        scene = render(spec, split, number)
+        name = f"{number:06d}.png"
+        Image.fromarray(scene.image).save(folder / "images" / split / name)
+        Image.fromarray(scene.label_map).save(folder / "labels" / split / name)
+        images.append({"id": number, "file_name": name, "height": spec.size, "width": spec.size})
+        for mask, box, label in zip(scene.masks, scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": uncompressed_rle(mask),
+                }
+            )
+    content = {
+        "info": {"description": "rendered shapes", **asdict(spec)},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in enumerate(SHAPES, start=1)],
+    }
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def default_folder(spec: ShapesSpec) -> Path:
+    """Where a set is kept unless another place is named: below VISIONSSM_CACHE, else the user's cache folder."""
+    named = os.environ.get("VISIONSSM_CACHE")
+    if named:
+        return Path(named).expanduser() / spec.folder_name
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "visionssm" / spec.folder_name
+
+
+def check_spec(split: str, fields: Mapping[str, int] | None) -> ShapesSpec:
+    """The specification with these fields, of which the split is one part.
+
+    Raises:
+        DatasetError: (a ValueError) there is no such split or field, or a value is out of range.
+    """
+    if split not in SPLITS:
+        raise DatasetError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    try:
+        return ShapesSpec(**dict(fields or {}))
+    except TypeError as error:
+        raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(ShapesSpec()))}") from error
+
+
+def _prepared(root: str | None, spec: ShapesSpec) -> Path:
+    return write_shapes(default_folder(spec) if root is None else Path(root) / spec.folder_name, spec)
+
+
+class ShapesDetection(CocoInstances):
+    """Rendered shapes with boxes and masks.
+
+    Args:
+        split: "train" or "val".
+        root: folder in which the set is kept; None for the cache folder.
+        spec: fields of `ShapesSpec`.
+        transforms: see `CocoInstances`.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str | None = None,
+        spec: Mapping[str, int] | None = None,
+        transforms: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        folder = _prepared(root, check_spec(split, spec))
+        super().__init__(
+            folder,
+            annotations=f"annotations/instances_{split}.json",
+            images=f"images/{split}",
+            transforms=transforms,
+        )
+
+    @staticmethod
+    def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Nothing can be missing, as the set is made when it is first used; looks at the arguments.
+
+        Raises:
+            DatasetError: an argument is wrong.
+        """
+        check_spec(split, spec)
+
+
+class ShapesSegmentation(LabelledImages):
+    """Rendered shapes with a class number a pixel, 0 = background.
+
+    Args: as `ShapesDetection`.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str | None = None,
+        spec: Mapping[str, int] | None = None,
+        transforms: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        folder = _prepared(root, check_spec(split, spec))
+        super().__init__(
+            folder,
+            images=f"images/{split}",
+            labels=f"labels/{split}",
+            classes=[BACKGROUND, *SHAPES],
+            transforms=transforms,
+        )
+
+    @staticmethod
+    def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Nothing can be missing, as the set is made when it is first used; looks at the arguments.
+
+        Raises:
+            DatasetError: an argument is wrong.
+        """
+        check_spec(split, spec)

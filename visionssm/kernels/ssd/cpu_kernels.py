@@ -1,0 +1,297 @@
+"""Compiled passes of state-space duality: the recurrence itself, one head of one sequence a task.
+
+On a CPU the recurrence does less arithmetic than its form in matrix products (2NP multiplications a step, against
+2NP + Q(N + P) in chunks of Q steps) and its state stays in the first-level cache. A tile is sixteen channels p in the
+lanes, with a row of them for each state n.
+
+Names: `x` is the byte address of tensor x, `x_b x_l x_h` its strides in elements over batch, steps and heads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from visionssm.kernels.cpu_math import (
+    LANES,
+    inlined,
+    kernel,
+    load,
+    load_spread,
+    multiply_add,
+    put,
+    scalar,
+    spread,
+    store,
+    take_ticket,
+    total,
+    words,
+)
+from visionssm.kernels.selective_scan.cpu_forward import add, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.ssd.cpu_sums import sums_of_rows
+
+PANEL = 16  # steps whose inputs are held in the first-level cache; divides every chunk
+QUAD = 4  # steps that share one read of the state; divides PANEL
+FLOAT = 4  # bytes
+
+# mypy: disable-error-code="no-untyped-def"
+
+
+def padded(count: int) -> int:
+    """Floats of a row that is made of whole vectors."""
+    return (count + LANES - 1) // LANES * LANES
+
+
+def forward_scratch(width: int, d_state: int) -> int:
+    """Floats of working memory that one thread needs for `ssd_forward`."""
+    return padded(d_state) + LANES + (d_state + 2 * PANEL) * padded(width)
+
+
+def backward_scratch(width: int, d_state: int, chunk: int) -> int:
+    """Floats of working memory that one thread needs for `ssd_backward`."""
+    states = padded(d_state)
+    return (padded(width) + 2) * states + (chunk + 1) * states * LANES + (2 * chunk + 1 + 2 * LANES) * LANES
+
+
+@kernel
+def ssd_forward(arguments):
+    """Take heads from `counter` until none is left. dt, decay: (B, L, H); y: (B, L, H, P); states: (B, C, H, N, P)."""
+    (
+        counter, scratch, scratch_size, tasks,
+        n_steps, n_heads, group_heads, width, d_state, chunk,
+        x, x_b, x_l, x_h,
+        b, b_b, b_l, b_g,
+        c, c_b, c_l, c_g,
+        dt, decay, d, initial, y, final, states,
+    ) = words(arguments, 29)  # fmt: skip
+    tile = (width + LANES - 1) // LANES * LANES
+    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    h = zeros + ((d_state + LANES - 1) // LANES * LANES + LANES) * FLOAT
+    drive = h + d_state * tile * FLOAT  # Δ·x
+    out = drive + PANEL * tile * FLOAT
+    clear(zeros, scratch_size)
+    one = np.float32(1)
+    keep = np.empty(PANEL, np.float32)  # decay of each step
+    rows = np.empty((2, PANEL), np.int64)  # addresses of each step's b and c
+    n_chunks = (n_steps + chunk - 1) // chunk
+
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        batch, head = task // n_heads, task % n_heads
+        group = head // group_heads
+        skip = np.float32(0)
+        if d != 0:
+            skip = scalar(d, head)
+        clear(h, d_state * tile)
+        if initial != 0:
+            gather_transposed(initial + task * width * d_state * FLOAT, h, width, d_state, tile, one)
+        for t in range(0, n_steps, PANEL):
+            if states != 0 and t % chunk == 0:
+                place = ((batch * n_chunks + t // chunk) * n_heads + head) * d_state
+                for n in range(d_state):
+                    copy(h + n * tile * FLOAT, states + (place + n) * width * FLOAT, width)
+            steps = min(PANEL, n_steps - t)
+            for j in range((steps + QUAD - 1) // QUAD * QUAD):
+                if j < steps:
+                    step = (batch * n_steps + t + j) * n_heads + head
+                    keep[j] = scalar(decay, step)
+                    rows[0, j] = b + (batch * b_b + (t + j) * b_l + group * b_g) * FLOAT
+                    rows[1, j] = c + (batch * c_b + (t + j) * c_l + group * c_g) * FLOAT
+                    scaled_copy(
+                        x + (batch * x_b + (t + j) * x_l + head * x_h) * FLOAT,
+                        drive + j * tile * FLOAT,
+                        width,
+                        scalar(dt, step),
+                    )
+                else:  # past the end: the state stays
+                    keep[j] = one
+                    rows[0, j] = rows[1, j] = zeros
+                    clear(drive + j * tile * FLOAT, tile)
+            for block in range(0, tile, LANES):
+                for j in range(0, steps, QUAD):
+                    _four_steps(rows, keep, j, h, drive, out, d_state, tile, block)
+            for j in range(steps):
+                step = (batch * n_steps + t + j) * n_heads + head
+                row = y + step * width * FLOAT
+                copy(out + j * tile * FLOAT, row, width)
+                if d != 0:
+                    add_scaled(x + (batch * x_b + (t + j) * x_l + head * x_h) * FLOAT, row, width, skip)
+        scatter_transposed(h, final + task * width * d_state * FLOAT, width, d_state, tile)
+
+
+@inlined
+def scaled_copy(source, target, count, factor):
+    """Copy `count` floats times a factor."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, load(source, i) * spread(factor))
+    for i in range(whole, count):
+        put(target, i, scalar(source, i) * factor)
+
+
+@inlined
+def add_scaled(source, target, count, factor):
+    """Add `count` floats times a factor to others."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, multiply_add(load(source, i), spread(factor), load(target, i)))
+    for i in range(whole, count):
+        put(target, i, scalar(target, i) + scalar(source, i) * factor)
+
+
+@inlined
+def _four_steps(rows, keep, j, h, drive, out, d_state, tile, block):
+    """Steps j to j+3 of sixteen channels: the state is read and written once."""
+    place = j * tile + block
+    x0, x1 = load(drive, place), load(drive, place + tile)
+    x2, x3 = load(drive, place + 2 * tile), load(drive, place + 3 * tile)
+    keep0, keep1, keep2, keep3 = spread(keep[j]), spread(keep[j + 1]), spread(keep[j + 2]), spread(keep[j + 3])
+    b0, b1, b2, b3 = rows[0, j], rows[0, j + 1], rows[0, j + 2], rows[0, j + 3]
+    c0, c1, c2, c3 = rows[1, j], rows[1, j + 1], rows[1, j + 2], rows[1, j + 3]
+    y0 = y1 = y2 = y3 = spread(np.float32(0))
+    for n in range(d_state):
+        state = load(h, n * tile + block)
+        state = multiply_add(keep0, state, load_spread(b0, n) * x0)
+        y0 = multiply_add(load_spread(c0, n), state, y0)
+        state = multiply_add(keep1, state, load_spread(b1, n) * x1)
+        y1 = multiply_add(load_spread(c1, n), state, y1)
+        state = multiply_add(keep2, state, load_spread(b2, n) * x2)
+        y2 = multiply_add(load_spread(c2, n), state, y2)
+        state = multiply_add(keep3, state, load_spread(b3, n) * x3)
+        y3 = multiply_add(load_spread(c3, n), state, y3)
+        store(h, n * tile + block, state)
+    store(out, place, y0)
+    store(out, place + tile, y1)
+    store(out, place + 2 * tile, y2)
+    store(out, place + 3 * tile, y3)
+
+
+@kernel
+def ssd_backward(arguments):
+    """Walk the chunks of a head from the last to the first; the states of a chunk are made again from its first.
+
+    With g_t the gradient that reaches h_t, from its own output and from all later steps,
+
+        g_t = dy_t c_tᵀ + decay_{t+1} g_{t+1}
+        dc_t = Σ_p dy_t h_t,   db_t = Δ_t Σ_p x_t g_t,   dx_t = Δ_t Σ_n b_t g_t + d dy_t
+
+    Written a step and head: `grad_decay` <g_t, decay_t h_{t−1}>, the gradient of log(decay_t); `grad_drive`
+    <x_t, Σ_n b_t g_t>, that of Δ_t through Δ_t x_t; `grad_skip` <x_t, dy_t>. grad_b, grad_c: (B, L, H, N), a part of
+    every head.
+    """
+    (
+        counter, scratch, scratch_size, tasks,
+        n_steps, n_heads, group_heads, width, d_state, chunk,
+        x, x_b, x_l, x_h,
+        b, b_b, b_l, b_g,
+        c, c_b, c_l, c_g,
+        g_y, g_y_b, g_y_l, g_y_h,
+        dt, decay, d, states, g_final,
+        grad_x, grad_b, grad_c, grad_decay, grad_drive, grad_skip, grad_initial,
+    ) = words(arguments, 38)  # fmt: skip
+    n_padded = (d_state + LANES - 1) // LANES * LANES
+    tile = (width + LANES - 1) // LANES * LANES
+    flow = scratch + take_ticket(counter + 8) * scratch_size * FLOAT  # decay_{t+1} g_{t+1}, (tiles, N, 16)
+    h = flow + tile * n_padded * FLOAT  # h_{t−1} of the chunk's steps, then the last h_t, (chunk + 1, N, 16)
+    x_tile = h + (chunk + 1) * n_padded * LANES * FLOAT
+    dy_tile = x_tile + chunk * LANES * FLOAT
+    dx = dy_tile + chunk * LANES * FLOAT
+    sum_b = dx + LANES * FLOAT
+    sum_c = sum_b + n_padded * FLOAT
+    products = sum_c + n_padded * FLOAT
+    clear(flow, scratch_size)
+    one = np.float32(1)
+    n_chunks = (n_steps + chunk - 1) // chunk
+
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        batch, head = task // n_heads, task % n_heads
+        group = head // group_heads
+        skip = np.float32(0)
+        if d != 0:
+            skip = scalar(d, head)
+        clear(flow, tile * n_padded)
+        if g_final != 0:
+            for first in range(0, width, LANES):
+                source = g_final + (task * width + first) * d_state * FLOAT
+                target = flow + first * n_padded * FLOAT
+                gather_transposed(source, target, min(LANES, width - first), d_state, LANES, one)
+        for i in range(n_chunks):
+            start = (n_chunks - 1 - i) * chunk
+            steps = min(chunk, n_steps - start)
+            saved = states + ((batch * n_chunks + start // chunk) * n_heads + head) * d_state * width * FLOAT
+            for first in range(0, width, LANES):
+                count = min(LANES, width - first)
+                if count < LANES:  # lanes past the last channel hold zeros
+                    clear(h, n_padded * LANES)
+                    clear(x_tile, 2 * chunk * LANES)
+                for n in range(d_state):
+                    copy(saved + (n * width + first) * FLOAT, h + n * LANES * FLOAT, count)
+                for j in range(steps):  # the chunk's states again
+                    t = start + j
+                    step = (batch * n_steps + t) * n_heads + head
+                    copy(x + (batch * x_b + t * x_l + head * x_h + first) * FLOAT, x_tile + j * LANES * FLOAT, count)
+                    row = g_y + (batch * g_y_b + t * g_y_l + head * g_y_h + first) * FLOAT
+                    copy(row, dy_tile + j * LANES * FLOAT, count)
+                    b_row = b + (batch * b_b + t * b_l + group * b_g) * FLOAT
+                    drive, keep = load(x_tile, j * LANES) * load_spread(dt, step), load_spread(decay, step)
+                    before = h + j * n_padded * LANES * FLOAT
+                    for n in range(d_state):
+                        state = multiply_add(keep, load(before, n * LANES), load_spread(b_row, n) * drive)
+                        store(before, (n_padded + n) * LANES, state)
+                for j in range(steps - 1, -1, -1):
+                    t = start + j
+                    step = (batch * n_steps + t) * n_heads + head
+                    x_t, dy_t = load(x_tile, j * LANES), load(dy_tile, j * LANES)
+                    delta, keep = load_spread(dt, step), load_spread(decay, step)
+                    b_row = b + (batch * b_b + t * b_l + group * b_g) * FLOAT
+                    c_row = c + (batch * c_b + t * c_l + group * c_g) * FLOAT
+                    before, g = h + j * n_padded * LANES * FLOAT, flow + first * n_padded * FLOAT
+                    read, kept = _reverse_step(
+                        before, g, b_row, c_row, keep, delta * x_t, dy_t, products, sum_b, sum_c, d_state, n_padded
+                    )
+                    to_decay, to_drive, to_skip = total(kept), total(read * x_t), total(x_t * dy_t)
+                    if first == 0:
+                        copy(sum_b, grad_b + step * d_state * FLOAT, d_state)
+                        copy(sum_c, grad_c + step * d_state * FLOAT, d_state)
+                    else:
+                        add(sum_b, grad_b + step * d_state * FLOAT, d_state)
+                        add(sum_c, grad_c + step * d_state * FLOAT, d_state)
+                        to_decay += scalar(grad_decay, step)
+                        to_drive += scalar(grad_drive, step)
+                        to_skip += scalar(grad_skip, step)
+                    put(grad_decay, step, to_decay)
+                    put(grad_drive, step, to_drive)
+                    put(grad_skip, step, to_skip)
+                    store(dx, 0, multiply_add(delta, read, spread(skip) * dy_t))
+                    copy(dx, grad_x + (step * width + first) * FLOAT, count)
+        for first in range(0, width, LANES):
+            target = grad_initial + (task * width + first) * d_state * FLOAT
+            source = flow + first * n_padded * FLOAT
+            scatter_transposed(source, target, min(LANES, width - first), d_state, LANES)
+
+
+@inlined
+def _reverse_step(before, g, b_row, c_row, keep, drive, dy_t, products, sum_b, sum_c, d_state, n_padded):
+    """One step of sixteen channels; `g` holds what flows in from the next step, and then what flows to the one before.
+
+    Writes Σ_p g drive and Σ_p h dy of each state, and returns Σ_n b g and Σ_n g decay h_{t−1} of each channel.
+    """
+    read = kept = spread(np.float32(0))
+    of_c = products + LANES * LANES * FLOAT
+    for first in range(0, d_state, LANES):
+        for k in range(min(LANES, d_state - first)):
+            n = first + k
+            flow = multiply_add(load_spread(c_row, n), dy_t, load(g, n * LANES))
+            read = multiply_add(load_spread(b_row, n), flow, read)
+            store(products, k * LANES, flow * drive)
+            store(of_c, k * LANES, load(before, (n_padded + n) * LANES) * dy_t)
+            flow = keep * flow
+            kept = multiply_add(flow, load(before, n * LANES), kept)
+            store(g, n * LANES, flow)
+        store(sum_b, first, sums_of_rows(products))
+        store(sum_c, first, sums_of_rows(of_c))
+    return read, kept
