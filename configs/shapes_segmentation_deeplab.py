@@ -40,7 +40,7 @@ val_evaluator = dict(type="SegmentationMetric")
 val_cfg = dict()
 
 _epochs = 12
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=3)
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=4)
 optim_wrapper = dict(
     constructor="DecayConstructor",
     optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05),
