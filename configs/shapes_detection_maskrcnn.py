@@ -48,11 +48,11 @@ val_dataloader = dict(
 val_evaluator = dict(type="DetectionMetric")
 val_cfg = dict()
 
-_epochs = 8
+_epochs = 6
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="DecayConstructor",
-    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
@@ -70,5 +70,5 @@ custom_hooks = [
     dict(type="FiguresHook", metrics=("box_ap50", "box_ap", "mask_ap50", "mask_ap")),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
-env_cfg = dict(cpu_threads=2)
+env_cfg = dict(cpu_threads=1)
 randomness = dict(seed=0)

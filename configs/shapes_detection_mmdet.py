@@ -80,9 +80,9 @@ val_dataloader = dict(
 test_dataloader = test_evaluator = test_cfg = None  # tools/test.py takes the validation images
 val_evaluator = dict(ann_file=_root + "/annotations/instances_val.json")
 
-_epochs = 8
+_epochs = 6
 train_cfg = dict(max_epochs=_epochs, val_interval=2)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=1, end=_epochs, convert_to_iter_based=True),

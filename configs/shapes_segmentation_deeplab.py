@@ -39,8 +39,8 @@ val_dataloader = dict(
 val_evaluator = dict(type="SegmentationMetric")
 val_cfg = dict()
 
-_epochs = 12
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=4)
+_epochs = 10
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="DecayConstructor",
     optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05),
@@ -61,5 +61,5 @@ custom_hooks = [
     dict(type="FiguresHook", metrics=("miou", "mean_accuracy")),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
-env_cfg = dict(cpu_threads=2)
+env_cfg = dict(cpu_threads=1)
 randomness = dict(seed=0)

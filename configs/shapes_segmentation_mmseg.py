@@ -9,7 +9,7 @@ data/shapes, or in the folder named by SHAPES_ROOT. The work folder gets drawn p
 _base_ = "_base_/upernet_160k_ade20k_512.py"
 
 _root = "{{$SHAPES_ROOT:data/shapes}}"
-_spec = dict(size=64, train=1000, val=100)
+_spec = dict(size=64, train=3000, val=100)
 _size = (64, 64)
 _classes = 5
 _norm = dict(type="BN", requires_grad=True)
@@ -59,9 +59,9 @@ val_dataloader = dict(
 )
 test_dataloader = test_evaluator = test_cfg = None  # tools/test.py takes the validation images
 
-_epochs = 12
+_epochs = 8
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=_epochs, val_interval=2)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=1, end=_epochs, convert_to_iter_based=True),

@@ -28,18 +28,21 @@ class Tile:
     num_warps: int
 
 
+# Sources and warps by columns, up to the longest row of a block; found by compiling for all targets: others spill.
+_FORWARD = {2: (64, 1), 4: (64, 2), 8: (64, 2), 16: (32, 4), 32: (16, 4), 64: (16, 4)}
+_BACKWARD = {2: (64, 1), 4: (64, 2), 8: (32, 1), 16: (16, 2), 32: (8, 4), 64: (2, 1)}
+
+
 def forward_tile(n_columns: int) -> Tile:
-    """A whole row, and as many sources as leave four numbers of a tile to a thread, or eight in long rows."""
+    """A whole row, and as many sources as leave four or eight numbers of a tile to a thread."""
     columns = max(triton.next_power_of_2(n_columns), 2)
-    sources = min(max(512 // columns, 16), 64)
-    return Tile(columns, sources, num_warps=max(1, min(columns * sources // 128, 4)))
+    return Tile(columns, *_FORWARD[columns])
 
 
 def backward_tile(n_columns: int) -> Tile:
-    """Four numbers a thread in two warps (found by compiling for all targets: with four warps, some spill)."""
+    """As `forward_tile`, with fewer sources: more tiles are live."""
     columns = max(triton.next_power_of_2(n_columns), 2)
-    sources = min(max(256 // columns, 4), 64)
-    return Tile(columns, sources, num_warps=max(1, min(columns * sources // 128, 2)))
+    return Tile(columns, *_BACKWARD[columns])
 
 
 def forward(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> Tensor:

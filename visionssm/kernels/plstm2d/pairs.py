@@ -15,11 +15,13 @@ from visionssm.kernels.backend import select_backend
 from visionssm.kernels.plstm2d import op as _op  # noqa: F401  (registers the operator)
 from visionssm.kernels.plstm2d.gates import Gates
 
+LONGEST_ROW = 64  # for which the GPU kernels have tiles
+
 
 def pairs_apply(q: Tensor, k: Tensor, v: Tensor, gates: Gates, max_block: int) -> bool:
     """Whether there is a kernel for these shapes, dtype and device: scalar gates, and a grid that is a single block."""
     inner = (q.shape[-1], k.shape[-1], v.shape[-1], *gates.mark_l.shape[-3:])
-    one_block = max(q.shape[1], q.shape[2]) <= max_block
+    one_block = max(q.shape[1], q.shape[2]) <= min(max_block, LONGEST_ROW)
     return one_block and q.dtype == torch.float32 and set(inner) == {1} and select_backend(q) in ("cpu", "triton")
 
 
