@@ -104,6 +104,7 @@ def test_model_has_the_published_size(path: Path) -> None:
     "path", [p for p in MODELS if not any(x in p.stem for x in TOO_BIG_TO_TRAIN_HERE)], ids=lambda path: path.stem
 )
 def test_a_step_of_the_recipe_changes_the_backbone(path: Path) -> None:
+    torch.manual_seed(1)  # GroupMamba's attention has four ReLUs: with other weights all may be dead for two images
     cfg = _config(path)
     cfg.model.backbone.drop_path_rate = 0.0  # of two images both may pass a block by, which then learns nothing
     if "rpn_proposal" in cfg.model.train_cfg:

@@ -80,10 +80,11 @@ def backward(
     groups, d_state = b.shape[2:]
     maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
     grad_y, skip, grad_final, states = _rows(grad_y), _packed(d), _packed(grad_final_state), states.contiguous()
-    grad_x = torch.empty(batch, steps, heads, width)
-    grad_b, grad_c = torch.empty(2, batch, steps, heads, d_state)
-    grad_decay, grad_drive, grad_skip = torch.empty(3, batch, steps, heads)
-    grad_initial = torch.empty(batch, heads, width, d_state)
+    new = torch.zeros if width * d_state == 0 else torch.empty  # the kernel writes nothing where there are no states
+    grad_x = new(batch, steps, heads, width)
+    grad_b, grad_c = new(2, batch, steps, heads, d_state)
+    grad_decay, grad_drive, grad_skip = new(3, batch, steps, heads)
+    grad_initial = new(batch, heads, width, d_state)
     threads.run_kernel(
         ssd_backward,
         batch * heads,
