@@ -9,37 +9,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionssm.kernels import cpu_math
-from visionssm.kernels.cpu_math import LANES, compiled, load, load_spread, put, store, total
+from visionssm.kernels import cpu_math, threads
+from visionssm.kernels.cpu_math import LANES, Kernel, kernel, load, load_spread, put, store, total, words
 
 
-@compiled
-def _exp2(x, y, count):  # type: ignore[no-untyped-def]
+@kernel
+def _exp2(arguments):  # type: ignore[no-untyped-def]
+    _, _, _, _, x, y, count = words(arguments, 7)
     for i in range(0, count, LANES):
         store(y, i, cpu_math.exp2(load(x, i)))
 
 
-@compiled
-def _softplus(x, y, count):  # type: ignore[no-untyped-def]
+@kernel
+def _softplus(arguments):  # type: ignore[no-untyped-def]
+    _, _, _, _, x, y, count = words(arguments, 7)
     for i in range(0, count, LANES):
         store(y, i, cpu_math.softplus(load(x, i)))
 
 
-@compiled
-def _sigmoid(x, y, count):  # type: ignore[no-untyped-def]
+@kernel
+def _sigmoid(arguments):  # type: ignore[no-untyped-def]
+    _, _, _, _, x, y, count = words(arguments, 7)
     for i in range(0, count, LANES):
         store(y, i, cpu_math.sigmoid(load(x, i)))
 
 
-@compiled
-def _sums_of_scaled_blocks(x, y, count):  # type: ignore[no-untyped-def]
+@kernel
+def _sums_of_scaled_blocks(arguments):  # type: ignore[no-untyped-def]
+    _, _, _, _, x, y, count = words(arguments, 7)
     for i in range(0, count, LANES):
         put(y, i // LANES, total(load(x, i) * load_spread(x, 0)))
 
 
-def _apply(kernel: Callable[..., Any], x: Tensor) -> Tensor:
+def _apply(kernel: Kernel, x: Tensor) -> Tensor:
     y = torch.empty_like(x)
-    kernel(x.data_ptr(), y.data_ptr(), x.numel())
+    threads.run_kernel(kernel, 1, 0, (x.data_ptr(), y.data_ptr(), x.numel()))
     return y
 
 

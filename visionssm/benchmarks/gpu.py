@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visionssm.benchmarks.kernels import SHAPES, Inputs, Shape, ours
+from visionssm.benchmarks.kernels import SHAPES, Inputs, Shape, forward_backward, ours
 from visionssm.benchmarks.timing import progress
 from visionssm.kernels import use_backend
 from visionssm.kernels.selective_scan.reference import along_routes, back_to_pixels
@@ -121,11 +121,6 @@ def inputs_on(shape: Shape, device: torch.device | str, dtype: torch.dtype) -> I
     return Inputs(**moved, order=x.order.to(device))
 
 
-def _forward_backward(scan: Scan, x: Inputs) -> Callable[[], object]:
-    cotangent = torch.randn_like(x.u)
-    return lambda: torch.autograd.grad(scan(x), x.leaves(), cotangent)
-
-
 def _difference(x: Inputs) -> float | None:
     """Largest difference of ours to the definition over its largest value; None if the definition needs more memory."""
     try:
@@ -155,7 +150,7 @@ def measure(
     with torch.set_grad_enabled(backward):
         difference = _difference(x)
         for name, scan in scans.items():
-            call = _forward_backward(scan, x) if backward else (lambda scan=scan: scan(x))
+            call = forward_backward(scan, x) if backward else (lambda scan=scan: scan(x))
             try:
                 times[name] = timer(call)
             except torch.OutOfMemoryError:

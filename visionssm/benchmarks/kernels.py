@@ -147,7 +147,8 @@ def _merged(x: Inputs, y: Tensor, u: Tensor) -> Tensor:
     return back_to_pixels(y[:, :, None], x.order, x.u.shape[1]).sum(1)
 
 
-def _forward_backward(scan: Callable[[Inputs], Tensor], x: Inputs) -> Callable[[], object]:
+def forward_backward(scan: Callable[[Inputs], Tensor], x: Inputs) -> Callable[[], object]:
+    """A call that scans and differentiates with respect to all inputs."""
     cotangent = torch.randn_like(x.u)
     leaves = x.leaves()
     return lambda: torch.autograd.grad(scan(x), leaves, cotangent)
@@ -158,7 +159,7 @@ def _compile() -> None:
     """Have both passes compiled before anything is timed; the kernels are the same for every shape."""
     x = Inputs.random(replace(VIM_T, width=1))
     x.require_grad()
-    _forward_backward(ours, x)()
+    forward_backward(ours, x)()
 
 
 def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
     candidates: dict[str, Callable[[], object]] = {"exp": lambda: torch.exp(exponents, out=out)}
     if backward:
         x.require_grad()
-        candidates |= {name: _forward_backward(scan, x) for name, scan in rivals.items()}
+        candidates |= {name: forward_backward(scan, x) for name, scan in rivals.items()}
         times = medians_in_turn(candidates, seconds=seconds)
     else:
         candidates |= {name: partial(scan, x) for name, scan in rivals.items()}

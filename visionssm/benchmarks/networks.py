@@ -112,18 +112,7 @@ def inference(name: str, *, size: int = 224, seconds: float = 30.0, compiled: bo
         _infer(fast, images)
         runs["compiled"] = partial(_infer, fast, images)
     times = medians_in_turn(runs, seconds=seconds, turn=TURN)
-    ours = times["ours"]
-    return {
-        "network": name,
-        "pass": f"inference, batch 1, {size}²",
-        "ours ms": ours * 1e3,
-        "ours / identity scan": ours / times["identity"],
-        "ours / Swin-T": ours / times["swin"],
-        "published CPU scan / ours": times["published"] / ours,
-        "sequential / ours": None,
-        "compiled / ours": times["compiled"] / ours if compiled else None,
-        "peak memory / identity scan": None,
-    }
+    return _row(name, f"inference, batch 1, {size}²", times)
 
 
 def training(name: str, *, batch: int = 4, size: int = 224, seconds: float = 60.0) -> dict[str, Any]:
@@ -134,17 +123,25 @@ def training(name: str, *, batch: int = 4, size: int = 224, seconds: float = 60.
     runs["swin"] = partial(_train, swin, images)
     times = medians_in_turn(runs, seconds=seconds, turn=TURN)
     memory = {scan: training_memory(name, scan, batch=batch, size=size) for scan in ("ours", "identity")}
+    row = _row(name, f"training step, batch {batch}, {size}²", times)
+    if memory["ours"]:
+        row["peak memory / identity scan"] = memory["ours"] / memory["identity"]
+    return row
+
+
+def _row(name: str, what: str, times: Mapping[str, float]) -> dict[str, Any]:
+    """Ratios of the times that were measured, None for the others."""
     ours = times["ours"]
     return {
         "network": name,
-        "pass": f"training step, batch {batch}, {size}²",
+        "pass": what,
         "ours ms": ours * 1e3,
         "ours / identity scan": ours / times["identity"],
         "ours / Swin-T": ours / times["swin"],
         "published CPU scan / ours": times["published"] / ours,
-        "sequential / ours": times["sequential"] / ours,
-        "compiled / ours": None,
-        "peak memory / identity scan": memory["ours"] / memory["identity"] if memory["ours"] else None,
+        "sequential / ours": times["sequential"] / ours if "sequential" in times else None,
+        "compiled / ours": times["compiled"] / ours if "compiled" in times else None,
+        "peak memory / identity scan": None,
     }
 
 

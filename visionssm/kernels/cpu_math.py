@@ -5,7 +5,7 @@ say what they mean instead: `load` sixteen neighbouring floats, compute on them,
 value into one AVX-512 register, two AVX2 or four NEON registers.
 
 Memory is addressed by integers: the byte address of a float32 (or int32) array, and an index in elements. Whoever
-passes an address keeps its array alive. Functions of this module can only be called from `compiled` functions.
+passes an address keeps its array alive. Functions of this module can only be called from kernels (see `kernel`).
 """
 
 from __future__ import annotations
@@ -43,18 +43,11 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def compiled(function: _Function) -> _Function:
-    """Compile at the first call, without the interpreter lock; keep the machine code on disk where there is a place."""
-    jit: Any = numba.njit(nogil=True, error_model="numpy")
-    dispatcher = jit(function)
-    return dispatcher if _kept_on_disk(dispatcher) else jit(function)
-
-
 class Kernel:
     """A function of one integer, the address of its int64 arguments (see `words`), as a C function.
 
-    It is compiled when its `address` is first asked for. `threads.run` calls it: any thread of any pool can, without
-    the interpreter lock, and a call costs a microsecond where a call through numba takes ten for forty arguments.
+    It is compiled when its `address` is first asked for. `threads.run_kernel` calls it: any thread of any pool can,
+    without the interpreter lock, and a call costs a microsecond where one through numba takes ten for forty arguments.
     """
 
     def __init__(self, function: Callable[[int], None]) -> None:
@@ -93,7 +86,7 @@ def _kept_on_disk(function: Any) -> bool:
 
 
 def inlined(function: _Function) -> _Function:
-    """A helper that only `compiled` functions call; LLVM puts it into its callers."""
+    """A helper that only kernels call; LLVM puts it into its callers."""
     jit: Any = numba.njit(forceinline=True, error_model="numpy")
     return jit(function)
 
@@ -227,9 +220,8 @@ def _exp_of_minus_magnitude(context: Any, builder: ir.IRBuilder, x: ir.Value) ->
     """e^−|x|, also accurate where x·log2(e) is too large for float32 to hold its fraction."""
     sign = ir_constant(-0x80000000, ir.IntType(32))
     negative = builder.bitcast(builder.or_(builder.bitcast(x, ir_int_lanes), sign), ir_lanes)
-    negative = _larger(
-        builder, negative, ir_constant(-128.0)
-    )  # e^−128 is 0 in float32; keeps −inf out of the remainder
+    # e^−128 is 0 in float32; keeps −inf out of the remainder.
+    negative = _larger(builder, negative, ir_constant(-128.0))
     product = builder.fmul(negative, ir_constant(LOG2_E))
     lost = _multiply_add(builder, negative, ir_constant(LOG2_E), builder.fneg(product))
     lost = _multiply_add(builder, negative, ir_constant(LOG2_E - float(np.float32(LOG2_E))), lost)

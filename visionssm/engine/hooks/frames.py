@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from visionssm.engine.checkpoint import write_atomically
+from visionssm.engine.hooks.pictures import write_picture
 
 _GAP = 2
 _GAP_LEVEL, _KNOWN_LEVEL = 96, 220
@@ -72,9 +73,7 @@ def draw_frames(clips: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 def write_png(picture: Tensor, path: Path, scale: int) -> None:
     """Write a PNG that is complete or absent."""
-    buffer = io.BytesIO()
-    _image(picture, scale).save(buffer, "PNG")
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_picture(_image(picture, scale), path)
 
 
 def write_gif(pictures: Sequence[Tensor], path: Path, scale: int, milliseconds: int) -> None:

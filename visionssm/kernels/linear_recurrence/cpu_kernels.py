@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionssm.kernels.cpu_blocks import FLOAT
 from visionssm.kernels.cpu_math import (
     LANES,
     inlined,
@@ -24,7 +25,6 @@ from visionssm.kernels.cpu_math import (
 )
 from visionssm.kernels.linear_recurrence.cpu_pairs import imaginary_crossed, real_twice, swapped
 
-FLOAT = 4  # bytes
 TILE = 2048  # floats: the states, factors and additions of a step are half of a first-level cache
 
 # mypy: disable-error-code="no-untyped-def"

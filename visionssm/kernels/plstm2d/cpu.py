@@ -8,45 +8,37 @@ is two matrix products as in attention, C²·(DK + DV): less, up to a thousand c
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from visionssm.kernels import threads
 from visionssm.kernels.cpu_math import LANES
+from visionssm.kernels.layout import address, packed
 from visionssm.kernels.plstm2d.cpu_kernels import backward_scratch, forward_scratch, pairs_backward, pairs_forward
 
 
 def forward(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> Tensor:
     """(B, C, C) weights of readers and sources from float32 gates (B, K, X, Y), in the order of `Gates`."""
-    kept = [_packed(x) for x in (*gates, direct)]
+    kept = [packed(x) for x in (*gates, direct)]
     batch, n_directions, rows, columns = kept[0].shape
     n_cells = rows * columns
     weights = torch.empty(batch, n_cells, n_cells)
     tasks = batch * math.ceil(n_cells / LANES)
-    addresses = (*(_address(x) for x in kept), weights.data_ptr())
+    addresses = (*(address(x) for x in kept), weights.data_ptr())
     threads.run_kernel(pairs_forward, tasks, forward_scratch(rows, columns), (n_directions, rows, columns, *addresses))
     return weights
 
 
 def backward(grad_weights: Tensor, gates: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Gradients of the gates, in their order; None for a missing one."""
-    kept = [_packed(x) for x in gates]
-    grad_weights = _packed(grad_weights)
+    kept = [packed(x) for x in gates]
+    grad_weights = packed(grad_weights)
     batch, n_directions, rows, columns = kept[0].shape
     grads = [None if x is None else torch.empty_like(x) for x in kept]
-    addresses = (*(_address(x) for x in kept), grad_weights.data_ptr(), *(_address(x) for x in grads))
+    addresses = (*(address(x) for x in kept), grad_weights.data_ptr(), *(address(x) for x in grads))
     tasks = batch * n_directions if columns * rows else 0
     threads.run_kernel(
         pairs_backward, tasks, backward_scratch(rows, columns), (n_directions, rows, columns, *addresses)
     )
     return tuple(grads)
-
-
-def _packed(x: Tensor | None) -> Any:
-    return None if x is None else x.detach().contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionssm.kernels.cpu_blocks import FLOAT, clear
 from visionssm.kernels.cpu_math import (
     LANES,
     inlined,
@@ -29,7 +30,6 @@ from visionssm.kernels.cpu_math import (
     words,
 )
 
-FLOAT = 4  # bytes
 N_TRANSITIONS_AND_MARKS = 6
 
 # mypy: disable-error-code="no-untyped-def"
@@ -46,16 +46,9 @@ def backward_scratch(rows: int, columns: int) -> int:
 
 
 @inlined
-def _clear(address, n_vectors):
-    zero = spread(np.float32(0))
-    for i in range(n_vectors):
-        store(address, i * LANES, zero)
-
-
-@inlined
 def _unit_vectors(address):
     """Vector n is one in lane n."""
-    _clear(address, LANES)
+    clear(address, LANES * LANES)
     for n in range(LANES):
         put(address, n * LANES + n, np.float32(1))
 
@@ -106,14 +99,14 @@ def pairs_forward(arguments):
         batch = task // groups
         first = (task % groups) * LANES
         count = min(LANES, n_cells - first)
-        _clear(tile, n_cells)
+        clear(tile, n_cells * LANES)
         if direct != 0:
             for lane in range(count):
                 put(tile, (first + lane) * LANES + lane, scalar(direct, batch * n_cells + first + lane))
         for k in range(n_directions):
             against_x, against_y = k & 1, k >> 1
             i0, j0 = _first_cell(first, count, against_x, against_y, n_rows, n_columns)
-            _clear(row, n_columns)
+            clear(row, n_columns * LANES)
             for i in range(i0, n_rows):
                 x = n_rows - 1 - i if against_x else i
                 u = spread(np.float32(0))
@@ -163,11 +156,11 @@ def pairs_backward(arguments):
             break
         batch, k = task // n_directions, task % n_directions
         against_x, against_y = k & 1, k >> 1
-        _clear(sums, n_cells * N_TRANSITIONS_AND_MARKS)
+        clear(sums, n_cells * N_TRANSITIONS_AND_MARKS * LANES)
         for first in range(0, n_cells, LANES):
             count = min(LANES, n_cells - first)
             i0, j0 = _first_cell(first, count, against_x, against_y, n_rows, n_columns)
-            _clear(row, n_columns)
+            clear(row, n_columns * LANES)
             for i in range(i0, n_rows):
                 x = n_rows - 1 - i if against_x else i
                 u = spread(np.float32(0))
@@ -187,7 +180,9 @@ def pairs_backward(arguments):
                         store(tile, cell * LANES, spread(np.float32(0)))
                         for n in range(count):
                             put(tile, cell * LANES + n, scalar(grad_weights, place + n))
-            _clear(row, n_columns)  # from here on the gradients of the states that leave, r here and d in the loop
+            clear(
+                row, n_columns * LANES
+            )  # from here on the gradients of the states that leave, r here and d in the loop
             for i in range(n_rows - 1, i0 - 1, -1):
                 x = n_rows - 1 - i if against_x else i
                 grad_d = spread(np.float32(0))

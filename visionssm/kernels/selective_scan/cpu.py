@@ -15,6 +15,7 @@ from torch import Tensor
 from visionssm.kernels import threads
 from visionssm.kernels.checks import check_order
 from visionssm.kernels.cpu_math import LANES
+from visionssm.kernels.layout import address, address_and_strides, packed, rows
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
 
@@ -53,8 +54,8 @@ def forward(
     n_routes, route_channels, d_state = a.shape
     n_sequences, n_steps = order.shape[1:]
     dtype = u.dtype
-    u, dt, b, c = _rows(u), _rows(dt), _rows(b), _rows(c)
-    weight, a, d, bias, initial = (_packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
+    u, dt, b, c = rows(u), rows(dt), rows(b), rows(c)
+    weight, a, d, bias, initial = (packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
     check_order(order, pixels)  # compiled graphs come here without it, and the kernels trust the table
     order = _packed_order(order)
 
@@ -76,11 +77,11 @@ def forward(
             tile,
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
-            *_strides(dt),
-            *_strides(b),
-            *_strides(c),
+            *address_and_strides(dt),
+            *address_and_strides(b),
+            *address_and_strides(c),
             *_map_strides(y, route_channels, n_routes),
-            *(_address(x) for x in (weight, a, d, bias, initial)),
+            *(address(x) for x in (weight, a, d, bias, initial)),
             final.data_ptr(),
             states.data_ptr() if states.numel() else 0,
         ),
@@ -110,9 +111,9 @@ def backward(
     batch, pixels, channels = u.shape
     n_routes, route_channels, d_state = a.shape
     n_sequences, n_steps = order.shape[1:]
-    u, dt, b, c, grad_y = _rows(u), _rows(dt), _rows(b), _rows(c), _rows(grad_y)
+    u, dt, b, c, grad_y = rows(u), rows(dt), rows(b), rows(c), rows(grad_y)
     weight, a, d, bias, initial, grad_final, states = (
-        _packed(x) for x in (dt_weight, a, d, dt_bias, initial_state, grad_final_state, states)
+        packed(x) for x in (dt_weight, a, d, dt_bias, initial_state, grad_final_state, states)
     )
     order = _packed_order(order)
     rank = 0 if weight is None else weight.shape[1]
@@ -146,12 +147,12 @@ def backward(
             *(batch, groups, range_size),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
-            *_strides(dt),
-            *_strides(b),
-            *_strides(c),
+            *address_and_strides(dt),
+            *address_and_strides(b),
+            *address_and_strides(c),
             *_map_strides(grad_y, route_channels, n_routes),
             *_map_strides(grad_u, route_channels, n_routes),
-            *(_address(x) for x in (weight, a, d, bias, initial, states, grad_final)),
+            *(address(x) for x in (weight, a, d, bias, initial, states, grad_final)),
             *(x.data_ptr() for x in (grad_dt, grad_b, grad_c, grad_a, grad_weight, grad_d, grad_bias, grad_initial)),
         ),
     )
@@ -171,30 +172,8 @@ def backward(
     )
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`x` in float32 with neighbouring elements in its last dimension; a view stays a view."""
-    x = x.float()
-    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
-
-
-def _packed(x: Tensor | None) -> Any:
-    """`x` in float32 without gaps, or None."""
-    return None if x is None else x.float().contiguous()
-
-
 def _packed_order(order: Tensor) -> Tensor:
     return order.to(torch.int32).contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    """Where the values of `x` are; 0 for None."""
-    return 0 if x is None else x.data_ptr()
-
-
-def _strides(x: Tensor) -> tuple[int, int, int, int]:
-    """Address, and strides over batch, pixels and routes, of (B, L, K, ·)."""
-    batch, pixel, route, _ = x.stride()
-    return x.data_ptr(), batch, pixel, route
 
 
 def _map_strides(x: Tensor, route_channels: int, n_routes: int) -> tuple[int, int, int, int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu_math import (
     LANES,
     LN_2,
@@ -35,17 +36,7 @@ from visionssm.kernels.cpu_math import (
     total,
     words,
 )
-from visionssm.kernels.selective_scan.cpu_forward import (
-    CHUNK,
-    FLOAT,
-    QUAD,
-    add,
-    clear,
-    copy,
-    gather_transposed,
-    scatter_transposed,
-    step_inputs,
-)
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs
 
 # mypy: disable-error-code="no-untyped-def"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu_math import (
     LANES,
     LOG2_E,
@@ -22,10 +23,7 @@ from visionssm.kernels.cpu_math import (
     load,
     load_spread,
     multiply_add,
-    put,
-    scalar,
     softplus,
-    spread,
     store,
     take_ticket,
     words,
@@ -34,7 +32,6 @@ from visionssm.kernels.cpu_math import (
 PANEL = 16  # steps whose step sizes are held in the first-level cache
 QUAD = 4  # steps that share one read of the low-rank weights; divides PANEL
 CHUNK = 128  # steps between saved states; a multiple of PANEL
-FLOAT = 4  # bytes
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -43,53 +40,6 @@ def forward_scratch(tile: int, d_state: int, rank: int) -> int:
     """Floats of working memory that one thread needs for `scan_forward`."""
     zeros = max(tile, d_state, rank) + LANES
     return zeros + (2 * d_state + rank + 3 + 5 * PANEL) * tile
-
-
-@inlined
-def clear(address, count):
-    """Write `count` zeros."""
-    zero = np.float32(0)
-    whole = count - count % LANES
-    for i in range(0, whole, LANES):
-        store(address, i, spread(zero))
-    for i in range(whole, count):
-        put(address, i, zero)
-
-
-@inlined
-def copy(source, target, count):
-    """Copy `count` floats."""
-    whole = count - count % LANES
-    for i in range(0, whole, LANES):
-        store(target, i, load(source, i))
-    for i in range(whole, count):
-        put(target, i, scalar(source, i))
-
-
-@inlined
-def add(source, target, count):
-    """Add `count` floats to others."""
-    whole = count - count % LANES
-    for i in range(0, whole, LANES):
-        store(target, i, load(target, i) + load(source, i))
-    for i in range(whole, count):
-        put(target, i, scalar(target, i) + scalar(source, i))
-
-
-@inlined
-def gather_transposed(source, target, count, d_state, tile, factor):
-    """(count, N) in memory to (N, tile), times a factor."""
-    for channel in range(count):
-        for n in range(d_state):
-            put(target, n * tile + channel, scalar(source, channel * d_state + n) * factor)
-
-
-@inlined
-def scatter_transposed(source, target, count, d_state, tile):
-    """(N, tile) in working memory to (count, N)."""
-    for channel in range(count):
-        for n in range(d_state):
-            put(target, channel * d_state + n, scalar(source, n * tile + channel))
 
 
 @inlined

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
+from visionssm.kernels.layout import with_unit_stride
 from visionssm.kernels.selective_scan import gpu_kernels
 from visionssm.kernels.selective_scan.gpu_arguments import (
     Arguments,
@@ -23,7 +24,6 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     launch_of,
     map_strides,
     sizes,
-    with_unit_stride,
     zeros,
 )
 

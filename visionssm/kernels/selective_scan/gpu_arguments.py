@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
+from visionssm.kernels.layout import with_unit_stride
 
 Arguments = dict[str, Tensor | int | None]
 
@@ -48,10 +49,6 @@ class Carried:
 
 def zeros(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.new_zeros(x.shape, dtype=torch.float32)
-
-
-def with_unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def kernel_inputs(

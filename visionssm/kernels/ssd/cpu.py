@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels import threads
+from visionssm.kernels.layout import address, address_and_strides, packed, rows
 from visionssm.kernels.ssd.cpu_kernels import backward_scratch, forward_scratch, ssd_backward, ssd_forward
 
 
@@ -43,7 +44,7 @@ def forward(
     batch, steps, heads, width = x.shape
     d_state = b.shape[-1]
     maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
-    skip, initial = _packed(d), _packed(initial_state)
+    skip, initial = packed(d), packed(initial_state)
     y = torch.empty(batch, steps, heads, width)
     final = torch.empty(batch, heads, width, d_state)
     states = torch.empty(states_shape(x, b, chunk_size) if save_states else (0,))
@@ -53,8 +54,8 @@ def forward(
         forward_scratch(width, d_state),
         (
             *sizes,
-            *(number for tensor in maps[:-1] for number in _strides(tensor)),
-            *(_address(tensor) for tensor in (maps[-1], decay, skip, initial, y, final, states)),
+            *(number for tensor in maps[:-1] for number in address_and_strides(tensor)),
+            *(address(tensor) for tensor in (maps[-1], decay, skip, initial, y, final, states)),
         ),
     )
     return y.to(x.dtype), final, states
@@ -79,7 +80,7 @@ def backward(
     batch, steps, heads, width = x.shape
     groups, d_state = b.shape[2:]
     maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
-    grad_y, skip, grad_final, states = _rows(grad_y), _packed(d), _packed(grad_final_state), states.contiguous()
+    grad_y, skip, grad_final, states = rows(grad_y), packed(d), packed(grad_final_state), states.contiguous()
     new = torch.zeros if width * d_state == 0 else torch.empty  # the kernel writes nothing where there are no states
     grad_x = new(batch, steps, heads, width)
     grad_b, grad_c = new(2, batch, steps, heads, d_state)
@@ -91,8 +92,8 @@ def backward(
         backward_scratch(width, d_state, chunk_size),
         (
             *sizes,
-            *(number for tensor in (*maps[:-1], grad_y) for number in _strides(tensor)),
-            *(_address(tensor) for tensor in (maps[-1], decay, skip, states, grad_final)),
+            *(number for tensor in (*maps[:-1], grad_y) for number in address_and_strides(tensor)),
+            *(address(tensor) for tensor in (maps[-1], decay, skip, states, grad_final)),
             *(
                 tensor.data_ptr()
                 for tensor in (grad_x, grad_b, grad_c, grad_decay, grad_drive, grad_skip, grad_initial)
@@ -121,25 +122,4 @@ def _inputs(
     dt = dt.detach().float().contiguous()
     decay = torch.exp(dt * a.detach().float())
     sizes = (steps, heads, heads // groups, width, d_state, chunk_size)
-    return (_rows(x), _rows(b), _rows(c), dt), sizes, decay
-
-
-def _rows(x: Tensor) -> Tensor:
-    """`x` in float32 with neighbouring elements in its last dimension; a view stays a view."""
-    x = x.detach().float()
-    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
-
-
-def _packed(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach().float().contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    """Where the values of `x` are; 0 for None and for nothing."""
-    return 0 if x is None or x.numel() == 0 else x.data_ptr()
-
-
-def _strides(x: Tensor) -> tuple[int, int, int, int]:
-    """Address, and strides over batch, steps and heads or groups, of (B, L, H, ·)."""
-    batch, step, head, _ = x.stride()
-    return x.data_ptr(), batch, step, head
+    return (rows(x), rows(b), rows(c), dt), sizes, decay

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu_math import (
     LANES,
     inlined,
@@ -26,12 +27,10 @@ from visionssm.kernels.cpu_math import (
     total,
     words,
 )
-from visionssm.kernels.selective_scan.cpu_forward import add, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.ssd.cpu_sums import sums_of_rows
 
 PANEL = 16  # steps whose inputs are held in the first-level cache; divides every chunk
 QUAD = 4  # steps that share one read of the state; divides PANEL
-FLOAT = 4  # bytes
 
 # mypy: disable-error-code="no-untyped-def"
 

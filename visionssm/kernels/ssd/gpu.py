@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
+from visionssm.kernels.layout import packed, with_unit_stride
 from visionssm.kernels.ssd import gpu_kernels
 
 WIDEST_BLOCK = 32  # states or channels of a tile: NVIDIA holds its factors in registers too
@@ -132,13 +133,13 @@ def forward_launches(
     """y, the final state and the states before each chunk, which the launches fill in their order; the launches."""
     batch, _, heads, width = x.shape
     decays = _decays(dt, a, chunk_steps(chunk_size, x.dtype))
-    x, b, c = (_with_unit_stride(tensor) for tensor in (x, b, c))
+    x, b, c = (with_unit_stride(tensor) for tensor in (x, b, c))
     y = x.new_empty(x.shape)
     final_state = x.new_empty((batch, heads, width, b.shape[-1]), dtype=torch.float32)
     states = x.new_empty(states_shape(x, b, chunk_size), dtype=torch.float32)
     arguments: Arguments = {
         **{"x": x, "b": b, "c": c, "dt": decays.dt, "coarse": decays.coarse, "fine": decays.fine},
-        **{"since_start": decays.since_start, "skip": _parameter(d), "states": states, "y": y},
+        **{"since_start": decays.since_start, "skip": packed(d), "states": states, "y": y},
         **_strides({"x": x, "b": b, "c": c}),
         **_sizes(x, states),
     }
@@ -175,7 +176,7 @@ def backward_launches(
     batch, _, heads, width = x.shape
     d_state = b.shape[-1]
     decays = _decays(dt, a, chunk_steps(chunk_size, x.dtype))
-    grad_y, x, b, c = (_with_unit_stride(tensor) for tensor in (grad_y, x, b, c))
+    grad_y, x, b, c = (with_unit_stride(tensor) for tensor in (grad_y, x, b, c))
     tiles = _tiles(x, b, chunk_size)
     narrow = _narrow(tiles, "BLOCK_N", "BLOCK_P")
     n_blocks = triton.cdiv(d_state, narrow["BLOCK_N"])
@@ -203,7 +204,7 @@ def backward_launches(
     inputs: Arguments = {
         **maps,
         **tables,
-        **{"to_end": decays.to_end, "skip": _parameter(d), "flows": flows},
+        **{"to_end": decays.to_end, "skip": packed(d), "flows": flows},
         **results("grad_x", "grad_decay", "grad_drive", "from_end", "grad_skip"),
         **common,
     }
@@ -243,14 +244,6 @@ def _decays(dt: Tensor, a: Tensor, size: int) -> Decays:
 def _in_steps(table: Tensor, n_steps: int) -> Tensor:
     """(B, chunks, H, Q) to (B, L, H)."""
     return table.transpose(2, 3).flatten(1, 2)[:, :n_steps]
-
-
-def _parameter(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
-
-
-def _with_unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _strides(maps: dict[str, Tensor]) -> dict[str, int]:

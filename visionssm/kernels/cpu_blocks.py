@@ -1,0 +1,58 @@
+"""Moving blocks of floats within compiled CPU kernels; addresses are those of `cpu_math`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from visionssm.kernels.cpu_math import LANES, inlined, load, put, scalar, spread, store
+
+FLOAT = 4  # bytes
+
+# mypy: disable-error-code="no-untyped-def"
+
+
+@inlined
+def clear(address, count):
+    """Write `count` zeros."""
+    zero = np.float32(0)
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(address, i, spread(zero))
+    for i in range(whole, count):
+        put(address, i, zero)
+
+
+@inlined
+def copy(source, target, count):
+    """Copy `count` floats."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, load(source, i))
+    for i in range(whole, count):
+        put(target, i, scalar(source, i))
+
+
+@inlined
+def add(source, target, count):
+    """Add `count` floats to others."""
+    whole = count - count % LANES
+    for i in range(0, whole, LANES):
+        store(target, i, load(target, i) + load(source, i))
+    for i in range(whole, count):
+        put(target, i, scalar(target, i) + scalar(source, i))
+
+
+@inlined
+def gather_transposed(source, target, count, d_state, tile, factor):
+    """(count, N) in memory to (N, tile), times a factor."""
+    for channel in range(count):
+        for n in range(d_state):
+            put(target, n * tile + channel, scalar(source, channel * d_state + n) * factor)
+
+
+@inlined
+def scatter_transposed(source, target, count, d_state, tile):
+    """(N, tile) in working memory to (count, N)."""
+    for channel in range(count):
+        for n in range(d_state):
+            put(target, channel * d_state + n, scalar(source, n * tile + channel))
