@@ -1,6 +1,6 @@
 """The selective scan on CPUs: memory and threads for the compiled passes of `cpu_forward` and `cpu_backward`.
 
-The kernels compute in float32. Half-precision inputs are converted, and results converted back to the input's dtype.
+The kernels compute in float32, and read and write maps and vectors in half precision as they are: see `cpu_half`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from visionssm.kernels import threads
 from visionssm.kernels.checks import check_order
+from visionssm.kernels.cpu_half import FORMATS, readable
 from visionssm.kernels.cpu_math import LANES
-from visionssm.kernels.layout import address, address_and_strides, packed, rows
+from visionssm.kernels.layout import address, address_and_strides, packed, with_unit_stride
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
 
@@ -54,13 +55,13 @@ def forward(
     n_routes, route_channels, d_state = a.shape
     n_sequences, n_steps = order.shape[1:]
     dtype = u.dtype
-    u, dt, b, c = rows(u), rows(dt), rows(b), rows(c)
+    (u,), (dt, b, c) = _in_one_format(u), _in_one_format(dt, b, c)
     weight, a, d, bias, initial = (packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
     check_order(order, pixels)  # compiled graphs come here without it, and the kernels trust the table
     order = _packed_order(order)
 
     y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
-    y = torch.empty(y_shape)
+    y = torch.empty(y_shape, dtype=u.dtype)
     final = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
     states = torch.empty(states_shape(u, a, order) if save_states else (0,))
 
@@ -69,12 +70,13 @@ def forward(
     limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
     tile = _even_tile(route_channels, batch, limit, torch.get_num_threads())
     tasks = batch * math.ceil(route_channels / tile)
+    summed = pixels if _summed_apart(u, route_channels) else 0
     threads.run_kernel(
         scan_forward,
         tasks,
-        forward_scratch(tile, d_state, rank),
+        forward_scratch(tile, d_state, rank, summed),
         (
-            tile,
+            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype]),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
             *address_and_strides(dt),
@@ -111,7 +113,7 @@ def backward(
     batch, pixels, channels = u.shape
     n_routes, route_channels, d_state = a.shape
     n_sequences, n_steps = order.shape[1:]
-    u, dt, b, c, grad_y = rows(u), rows(dt), rows(b), rows(c), rows(grad_y)
+    (u, grad_y), (dt, b, c) = _in_one_format(u, grad_y), _in_one_format(dt, b, c)
     weight, a, d, bias, initial, grad_final, states = (
         packed(x) for x in (dt_weight, a, d, dt_bias, initial_state, grad_final_state, states)
     )
@@ -129,7 +131,7 @@ def backward(
     tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
     tile = min(range_size, _MAX_TILE, tile_limit)
 
-    grad_u = torch.empty(batch, pixels, channels)
+    grad_u = torch.empty(batch, pixels, channels, dtype=u.dtype)
     grad_dt = torch.empty(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
     grad_b = torch.empty(ranges, batch, pixels, n_routes, d_state)
     grad_c = torch.empty_like(grad_b)
@@ -138,12 +140,14 @@ def backward(
     grad_d = torch.empty(groups, n_routes, route_channels)
     grad_bias = torch.empty_like(grad_d)
     grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
+    largest_group = math.ceil(batch / groups) if groups else 0
+    summed = largest_group * pixels if _summed_apart(u, route_channels) else 0
     threads.run_kernel(
         scan_backward,
         groups * ranges,
-        backward_scratch(tile, d_state, rank),
+        backward_scratch(tile, d_state, rank, summed),
         (
-            tile,
+            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype]),
             *(batch, groups, range_size),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
@@ -170,6 +174,19 @@ def backward(
     return tuple(
         None if x is None or g is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, results, strict=True)
     )
+
+
+def _in_one_format(*maps: Tensor) -> tuple[Tensor, ...]:
+    """The maps as the kernels read them: in one format, with neighbouring channels; views where that is so already."""
+    dtype = maps[0].dtype
+    if not readable(dtype) or any(x.dtype != dtype for x in maps):
+        dtype = torch.float32
+    return tuple(with_unit_stride(x.to(dtype)) for x in maps)
+
+
+def _summed_apart(u: Tensor, route_channels: int) -> bool:
+    """Whether any tile sums its routes in working memory: in half precision, or where a block is not full."""
+    return u.dtype != torch.float32 or route_channels % LANES != 0
 
 
 def _packed_order(order: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu_half import item_size, narrow
 from visionssm.kernels.cpu_math import (
     LANES,
     LN_2,
@@ -36,16 +37,21 @@ from visionssm.kernels.cpu_math import (
     total,
     words,
 )
-from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs, widened
 
 # mypy: disable-error-code="no-untyped-def"
 
 
-def backward_scratch(tile: int, d_state: int, rank: int) -> int:
-    """Floats of working memory that one thread needs for `scan_backward`."""
+def backward_scratch(tile: int, d_state: int, rank: int, summed_pixels: int) -> int:
+    """Floats of working memory that one thread needs for `scan_backward`.
+
+    `summed_pixels`: of all images of a group, if the sum over routes of u's gradient is kept apart, else 0.
+    """
     zeros = 2 * max(tile, d_state, rank) + 2 * LANES
     sums = 2 * d_state * LANES
-    return zeros + sums + (4 * d_state + 2 * rank + 4 + CHUNK * (2 * d_state + 8)) * tile
+    vectors = CHUNK * (rank + 2 * d_state)
+    per_channel = 4 * d_state + 2 * rank + 4 + CHUNK * (2 * d_state + 7) + summed_pixels
+    return zeros + sums + vectors + per_channel * tile
 
 
 @kernel
@@ -56,7 +62,7 @@ def scan_backward(arguments):
     gd and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
     """
     (
-        counter, scratch, scratch_size, tasks, tile,
+        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind,
         n_images, groups, range_size,
         n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
         u, u_b, u_l, u_k,
@@ -67,7 +73,7 @@ def scan_backward(arguments):
         gu, gu_b, gu_l, gu_k,
         weight, a, d, bias, initial, states, gfinal,
         gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
-    ) = words(arguments, 55)  # fmt: skip
+    ) = words(arguments, 57)  # fmt: skip
     longest_row = max(tile, d_state, rank) + LANES
     block_floats = d_state * tile
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
@@ -91,8 +97,10 @@ def scan_backward(arguments):
     u_copy = decayed + CHUNK * block_floats * FLOAT
     dt_copy = u_copy + CHUNK * tile * FLOAT
     gy_copy = dt_copy + CHUNK * tile * FLOAT
-    gu_copy = gy_copy + CHUNK * tile * FLOAT
-    clear(zeros, scratch_size)
+    vectors = gy_copy + CHUNK * tile * FLOAT
+    gu_sums = vectors + CHUNK * (rank + 2 * d_state) * FLOAT
+    clear(zeros, (gu_sums - zeros) // FLOAT)
+    map_item, vector_item = item_size(map_kind), item_size(vector_kind)
     # Addresses of a step's u, dt, b, c, gy, gu, gdt, gb, gc.
     rows = np.empty((9, CHUNK), np.int64)
     n_chunks = (n_steps + CHUNK - 1) // CHUNK
@@ -120,12 +128,15 @@ def scan_backward(arguments):
             count = min(tile, range_end - first)
             width = (count + LANES - 1) // LANES * LANES
             ragged = count != width
-            for image in range(first_image, last_image):
-                for k in range(n_routes):
-                    if k == 0 or gu_k != 0:
-                        for pixel in range(n_pixels):
-                            clear(gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT, count)
+            apart = ragged or map_kind != 0
+            group_pixels = (last_image - first_image) * n_pixels
             for k in range(n_routes):
+                if apart and (k == 0 or gu_k != 0):
+                    clear(gu_sums, group_pixels * tile)
+                elif k == 0 or gu_k != 0:
+                    for place in range(first_image * n_pixels, last_image * n_pixels):
+                        image, pixel = place // n_pixels, place % n_pixels
+                        clear(gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT, count)
                 clear(a_tile, block_floats)
                 rate = a + (k * n_channels + first) * d_state * FLOAT
                 gather_transposed(rate, a_tile, count, d_state, tile, np.float32(LOG2_E))
@@ -168,32 +179,37 @@ def scan_backward(arguments):
                                 for row in range(5, 9):
                                     rows[row, j] = unread
                             else:
-                                rows[0, j] = u + (image * u_b + pixel * u_l + k * u_k + first) * FLOAT
-                                rows[1, j] = dt + (image * dt_b + pixel * dt_l + k * dt_k) * FLOAT
-                                rows[2, j] = b + (image * b_b + pixel * b_l + k * b_k) * FLOAT
-                                rows[3, j] = c + (image * c_b + pixel * c_l + k * c_k) * FLOAT
-                                rows[4, j] = gy + (image * gy_b + pixel * gy_l + k * gy_k + first) * FLOAT
-                                rows[5, j] = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                rows[0, j] = u + (image * u_b + pixel * u_l + k * u_k + first) * map_item
+                                rows[1, j] = dt + (image * dt_b + pixel * dt_l + k * dt_k) * vector_item
+                                rows[2, j] = b + (image * b_b + pixel * b_l + k * b_k) * vector_item
+                                rows[3, j] = c + (image * c_b + pixel * c_l + k * c_k) * vector_item
+                                rows[4, j] = gy + (image * gy_b + pixel * gy_l + k * gy_k + first) * map_item
                                 place = ((part * n_images + image) * n_pixels + pixel) * n_routes + k
                                 rows[7, j] = gb + place * d_state * FLOAT
                                 rows[8, j] = gc + place * d_state * FLOAT
                                 if rank == 0:
-                                    rows[1, j] += first * FLOAT
+                                    rows[1, j] += first * vector_item
                                     place = (image * n_pixels + pixel) * n_routes + k
                                     rows[6, j] = gdt + (place * n_channels + first) * FLOAT
                                 else:
                                     rows[6, j] = gdt + place * rank * FLOAT
-                                if ragged:
-                                    offset = j * tile * FLOAT
-                                    copy(rows[0, j], u_copy + offset, count)
-                                    rows[0, j] = u_copy + offset
-                                    if rank == 0:
-                                        copy(rows[1, j], dt_copy + offset, count)
-                                        rows[1, j] = dt_copy + offset
-                                    copy(rows[4, j], gy_copy + offset, count)
-                                    rows[4, j] = gy_copy + offset
-                                    clear(gu_copy + offset, width)
-                                    rows[5, j] = gu_copy + offset
+                                offset = j * tile * FLOAT
+                                if apart:
+                                    place = (image - first_image) * n_pixels + pixel
+                                    rows[5, j] = gu_sums + place * tile * FLOAT
+                                    rows[0, j] = widened(rows[0, j], u_copy + offset, count, map_kind)
+                                    rows[4, j] = widened(rows[4, j], gy_copy + offset, count, map_kind)
+                                else:
+                                    rows[5, j] = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                if rank == 0 and (ragged or vector_kind != 0):
+                                    rows[1, j] = widened(rows[1, j], dt_copy + offset, count, vector_kind)
+                                if vector_kind != 0:
+                                    place = vectors + j * (rank + 2 * d_state) * FLOAT
+                                    if rank != 0:
+                                        rows[1, j] = widened(rows[1, j], place, rank, vector_kind)
+                                    place += rank * FLOAT
+                                    rows[2, j] = widened(rows[2, j], place, d_state, vector_kind)
+                                    rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, vector_kind)
                         _chunk_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, slope)
                         _chunk_states(rows, steps, a_tile, h, d_state, tile, width, delta, decays, decayed)
                         _chunk_gradients(
@@ -205,12 +221,6 @@ def scan_backward(arguments):
                                 add(slope + j * tile * FLOAT, rows[6, j], count)
                         else:
                             _chunk_low_rank(rows, steps, w_tile, gw_tile, rank, tile, width, slope)
-                        if ragged:
-                            for j in range(steps):
-                                pixel = integer(visits, j)
-                                if pixel >= 0:
-                                    target = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
-                                    add(rows[5, j], target, count)
                     scatter_transposed(gh, ginitial + edge, count, d_state, tile)
                 place = group * n_routes + k
                 for n in range(d_state):
@@ -219,6 +229,11 @@ def scan_backward(arguments):
                 for r in range(rank):
                     target = gweight + ((place * rank + r) * n_channels + first) * FLOAT
                     copy(gw_tile + r * tile * FLOAT, target, count)
+                if apart and (gu_k != 0 or k == n_routes - 1):
+                    for row in range(group_pixels):
+                        image, pixel = first_image + row // n_pixels, row % n_pixels
+                        target = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * map_item
+                        narrow(gu_sums + row * tile * FLOAT, target, count, map_kind)
                 copy(gd_tile, gd + (place * n_channels + first) * FLOAT, count)
                 copy(gbias_tile, gbias + (place * n_channels + first) * FLOAT, count)
 

@@ -6,13 +6,18 @@ sixteen channels at a time with their state in the first-level cache.
 
 Names: `x` is the byte address of tensor x, `x_b x_l x_k` its strides in elements over batch, pixels and routes. A step
 outside the map reads a row of zeros and writes to a row that nobody reads, so the loops know nothing of it.
+
+`map_kind` is the format of u and y, `vector_kind` that of dt, b and c (see `cpu_half`). Rows in half precision are
+widened a panel at a time, and so are those of a last block that reaches over the last channel, which sixteen lanes
+must not read. Such a tile's sum over routes is kept apart in float32 and written, rounded, when it is complete.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu_blocks import FLOAT, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu_half import item_size, narrow, widen
 from visionssm.kernels.cpu_math import (
     LANES,
     LOG2_E,
@@ -36,10 +41,14 @@ CHUNK = 128  # steps between saved states; a multiple of PANEL
 # mypy: disable-error-code="no-untyped-def"
 
 
-def forward_scratch(tile: int, d_state: int, rank: int) -> int:
-    """Floats of working memory that one thread needs for `scan_forward`."""
+def forward_scratch(tile: int, d_state: int, rank: int, summed_pixels: int) -> int:
+    """Floats of working memory that one thread needs for `scan_forward`.
+
+    `summed_pixels`: of the map, if the sum over routes is kept apart, else 0.
+    """
     zeros = max(tile, d_state, rank) + LANES
-    return zeros + (2 * d_state + rank + 3 + 5 * PANEL) * tile
+    vectors = PANEL * (rank + 2 * d_state)
+    return zeros + (2 * d_state + rank + 3 + 4 * PANEL + summed_pixels) * tile + vectors
 
 
 @inlined
@@ -58,11 +67,18 @@ def step_inputs(rows, j, weight, rank, bias, tile, block):
     return x0, x1, x2, x3
 
 
+@inlined
+def widened(source, target, count, kind):
+    """`widen`; where the numbers are now."""
+    widen(source, target, count, kind)
+    return target
+
+
 @kernel
 def scan_forward(arguments):
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
     (
-        counter, scratch, scratch_size, tasks, tile,
+        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind,
         n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
         u, u_b, u_l, u_k,
         dt, dt_b, dt_l, dt_k,
@@ -70,7 +86,7 @@ def scan_forward(arguments):
         c, c_b, c_l, c_k,
         y, y_b, y_l, y_k,
         weight, a, d, bias, initial, final, states,
-    ) = words(arguments, 40)  # fmt: skip
+    ) = words(arguments, 42)  # fmt: skip
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
     h = a_tile + d_state * tile * FLOAT
@@ -82,8 +98,10 @@ def scan_forward(arguments):
     drive = delta + PANEL * tile * FLOAT  # Δ·u
     u_copy = drive + PANEL * tile * FLOAT
     dt_copy = u_copy + PANEL * tile * FLOAT
-    y_copy = dt_copy + PANEL * tile * FLOAT
-    clear(zeros, scratch_size)
+    vectors = dt_copy + PANEL * tile * FLOAT
+    sums = vectors + PANEL * (rank + 2 * d_state) * FLOAT
+    clear(zeros, (sums - zeros) // FLOAT)
+    map_item, vector_item = item_size(map_kind), item_size(vector_kind)
     rows = np.empty((5, PANEL), np.int64)  # addresses of a step's u, dt, b, c, y
     tiles = (n_channels + tile - 1) // tile
     n_chunks = n_steps // CHUNK
@@ -96,12 +114,15 @@ def scan_forward(arguments):
         first = (task % tiles) * tile
         count = min(tile, n_channels - first)
         width = (count + LANES - 1) // LANES * LANES
-        ragged = count != width  # the last block reaches over the last channel: work on copies
+        ragged = count != width  # the last block reaches over the last channel
+        apart = ragged or map_kind != 0
         for k in range(n_routes):
             if k == 0 or y_k != 0:
-                for pixel in range(n_pixels):
-                    clear(y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
-        for k in range(n_routes):
+                if apart:
+                    clear(sums, n_pixels * tile)
+                else:
+                    for pixel in range(n_pixels):
+                        clear(y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
             clear(a_tile, d_state * tile)
             gather_transposed(
                 a + (k * n_channels + first) * d_state * FLOAT, a_tile, count, d_state, tile, np.float32(LOG2_E)
@@ -128,29 +149,28 @@ def scan_forward(arguments):
                             rows[0, j] = rows[1, j] = rows[2, j] = rows[3, j] = zeros
                             rows[4, j] = unread
                         else:
-                            rows[0, j] = u + (batch * u_b + pixel * u_l + k * u_k + first) * FLOAT
-                            rows[1, j] = dt + (batch * dt_b + pixel * dt_l + k * dt_k) * FLOAT
+                            rows[0, j] = u + (batch * u_b + pixel * u_l + k * u_k + first) * map_item
+                            rows[1, j] = dt + (batch * dt_b + pixel * dt_l + k * dt_k) * vector_item
                             if rank == 0:
-                                rows[1, j] += first * FLOAT
-                            rows[2, j] = b + (batch * b_b + pixel * b_l + k * b_k) * FLOAT
-                            rows[3, j] = c + (batch * c_b + pixel * c_l + k * c_k) * FLOAT
-                            rows[4, j] = y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT
-                            if ragged:
-                                offset = j * tile * FLOAT
-                                copy(rows[0, j], u_copy + offset, count)
-                                rows[0, j] = u_copy + offset
-                                if rank == 0:
-                                    copy(rows[1, j], dt_copy + offset, count)
-                                    rows[1, j] = dt_copy + offset
-                                clear(y_copy + offset, width)
-                                rows[4, j] = y_copy + offset
+                                rows[1, j] += first * vector_item
+                            rows[2, j] = b + (batch * b_b + pixel * b_l + k * b_k) * vector_item
+                            rows[3, j] = c + (batch * c_b + pixel * c_l + k * c_k) * vector_item
+                            if apart:
+                                rows[4, j] = sums + pixel * tile * FLOAT
+                                rows[0, j] = widened(rows[0, j], u_copy + j * tile * FLOAT, count, map_kind)
+                            else:
+                                rows[4, j] = y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT
+                            if rank == 0 and (ragged or vector_kind != 0):
+                                rows[1, j] = widened(rows[1, j], dt_copy + j * tile * FLOAT, count, vector_kind)
+                            if vector_kind != 0:
+                                place = vectors + j * (rank + 2 * d_state) * FLOAT
+                                if rank != 0:
+                                    rows[1, j] = widened(rows[1, j], place, rank, vector_kind)
+                                place += rank * FLOAT
+                                rows[2, j] = widened(rows[2, j], place, d_state, vector_kind)
+                                rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, vector_kind)
                     _panel_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, drive)
                     _panel_recurrence(rows, steps, a_tile, d_tile, h, d_state, tile, width, delta, drive)
-                    if ragged:
-                        for j in range(steps):
-                            pixel = integer(order, (k * n_sequences + s) * n_steps + t + j)
-                            if pixel >= 0:
-                                add(rows[4, j], y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
                     if states != 0 and (t + steps) % CHUNK == 0:
                         chunk = (t + steps) // CHUNK - 1
                         for n in range(d_state):
@@ -158,6 +178,10 @@ def scan_forward(arguments):
                             copy(h + n * tile * FLOAT, states + place * FLOAT, count)
                 end = final + (sequence * n_channels + first) * d_state * FLOAT
                 scatter_transposed(h, end, count, d_state, tile)
+            if apart and (y_k != 0 or k == n_routes - 1):
+                for pixel in range(n_pixels):
+                    place = (batch * y_b + pixel * y_l + k * y_k + first) * map_item
+                    narrow(sums + pixel * tile * FLOAT, y + place, count, map_kind)
 
 
 @inlined
