@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: `tools/benchmark.py kernels`, `networks`, `models`, `gpu`."""
+"""Benchmarks, as ratios of medians in one run: kernels, convolution, networks and models on the CPU, and gpu."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import gpu, kernels, models, networks
+from visionssm.benchmarks import convolution, gpu, kernels, models, networks
 from visionssm.benchmarks.timing import machine, table, write_json
 
 
@@ -23,6 +23,10 @@ def _positive(text: str) -> int:
 
 def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:
     return kernels.run(batches=tuple(options.batches), seconds=options.seconds)
+
+
+def _convolution(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return convolution.run(batches=tuple(options.batches), seconds=options.seconds)
 
 
 def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -59,13 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
 
-    scan = commands.add_parser(
-        "kernels", parents=[common], help="the selective scan on the CPU against published implementations"
-    )
-    scan.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
-    scan.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
-    scan.add_argument("--json", default="work_dirs/benchmark_kernels.json", help="where to write the figures")
-    scan.set_defaults(run=_kernels)
+    for name, run, what in (
+        ("kernels", _kernels, "the selective scan on the CPU against published implementations"),
+        ("convolution", _convolution, "Vim's causal convolution on the CPU: PyTorch's own against other ways"),
+    ):
+        operator = commands.add_parser(name, parents=[common], help=what)
+        operator.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
+        operator.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
+        operator.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
+        operator.set_defaults(run=run)
 
     whole = commands.add_parser(
         "models", parents=[common], help="whole models on the CPU beside timm's models of the same FLOPs"

@@ -12,11 +12,11 @@ from visionssm.benchmarks import networks
 NANO = "vmamba_nano_test"
 
 
-def _outputs(scan: str) -> torch.Tensor:
+def _outputs(scan: str, name: str = NANO) -> torch.Tensor:
     torch.manual_seed(0)
-    model = networks.create(NANO, 64).eval()
+    model = networks.create(name, 64).eval()
     with torch.inference_mode(), networks.scanning_with(scan):
-        result = model(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+        result = model(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
     assert isinstance(result, torch.Tensor)
     return result
 
@@ -26,6 +26,11 @@ def test_scans_in_pytorch_give_our_numbers_and_the_identity_others() -> None:
     for scan in ("sequential", "published"):
         torch.testing.assert_close(_outputs(scan), ours, rtol=1e-4, atol=1e-5)
     assert (_outputs("identity") - ours).abs().max() > 1e-3
+
+
+def test_published_layout_has_any_number_of_states() -> None:
+    name = "vmamba_v0_tiny"
+    torch.testing.assert_close(_outputs("published", name), _outputs("ours", name), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("other", ["sequential", "published"])

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from visionssm.kernels import plstm2d, plstm2d_four_directions, use_backend
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
+from visionssm.kernels.plstm2d.export import plstm2d_by_diagonals
+from visionssm.kernels.plstm2d.reference import plstm2d_reference
 
 CASES = sorted((Path(__file__).parents[1] / "reference" / "plstm").glob("plstm_op*.json"))
 TOLERANCE = 6e-7  # the cases are recorded with seven digits
@@ -110,6 +112,13 @@ def _random_inputs(
     return qkv, gates, uniform(2, *grid, jo, jq, jk, jv)
 
 
+def _border_states(grid: tuple[int, int], jt: int, seed: int) -> tuple[Tensor, Tensor]:
+    """States that enter the grid along x and along y."""
+    generator = torch.Generator().manual_seed(seed)
+    along_x, along_y = (torch.randn(2, n, 3, 2, jt, generator=generator, dtype=torch.float64) for n in grid[::-1])
+    return along_x, along_y
+
+
 grids = st.tuples(st.integers(1, 7), st.integers(1, 7))
 inner_sizes = st.tuples(*[st.integers(1, 2)] * 5)
 blocks = st.sampled_from([1, 2, 4, 64])
@@ -121,11 +130,7 @@ def test_parallel_form_equals_definition_in_one_direction(
     grid: tuple[int, int], sizes: tuple[int, ...], max_block: int, seed: int, with_state: bool
 ) -> None:
     qkv, gates, direct = _random_inputs(grid, sizes=sizes, seed=seed)
-    state = None
-    if with_state:
-        generator = torch.Generator().manual_seed(seed)
-        shapes = ((2, grid[1], 3, 2, sizes[0]), (2, grid[0], 3, 2, sizes[0]))
-        state = tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    state = _border_states(grid, sizes[0], seed) if with_state else None
     options = {"initial_state": state, "return_final_state": True}
     with use_backend("reference"):
         expected, expected_states = plstm2d(*qkv, gates, direct, **options)
@@ -145,6 +150,17 @@ def test_parallel_form_equals_definition_in_four_directions(
         expected = plstm2d_four_directions(*qkv, gates, direct)
     actual = plstm2d_four_directions(*qkv, gates, direct, max_block=max_block)
     torch.testing.assert_close(actual, expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(grid=grids, sizes=inner_sizes, seed=st.integers(0, 1000), with_state=st.booleans())
+def test_exportable_form_equals_definition(
+    grid: tuple[int, int], sizes: tuple[int, ...], seed: int, with_state: bool
+) -> None:
+    (q, k, v), gates, direct = _random_inputs(grid, sizes=sizes, seed=seed)
+    state = _border_states(grid, sizes[0], seed) if with_state else None
+    expected = plstm2d_reference(q, k, v, gates, direct, state)
+    torch.testing.assert_close(plstm2d_by_diagonals(q, k, v, gates, direct, state), expected)
 
 
 @pytest.mark.parametrize("turn", ["transition_ru", "transition_dl"])

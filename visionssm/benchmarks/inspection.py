@@ -28,6 +28,7 @@ from visionssm.benchmarks.traffic import (
     GPUS,
     MemoryTraffic,
     ideal_scan,
+    least_on_chip,
     memory_traffic,
     our_passes,
     program_traffic,
@@ -222,7 +223,7 @@ def _multiply_adds(executed: Counter[str]) -> int:
 
 def traffic_rows(shapes: Sequence[Shape], batches: Sequence[int], dtype: torch.dtype) -> list[Row]:
     """Bytes of the forward core, from the map to the merged map, in our layout and in the published one."""
-    from visionssm.kernels.selective_scan import gpu
+    from visionssm.kernels.selective_scan import gpu as kernels
 
     rows = []
     for shape in shapes:
@@ -239,8 +240,8 @@ def traffic_rows(shapes: Sequence[Shape], batches: Sequence[int], dtype: torch.d
                 d_state=shape.d_state,
                 rank=shape.dt_rank,
                 item=dtype.itemsize,
-                block=gpu.forward_tile(shape.d_state).channels,
-                saved=gpu.backward_tile(shape.d_state).steps,
+                block=kernels.forward_tile(shape.d_state).channels,
+                saved=kernels.backward_tile(shape.d_state).steps,
             )
             ours, published = (sum(f(sized, dtype.itemsize).values()) for f in (our_passes, published_passes))
             rows.append(
@@ -250,12 +251,20 @@ def traffic_rows(shapes: Sequence[Shape], batches: Sequence[int], dtype: torch.d
                     "ideal MB": ideal / 1e6,
                     "asked by warps / ideal": one.requested * batch / ideal,
                     "reaches programs / ideal": sum(v for k, v in reach.items() if k[1] != "states") / ideal,
+                    **{
+                        f"least in {gpu.name} / ideal": _ratio(least_on_chip(sized, dtype.itemsize, gpu.shared), ideal)
+                        for gpu in GPUS[:2]
+                    },
                     "our passes MB": ours / 1e6,
                     "published passes MB": published / 1e6,
                     "published / ours": published / ours,
                 }
             )
     return rows
+
+
+def _ratio(count: int | None, ideal: int) -> float | None:
+    return None if count is None else count / ideal
 
 
 def floor_rows(shapes: Sequence[Shape], batches: Sequence[int], dtype: torch.dtype) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -97,23 +97,15 @@ def ours(x: Inputs) -> Tensor:
 def sequential(x: Inputs) -> Tensor:
     """One step at a time in PyTorch on materialised exp(Δ·A), with the shapes and steps of published CPU fall-backs.
 
-    It is kinder than they are where gradients are wanted: see `sequential_indexed`.
+    It is kinder than they are where gradients are wanted: steps taken by indexing, as published, each allocate a
+    gradient of the whole tensor, and those of `unbind` do not.
     """
-    return _step_by_step(x, torch.unbind)
-
-
-def sequential_indexed(x: Inputs) -> Tensor:
-    """`sequential` with steps taken by indexing, as published: each allocates a gradient of the whole tensor."""
-    return _step_by_step(x, lambda tensor, dim: (tensor.select(dim, t) for t in range(tensor.shape[dim])))
-
-
-def _step_by_step(x: Inputs, steps: Callable[[Tensor, int], Iterable[Tensor]]) -> Tensor:
     decay, drive, u, c = (t.movedim(2, 3) if t.ndim == 5 else t for t in _materialised(x))
     decay, drive = decay.flatten(1, 2).contiguous(), drive.flatten(1, 2).contiguous()  # (B, K·D, T, N)
     c = c.transpose(2, 3).repeat_interleave(x.u.shape[-1], dim=1)  # (B, K·D, N, T): one copy a channel
     h = torch.zeros_like(decay[:, :, 0])
     outputs = []
-    for decay_t, drive_t, c_t in zip(steps(decay, 2), steps(drive, 2), steps(c, 3), strict=True):
+    for decay_t, drive_t, c_t in zip(decay.unbind(2), drive.unbind(2), c.unbind(3), strict=True):
         h = decay_t * h + drive_t
         outputs.append(torch.einsum("bdn,bdn->bd", h, c_t))
     y = torch.stack(outputs, 2).unflatten(1, (x.order.shape[0], -1)).transpose(2, 3)

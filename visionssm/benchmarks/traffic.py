@@ -198,6 +198,32 @@ def program_traffic(
     }
 
 
+def least_on_chip(shape: Shape, item: int, on_chip: int) -> int | None:
+    """Bytes that the scan issues at the least if every pixel of the map is read, and every sum written, only once.
+
+    A route needs what all pixels before it gave, so u and the float32 sum of the routes stay in the memory of a
+    multiprocessor from the first route to the last. Two ways fit a map into it:
+
+    - a block of channels of the whole map: every block reads the low-rank steps, b and c of all pixels again;
+    - a band of whole rows, all channels: the two routes down the columns cross it once a column. Each crossing
+      publishes ΣΔ and the state it ends with, these are composed in order, and the state that enters is read.
+
+    None if not even sixteen channels of a map or one row fit.
+    """
+    x = Sizes.of(shape)
+    pixels = shape.height * shape.width
+    ideal = ideal_scan(shape, item)
+    ways = []
+    if block := on_chip // (pixels * (item + FLOAT)) // 16 * 16:
+        ways.append(ideal + (math.ceil(shape.channels / block) - 1) * x.projected * item)
+    if rows := on_chip // (shape.width * shape.channels * (item + FLOAT)):
+        bands = math.ceil(shape.height / rows)
+        moved = 2 * (1 + shape.d_state) + 2 * shape.d_state  # floats of a crossing and channel
+        crossings = 0 if bands == 1 else shape.batch * bands * shape.width * shape.n_routes // 2
+        ways.append(ideal + crossings * shape.channels * moved * FLOAT)
+    return min(ways, default=None)
+
+
 def specials(shape: Shape) -> int:
     """Exponentials of the forward scan: one a step and channel for softplus, one a state."""
     return Sizes.of(shape).full_steps * (1 + shape.d_state)

@@ -7,16 +7,25 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 
+@register_notrace_module  # a leaf for torch.fx: it looks at sizes and the device
 class MapConv2d(nn.Conv2d):
     """`nn.Conv2d` on (B, H, W, C) maps.
 
     The permutes are views: a channels-last map is an NCHW tensor in PyTorch's channels_last memory format, for which
     the convolution has its own kernels and keeps the format. State keys are those of `nn.Conv2d`.
+
+    On CPUs those kernels bring the weights into a layout of their own at every call. Where the weights are larger than
+    the map, as between the last stages at batch 1, that costs more than the convolution, and the map is made
+    contiguous instead.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C_in) to (B, H', W', C_out)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        # Compilers choose layouts themselves, and exporters would fix the sizes.
+        if x.device.type == "cpu" and not torch.compiler.is_compiling() and self.weight.numel() > x.numel():
+            return super().forward(x.contiguous()).permute(0, 2, 3, 1).contiguous()
+        return super().forward(x).permute(0, 2, 3, 1)
 
 
 @register_notrace_module  # a leaf for torch.fx: it looks at the dtype and the device

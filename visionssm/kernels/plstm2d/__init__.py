@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
+from visionssm.kernels.plstm2d.export import plstm2d_by_diagonals
 from visionssm.kernels.plstm2d.gates import Gates, propagation_gates
 from visionssm.kernels.plstm2d.pairs import pairs_apply, plstm2d_pairs
 from visionssm.kernels.plstm2d.parallel import plstm2d_parallel
@@ -21,6 +22,8 @@ FOUR_DIRECTIONS = ((False, False), (True, False), (False, True), (True, True))
 """Whether a direction runs against x, and against y; in the order of the gates' axis."""
 
 MAX_BLOCK = 64
+
+_OneDirection = Callable[..., tuple[Tensor, BorderStates]]
 
 
 def plstm2d(
@@ -70,8 +73,8 @@ def plstm2d(
     with without_autocast(q.device.type):
         q, k, v, gates, direct, initial_state = _in_one_precision(q, k, v, gates, direct, initial_state)
         final: BorderStates | None
-        if reference_requested():
-            out, final = plstm2d_reference(q, k, v, gates, direct, initial_state)
+        if (one_direction := _defined_form(q)) is not None:
+            out, final = one_direction(q, k, v, gates, direct, initial_state)
         else:
             one = Gates(*(None if x is None else x.unsqueeze(1) for x in gates))  # type: ignore[arg-type]
             if initial_state is None and not return_final_state and pairs_apply(q, k, v, one, max_block):
@@ -115,20 +118,31 @@ def plstm2d_four_directions(
     _check_inputs(q, k, v, gates, direct, None, max_block, directions=len(FOUR_DIRECTIONS))
     with without_autocast(q.device.type):
         q, k, v, gates, direct, _ = _in_one_precision(q, k, v, gates, direct, None)
-        if reference_requested():
-            return _four_references(q, k, v, gates, direct)
+        if (one_direction := _defined_form(q)) is not None:
+            return _four_flips(one_direction, q, k, v, gates, direct)
         if pairs_apply(q, k, v, gates, max_block):
             return plstm2d_pairs(q, k, v, gates, direct)
         return plstm2d_parallel(q, k, v, gates, direct, max_block=max_block)[0]
 
 
-def _four_references(q: Tensor, k: Tensor, v: Tensor, gates: Gates, direct: Tensor | None) -> Tensor:
+def _defined_form(q: Tensor) -> _OneDirection | None:
+    """The definition where it is asked for, its exportable form for a grid of open sides, None for the fast forms."""
+    if reference_requested():
+        return plstm2d_reference
+    if torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for side in q.shape[1:3]):
+        return plstm2d_by_diagonals
+    return None
+
+
+def _four_flips(
+    one_direction: _OneDirection, q: Tensor, k: Tensor, v: Tensor, gates: Gates, direct: Tensor | None
+) -> Tensor:
     out = q.new_zeros(())
     for number, flip in enumerate(FOUR_DIRECTIONS):
         axes = [axis for axis, against in zip((1, 2), flip, strict=True) if against]
         flipped = Gates(*(None if x is None else x[:, number].flip(axes) for x in gates))  # type: ignore[arg-type]
         d = direct if number == 0 else None
-        one, _ = plstm2d_reference(q.flip(axes), k.flip(axes), v.flip(axes), flipped, d, None)
+        one, _ = one_direction(q.flip(axes), k.flip(axes), v.flip(axes), flipped, d, None)
         out = out + one.flip(axes)
     return out
 

@@ -33,35 +33,39 @@ def plstm2d_reference(
             at = (slice(None), x, y)
             entering_l, entering_u = along_x[y], along_y[x]
             cells.append(
-                _read(q[at], gates.mark_l[at], entering_l)
-                + _read(q[at], gates.mark_u[at], entering_u)
-                + (0 if direct is None else _read_itself(q[at], k[at], v[at], direct[at]))
+                read(q[at], gates.mark_l[at], entering_l)
+                + read(q[at], gates.mark_u[at], entering_u)
+                + (0 if direct is None else read_itself(q[at], k[at], v[at], direct[at]))
             )
             along_x[y] = (
-                _passed(gates.transition_rl[at], entering_l)
-                + _passed(gates.transition_ru[at], entering_u)
-                + _written(gates.source_r[at], k[at], v[at])
+                passed(gates.transition_rl[at], entering_l)
+                + passed(gates.transition_ru[at], entering_u)
+                + written(gates.source_r[at], k[at], v[at])
             )
             along_y[x] = (
-                _passed(gates.transition_du[at], entering_u)
-                + _passed(gates.transition_dl[at], entering_l)
-                + _written(gates.source_d[at], k[at], v[at])
+                passed(gates.transition_du[at], entering_u)
+                + passed(gates.transition_dl[at], entering_l)
+                + written(gates.source_d[at], k[at], v[at])
             )
     out = torch.stack(cells, dim=1).unflatten(1, (rows, columns))
     return out, (torch.stack(along_x, dim=1), torch.stack(along_y, dim=1))
 
 
-def _passed(transition: Tensor, state: Tensor) -> Tensor:
+def passed(transition: Tensor, state: Tensor) -> Tensor:
+    """What a transition (B, JT, JT) makes of a state (B, DK, DV, JT)."""
     return torch.einsum("bij,bdvj->bdvi", transition, state)
 
 
-def _written(source: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def written(source: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The state that a cell adds by its source gate (B, JT, JK, JV)."""
     return torch.einsum("bijk,bdj,bvk->bdvi", source, k, v)
 
 
-def _read(q: Tensor, mark: Tensor, state: Tensor) -> Tensor:
+def read(q: Tensor, mark: Tensor, state: Tensor) -> Tensor:
+    """What a cell's query finds in a state through its mark gate (B, JO, JQ, JT)."""
     return torch.einsum("bdj,bijk,bdvk->bvi", q, mark, state)
 
 
-def _read_itself(q: Tensor, k: Tensor, v: Tensor, direct: Tensor) -> Tensor:
+def read_itself(q: Tensor, k: Tensor, v: Tensor, direct: Tensor) -> Tensor:
+    """What a cell's query finds in the cell's own source, through D (B, JO, JQ, JK, JV)."""
     return torch.einsum("bdj,bijkl,bdk,bvl->bvi", q, direct, k, v)
