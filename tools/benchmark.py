@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: kernels, convolution, networks and models on the CPU, and gpu."""
+"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, networks, models; and gpu."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def _positive(text: str) -> int:
 
 def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:
     return kernels.run(batches=tuple(options.batches), seconds=options.seconds)
+
+
+def _cores(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return kernels.cores(seconds=options.seconds)
 
 
 def _convolution(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -72,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         operator.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
         operator.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
         operator.set_defaults(run=run)
+
+    cores = commands.add_parser("cores", parents=[common], help="the scan of a single image on one thread and on all")
+    cores.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
+    cores.add_argument("--json", default="work_dirs/benchmark_cores.json", help="where to write the figures")
+    cores.set_defaults(run=_cores)
 
     whole = commands.add_parser(
         "models", parents=[common], help="whole models on the CPU beside timm's models of the same FLOPs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import runpy
@@ -27,7 +28,7 @@ from visionssm.benchmarks.inspection import (
     traffic_rows,
 )
 from visionssm.benchmarks.kernels import SHAPES, VMAMBA_T, VMAMBA_V0_T, Shape
-from visionssm.benchmarks.traffic import GPUS, ideal_scan, memory_traffic, our_passes, published_passes
+from visionssm.benchmarks.traffic import GPUS, ideal_scan, least_on_chip, memory_traffic, our_passes, published_passes
 from visionssm.kernels.aot import TARGETS
 from visionssm.kernels.selective_scan import gpu
 
@@ -205,6 +206,28 @@ def test_half_precision_pays_for_the_float32_sum(shape: Shape) -> None:
     shape = replace(shape, batch=128)
     ratio = sum(published_passes(shape, 2).values()) / sum(our_passes(shape, 2).values())
     assert 2.3 <= ratio < 4
+
+
+def test_least_bytes_on_chip_are_as_worked_out_by_hand() -> None:
+    shape = Shape("hand", height=8, width=10, channels=32, d_state=1, dt_rank=2, n_routes=4)
+    ideal = ideal_scan(shape, 4)
+    steps_b_c = 80 * 4 * (2 + 2)
+    assert least_on_chip(shape, 4, 80 * 32 * 8) == ideal  # the whole map fits
+    assert least_on_chip(shape, 4, 80 * 16 * 8) == ideal + steps_b_c * 4  # two blocks of channels, or four bands
+    # One row of all channels and no block of sixteen: eight bands, two routes, ten columns, six floats a channel.
+    assert least_on_chip(shape, 4, 10 * 32 * 8) == ideal + 8 * 2 * 10 * 32 * 6 * 4
+    assert least_on_chip(shape, 4, 10 * 32 * 8 - 1) is None
+
+
+def test_first_stages_cannot_come_within_1_3_times_the_ideal_in_one_multiprocessor() -> None:
+    for shape, device in itertools.product(VMAMBA_T[:2], GPUS):
+        least = least_on_chip(shape, 4, device.shared)
+        assert least is not None
+        assert least > 1.3 * ideal_scan(shape, 4)
+    for shape in VMAMBA_T[2:]:
+        least = least_on_chip(shape, 4, GPUS[1].shared)
+        assert least is not None
+        assert least < 1.3 * ideal_scan(shape, 4)
 
 
 def test_passes_of_the_layouts_are_as_worked_out_by_hand() -> None:

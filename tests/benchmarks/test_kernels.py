@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionssm.benchmarks.kernels import Inputs, Shape, mambapy, measure, ours, sequential
+from visionssm.benchmarks.kernels import Inputs, Shape, cores, mambapy, measure, ours, sequential
 from visionssm.benchmarks.timing import medians_in_turn, table, write_json
 
 SMALL = [
@@ -38,6 +38,13 @@ def test_a_row_holds_ratios_to_every_rival(backward: bool) -> None:
     assert row["sequential / ours"] > 0
     assert row["mambapy / ours"] > 0
     assert row["ours / exp"] > 0
+
+
+def test_cores_are_compared_and_left_as_they_were() -> None:
+    threads = torch.get_num_threads()
+    (row,) = cores((8,), seconds=0.05)
+    assert row["one thread / ours"] > 0
+    assert torch.get_num_threads() == threads
 
 
 def test_candidates_take_turns_and_slow_ones_run_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,6 +40,8 @@ VMAMBA_T = [Shape(f"VMamba-T stage {i + 1}", 56 >> i, 56 >> i, 96 << i, 1, 6 << 
 VMAMBA_V0_T = Shape("VMamba-v0-T stage 1", 56, 56, 192, 16, 6, 4)
 VIM_T = Shape("Vim-T", 1, 197, 384, 16, 12, 1)
 SHAPES = [*VMAMBA_T, VMAMBA_V0_T, VIM_T]
+SIDES = (56, 256)  # of maps that one image has
+CALLS = 8  # between two changes of the number of threads, after which OpenMP starts its threads anew
 
 
 @dataclass
@@ -193,3 +195,31 @@ def run(*, batches: tuple[int, ...] = (1, 8), seconds: float = 6.0) -> list[dict
                 progress(f"{shape.name}, batch {batch}, {'forward + backward' if backward else 'forward'} …")
                 rows.append(measure(replace(shape, batch=batch), seconds=seconds, backward=backward))
     return rows
+
+
+def cores(sides: Sequence[int] = SIDES, *, seconds: float = 6.0) -> list[dict[str, Any]]:
+    """What all threads give a single image, whose channels the kernels share out: a row for the side of each map."""
+    threads = torch.get_num_threads()
+    _compile()
+    rows = []
+    for side in sides:
+        progress(f"scan of one {side}×{side} map on 1 and {threads} threads …")
+        x = Inputs.random(replace(VMAMBA_T[0], height=side, width=side))
+        with torch.no_grad():
+            times = medians_in_turn({n: partial(_scans, x, int(n)) for n in ("1", str(threads))}, seconds=seconds)
+        torch.set_num_threads(threads)
+        rows.append(
+            {
+                "map": f"{side}×{side}, {x.u.shape[-1]} channels",
+                "threads": threads,
+                "ours ms": times[str(threads)] / CALLS * 1e3,
+                "one thread / ours": times["1"] / times[str(threads)],
+            }
+        )
+    return rows
+
+
+def _scans(x: Inputs, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for _ in range(CALLS):
+        ours(x)
