@@ -71,8 +71,9 @@ def _in_pytorch(scan: Callable[[kernels.Inputs], Tensor]) -> Callable[..., Any]:
 def published_layout(layer: ss2d.RouteScan, u: Tensor, order: Tensor) -> Tensor:
     """`RouteScan.scan` over SS2D's four routes as published (VMamba, arXiv 2401.10166), in plain PyTorch.
 
-    Four copies of the channels-first map, projections of each copy, steps of all channels, one recurrence step at a
-    time taken by indexing, and the sum of the four results brought back to their pixels. (B, H, W, D) to the same.
+    Four copies of the channels-first map, projections of each copy, steps of all channels, b and c repeated for every
+    channel, one recurrence step at a time taken by indexing, and the sum of the four results brought back to their
+    pixels. (B, H, W, D) to the same.
     """
     del order
     _, height, width, dim = u.shape
@@ -83,15 +84,18 @@ def published_layout(layer: ss2d.RouteScan, u: Tensor, order: Tensor) -> Tensor:
     dt, b, c = projected.split([layer.dt_rank, layer.d_state, layer.d_state], dim=2)
     dt = torch.einsum("bkrl,kdr->bkdl", dt, layer.dt_projs_weight)
     delta = F.softplus(dt + layer.dt_projs_bias[..., None])
-    a = -torch.exp(layer.A_logs).view(layer.n_routes, dim, 1, layer.d_state)
-    decay = torch.exp(delta[..., None] * a)  # (B, K, D, L, N)
-    drive = (delta * copies)[..., None] * b.mT[:, :, None]
-    state = torch.zeros_like(decay[:, :, :, 0])
+    # One row a route and channel from here on, also of b and c.
+    delta, u, a = delta.flatten(1, 2), copies.flatten(1, 2), -torch.exp(layer.A_logs)
+    b, c = (x.repeat_interleave(dim, dim=1) for x in (b, c))  # (B, K·D, N, L)
+    decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, a))
+    drive = torch.einsum("bdl,bdnl,bdl->bdln", delta, b, u)
+    state = torch.zeros_like(decay[:, :, 0])
     outputs = []
     for t in range(height * width):
-        state = decay[:, :, :, t] * state + drive[:, :, :, t]
-        outputs.append(torch.einsum("bkdn,bkn->bkd", state, c[..., t]))
-    y = torch.stack(outputs, -1) + layer.Ds.view(layer.n_routes, dim, 1) * copies
+        state = decay[:, :, t] * state + drive[:, :, t]
+        outputs.append(torch.einsum("bdn,bdn->bd", state, c[..., t]))
+    y = torch.stack(outputs, -1) + layer.Ds[:, None] * u
+    y = y.unflatten(1, (layer.n_routes, dim))
     y = y[:, :2] + y[:, 2:].flip(-1)
     merged = y[:, 0] + y[:, 1].unflatten(-1, (width, height)).mT.flatten(2)
     return merged.unflatten(-1, (height, width)).permute(0, 2, 3, 1).contiguous()
