@@ -40,12 +40,36 @@ class RecordKinks(TorchFunctionMode):
         self.decisions.append(decision)
         self.at.append(value.detach())
 
-    def switched(self, elements: Mapping[int, list[list[int]]]) -> list[Tensor]:
-        """The decisions, with some the other way: number of the decision → indices into its tensor."""
+    def distance(self, number: int) -> Tensor:
+        """Of each value of a decision to the nearest kink: in pixels, or of a ReLU relative to its largest input."""
+        value = self.at[number]
+        if self.decisions[number].dtype == torch.bool:
+            return value.abs() / value.abs().max().clamp(min=1e-30)
+        return (value - value.round()).abs()
+
+    def disagreement(self, other: RecordKinks) -> float:
+        """The largest distance to its kink of a value that another run of the same network decided otherwise."""
+        assert len(self.decisions) == len(other.decisions)
+        largest = 0.0
+        for number, (decision, others) in enumerate(zip(self.decisions, other.decisions, strict=True)):
+            differing = decision != others
+            if differing.any():
+                largest = max(largest, float(self.distance(number)[differing].max()))
+        return largest
+
+    def switched(self, elements: Mapping[int, list[list[int]]], *, near: float) -> list[Tensor]:
+        """The decisions, with some the other way: number of the decision → indices into its tensor.
+
+        Raises:
+            ValueError: a value is farther than `near` from its kink, so that rounding could not have decided otherwise.
+        """
         out = list(self.decisions)
         for number, indices in elements.items():
             decision = out[number].clone()
             for index in map(tuple, indices):
+                distance = float(self.distance(number)[index])
+                if distance > near:
+                    raise ValueError(f"decision {number}, {index}: {distance:.1e} from its kink, more than {near:.0e}")
                 if decision.dtype == torch.bool:
                     decision[index] = ~decision[index]
                 else:

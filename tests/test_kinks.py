@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def test_a_switched_position_beside_a_kink_changes_the_gradient_and_not_the_outp
         grid[0, 2, 3] = (2 * torch.tensor([3 - 1e-9, 1.5], dtype=torch.float64) + 1) / torch.tensor([7.0, 5.0]) - 1
     with RecordKinks() as kinks:
         expected = F.grid_sample(maps, grid, align_corners=False)
-    with FollowKinks(kinks.switched({0: [[0, 2, 3, 0]]})):
+    with FollowKinks(kinks.switched({0: [[0, 2, 3, 0]]}, near=1e-6)):
         switched = F.grid_sample(maps, grid, align_corners=False)
     torch.testing.assert_close(switched, expected)
     gradients = [torch.autograd.grad(y.sum(), grid)[0] for y in (expected, switched)]
@@ -49,6 +50,26 @@ def test_a_switched_relu_lets_the_other_elements_gradient_pass() -> None:
     x = torch.tensor([1.0, -1e-9, 2.0], requires_grad=True)
     with RecordKinks() as kinks:
         F.relu(x)
-    with FollowKinks(kinks.switched({0: [[1], [2]]})):
+    with FollowKinks(kinks.switched({0: [[1], [2]]}, near=1.0)):
         y = F.relu(x)
     assert torch.autograd.grad(y.sum(), x)[0].tolist() == [1, 1, 0]
+
+
+def test_only_values_beside_a_kink_can_be_switched() -> None:
+    with RecordKinks() as kinks:
+        F.relu(torch.tensor([1.0, -1e-6, 2.0]))
+    assert kinks.switched({0: [[1]]}, near=1e-5)[0].tolist() == [True, True, True]
+    with pytest.raises(ValueError, match="decision 0"):
+        kinks.switched({0: [[0]]}, near=1e-5)
+
+
+def test_disagreement_is_the_largest_distance_to_a_kink_of_what_two_runs_decided_otherwise() -> None:
+    runs = []
+    for moved in (0.0, 0.03):
+        maps, grid = (x.detach() for x in _inputs())
+        with RecordKinks() as kinks:
+            F.relu(torch.tensor([1.0, 0.02 - moved, -2.0]))
+            F.grid_sample(maps, grid, align_corners=False)
+        runs.append(kinks)
+    assert runs[0].disagreement(runs[1]) == pytest.approx(0.01)
+    assert runs[0].disagreement(runs[0]) == 0

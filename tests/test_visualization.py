@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import visionssm  # noqa: F401  registers the models
+import visionssm
 from visionssm import visualization as v
 
-TOKENS_AND_MAPS = ("vmamba_nano_test", "vim_nano_test", "plstm_nano_test", "hrvmamba_nano_test", "groupmamba_nano_test")
+FAMILIES = (*visionssm.list_models("*_nano_test"), "test_mambaout", "test_convnext")
 
 
 def nano(name: str) -> nn.Module:
@@ -66,7 +66,7 @@ def test_receptive_field_of_a_constant_model_is_refused() -> None:
         v.effective_receptive_field(model, torch.randn(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("name", TOKENS_AND_MAPS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_activation_map_fits_the_image_and_depends_on_the_class(name: str) -> None:
     model, image = nano(name), torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     predicted = int(model(image).argmax())

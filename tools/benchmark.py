@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, networks, models; and gpu."""
+"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, networks, models; and gpu.
+
+`published` measures nothing: it counts, and prints the README's model table.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, gpu, kernels, models, networks
-from visionssm.benchmarks.timing import machine, table, write_json
+from visionssm.benchmarks import convolution, gpu, kernels, models, networks, published
+from visionssm.benchmarks.timing import machine, read_rows, table, write_json
 
 
 def _positive(text: str) -> int:
@@ -34,18 +37,29 @@ def _convolution(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = models.run(
-        options.models,
-        peers=options.peers,
+    setting = models.Setting(
         reference=options.reference,
         batch=options.batch,
+        throughput_batch=options.throughput_batch,
         size=options.size,
         seconds=min(options.seconds, 1.0) if options.fast else options.seconds,
         with_memory=not options.fast,
     )
+    rows = models.run(
+        options.models,
+        setting,
+        peers=options.peers,
+        done=read_rows(options.json) if options.resume else (),
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
     if options.png:
-        models.scatter(rows, options.png, reference=options.reference)
+        models.scatter(rows, options.png)
     return rows
+
+
+def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
+    print("\n".join((*published.HEADER, *published.rows())))
+    return []
 
 
 def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -101,14 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=models.REFERENCE,
         help="timm model that each is timed in turn with (default: %(default)s)",
     )
-    whole.add_argument("--batch", type=_positive, default=1, help="images at a time (default: 1)")
+    whole.add_argument("--batch", type=_positive, default=1, help="images at a time for the latency (default: 1)")
+    whole.add_argument(
+        "--throughput-batch", type=_positive, default=8, help="images at a time for the throughput (default: 8)"
+    )
     whole.add_argument("--size", type=_positive, default=224, help="side of the images (default: 224)")
-    whole.add_argument("--seconds", type=float, default=10.0, help="time for each model (default: 10)")
+    whole.add_argument(
+        "--seconds", type=float, default=10.0, help="time for each latency and each throughput (default: 10)"
+    )
     whole.add_argument(
         "--fast",
         action="store_true",
         help="a second a model and no memory: for a look at all of them, --models '*'",
     )
+    whole.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     whole.add_argument("--json", default="work_dirs/benchmark_models.json", help="where to write the figures")
     whole.add_argument("--png", help="also draw GFLOPs against latency")
     whole.set_defaults(run=_models)
@@ -129,13 +149,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on_gpu.add_argument("--json", default="work_dirs/benchmark_gpu.json", help="where to write the figures")
     on_gpu.set_defaults(run=_gpu)
 
+    readme = commands.add_parser("published", parents=[common], help="published figures beside ours, as in the README")
+    readme.set_defaults(run=_published)
+
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
         rows = options.run(options)
-        print(table(rows))
-        print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
-        write_json(options.json, rows)
+        if rows:
+            print(table(models.shown(rows) if options.command == "models" else rows))
+            print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
+            write_json(options.json, rows)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.transforms import Normalize
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import visionssm  # noqa: F401  registers the models
 from visionssm import visualization
@@ -37,9 +37,14 @@ def load(source: str, options: argparse.Namespace) -> Classifier:
     return registered_classifier(source, pretrained=options.pretrained)
 
 
-def read(classifier: Classifier, path: str | Path) -> Tensor:
-    """(1, C, H, W) image as the model wants it."""
-    return classifier.transform(read_image(path, classifier.image_mode))[None]
+def read(classifier: Classifier, path: str | Path, size: Sequence[int] | None = None) -> Tensor:
+    """(1, C, H, W) image as the model was trained on, or resized to (H, W) and otherwise like it."""
+    transform = classifier.transform
+    if size is not None:
+        steps = getattr(transform, "transforms", [])
+        normalise = [step for step in steps if isinstance(step, Normalize)]
+        transform = Compose([Resize(list(size), antialias=True), ToTensor(), *normalise])
+    return transform(read_image(path, classifier.image_mode))[None]
 
 
 def picture(classifier: Classifier, image: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ def draw_fields(options: argparse.Namespace) -> Path:
 def draw_features(options: argparse.Namespace) -> Path:
     """Write the feature maps of an image; of models with many layers, four spread evenly."""
     classifier = load(options.source, options)
-    image = read(classifier, options.image)
+    image = read(classifier, options.image, options.size)
     with torch.inference_mode():
         maps = visualization.stage_maps(classifier.model, image)
     rows = min(len(maps), 4)
@@ -103,7 +108,7 @@ def draw_features(options: argparse.Namespace) -> Path:
 def draw_cam(options: argparse.Namespace) -> Path:
     """Write the class-activation map of an image."""
     classifier = load(options.source, options)
-    image = read(classifier, options.image)
+    image = read(classifier, options.image, options.size)
     cam, index = visualization.class_activation_map(classifier.model, image, options.class_index)
     label = classifier.classes[index] if index < len(classifier.classes) else f"class {index}"
     out = options.out or Path(f"cam_{Path(options.image).stem}.png")
@@ -138,11 +143,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     features = commands.add_parser("features", parents=[common, model], help="maps of an image after every stage")
     features.add_argument("source", metavar="MODEL")
     features.add_argument("image")
+    features.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize to (default: the model's size)")
     features.set_defaults(draw=draw_features)
 
     cam = commands.add_parser("cam", parents=[common, model], help="where the last map speaks for a class (Grad-CAM)")
     cam.add_argument("source", metavar="MODEL")
     cam.add_argument("image")
+    cam.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize to (default: the model's size)")
     cam.add_argument("--class", dest="class_index", type=int, metavar="K", help="class number (default: the predicted)")
     cam.set_defaults(draw=draw_cam)
 

@@ -166,7 +166,7 @@ def _map_cut(model: nn.Module, image: Tensor) -> Cut:
     if features.ndim != 4:
         shape = tuple(features.shape)
         raise ValueError(f"features of {type(model).__name__} are {shape}, not a map; give a registered model")
-    nchw = getattr(model, "output_fmt", "NHWC") == "NCHW"
+    nchw = getattr(model, "output_fmt", "NCHW") == "NCHW"  # of timm's models those that say nothing
 
     def finish(leaf: Tensor) -> Tensor:
         return model.forward_head(leaf.permute(0, 3, 1, 2) if nchw else leaf)  # type: ignore[operator]
@@ -318,7 +318,7 @@ def figure_of_cam(picture: Tensor, cam: Tensor, *, title: str) -> Figure:
         picture: (H, W, 3) image in [0, 1].
         cam: (H, W) map in [0, 1].
     """
-    figure = _figure(7.0, 3.8)
+    figure = _figure(7.0, 3.4 * min(picture.shape[0] / picture.shape[1], 2.0) + 0.4)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     left.imshow(picture.numpy())
     right.imshow(picture.mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)

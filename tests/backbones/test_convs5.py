@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -367,6 +369,22 @@ def test_generation_feeds_predictions_back(nano: ConvS5, known: int) -> None:
         again = nano(torch.cat([context, generated], 1), actions)[:, known - 1 :]
     torch.testing.assert_close(generated, again, rtol=0, atol=2e-5)
     assert not torch.allclose(generated, nano.generate(context, 4))  # without actions
+
+
+def test_memory_of_generation_grows_by_the_frames_alone(nano: ConvS5, monkeypatch: pytest.MonkeyPatch) -> None:
+    live: list[int] = []
+    step = ConvS5.step
+
+    def counted(*args: Any) -> Any:
+        out = step(*args)
+        gc.collect()
+        storages = [x.untyped_storage() for x in gc.get_objects() if issubclass(type(x), Tensor)]
+        live.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
+        return out
+
+    monkeypatch.setattr(ConvS5, "step", counted)
+    frames = nano.generate(_clip(1, 3, 8, 8, 1), 8)
+    assert {after - before for before, after in pairwise(live[1:])} == {frames[:, 0].nbytes}
 
 
 def test_long_skips_add_the_input_of_an_earlier_layer() -> None:

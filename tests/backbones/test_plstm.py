@@ -164,6 +164,20 @@ def test_positions_of_another_grid_are_resampled_while_loading() -> None:
     torch.testing.assert_close(large.pos_embed, small.positions((6, 6)))
 
 
+def test_images_of_another_size_equal_a_model_resampled_for_it() -> None:
+    model, other = _nano(), _nano(img_size=(128, 96))
+    assert other.grid_size == (4, 3)
+    state = model.state_dict()
+    other.load_state_dict({**state, "pos_embed": model.positions((4, 3))})
+    image = _image(128, 96)
+    expected = other.forward_features(image)
+    torch.testing.assert_close(model.forward_features(image), expected)
+    assert not torch.allclose(_nano(position_table=False).forward_features(image), expected)
+    model.set_input_size((128, 96))
+    assert model.pos_embed.shape == (1, 12, 48)
+    torch.testing.assert_close(model.forward_features(image), expected)
+
+
 def test_models_without_positions_take_any_size() -> None:
     model = _nano(position_table=False)
     assert model.pos_embed is None

@@ -289,10 +289,11 @@ def test_unknown_keys_of_a_shipped_config_are_refused(path: Path) -> None:
     ids=lambda path: path.stem,
 )
 def test_loss_falls_in_the_first_steps_on_the_digits(path: Path, tmp_path: Path) -> None:
-    options = {"train_cfg.max_epochs": 1, "param_scheduler": [], "default_hooks.logger.interval": 1}
+    epochs = 2 if path.stem.startswith("plstm") else 1  # pLSTM's published classifier begins close to zero
+    options = {"train_cfg.max_epochs": epochs, "param_scheduler": [], "default_hooks.logger.interval": 1}
     train(path, work_dir=tmp_path, options=options)
     losses = logged(tmp_path, "loss")  # averaged by MMEngine over the last ten steps
-    assert len(losses) == 21
+    assert len(losses) == 21 * epochs
     assert losses[-1] < losses[0] - 0.15
     assert (tmp_path / "best.pth").exists()
 

@@ -12,9 +12,11 @@ import timm
 import torch
 from PIL import Image
 
-import visionssm  # noqa: F401  registers the models
+import visionssm
+from visionssm import visualization
 
 NAME = "vmamba_nano_test"
+FAMILIES = [*visionssm.list_models("*_nano_test"), "test_mambaout"]
 
 
 def _command() -> Callable[[list[str]], int]:
@@ -59,12 +61,30 @@ def test_receptive_fields_of_a_name_and_a_checkpoint_are_written(tmp_path: Path,
     assert _is_picture(out)
 
 
-@pytest.mark.parametrize("name", [NAME, "vim_nano_test"])
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("command", ["features", "cam"])
 def test_picture_of_an_image_is_written(tmp_path: Path, photo: Path, command: str, name: str) -> None:
     out = tmp_path / "picture.png"
-    assert visualize([command, name, str(photo), "--out", str(out)]) == 0
+    assert visualize([command, name, str(photo), "--size", "64", "96", "--out", str(out)]) == 0
     assert _is_picture(out)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_receptive_field_of_every_family_is_written(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "erf.png"
+    assert visualize(["erf", name, "--count", "1", "--size", "64", "96", "--out", str(out)]) == 0
+    assert _is_picture(out)
+
+
+def test_image_is_given_to_the_model_at_the_size_asked_for(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    maps = visualization.stage_maps
+    monkeypatch.setattr(visualization, "stage_maps", lambda model, x: sizes.append(tuple(x.shape)) or maps(model, x))
+    for size in ([], ["--size", "96", "64"]):
+        assert visualize(["features", NAME, str(photo), *size, "--out", str(tmp_path / "picture.png")]) == 0
+    assert sizes == [(1, 3, 64, 64), (1, 3, 96, 64)]
 
 
 @pytest.mark.parametrize(

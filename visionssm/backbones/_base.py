@@ -45,19 +45,17 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-def check_output_format(output_fmt: str, known: Sequence[str] = ("NCHW", "NHWC")) -> None:
-    """Refuse a layout of `forward_intermediates` that the model does not give.
-
-    Raises:
-        ValueError: it is none of the known ones.
-    """
-    if output_fmt not in known:
-        *others, last = known
-        raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose {', '.join(others)} or {last}")
+def _formatted(y: Tensor, output_fmt: str) -> Tensor:
+    """(B, H, W, C) map in a layout of `forward_intermediates`."""
+    if output_fmt == "NLC":
+        return y.flatten(1, 2)
+    return y.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y
 
 
 class Backbone(nn.Module):
     """What all backbones have in common, of whatever shape."""
+
+    output_formats: ClassVar[tuple[str, ...]] = ("NCHW", "NHWC")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to features before pooling."""
@@ -67,9 +65,57 @@ class Backbone(nn.Module):
         """Features to (B, num_classes); with `pre_logits`, to what the classifier gets."""
         raise NotImplementedError
 
+    @property
+    def n_levels(self) -> int:
+        """Feature levels that `forward_intermediates` can return."""
+        raise NotImplementedError
+
+    def tap_levels(self, x: Tensor, wanted: Sequence[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
+        """(B, C, H, W) image to the features and the wanted levels as (B, H', W', C') maps.
+
+        Args:
+            x: (B, C, H, W) image.
+            wanted: levels.
+            last: the level after which nothing need be computed.
+            norm: see `forward_intermediates`.
+        """
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """What the levels give: stages, or layers of a plain model, without the class token.
+
+        Args:
+            x: (B, C, H, W) image.
+            indices: levels to return; an integer means the last n, None all.
+            norm: of stages, apply the head's norm to the last one; of layers, return what the features would be if the
+                model ended with that layer.
+            stop_early: leave out the levels after the last one asked for.
+            output_fmt: NCHW or NHWC; of plain models also NLC (rows·columns tokens).
+            intermediates_only: do not return the features beside them.
+
+        Raises:
+            ValueError: `output_fmt` is none of these.
+        """
+        if output_fmt not in self.output_formats:
+            *others, final = self.output_formats
+            raise ValueError(f"output_fmt={output_fmt!r} is not supported; choose {', '.join(others)} or {final}")
+        wanted, last_wanted = feature_take_indices(self.n_levels, indices)
+        last = last_wanted if stop_early else self.n_levels - 1
+        features, maps = self.tap_levels(x, wanted, last, norm)
+        intermediates = [_formatted(y, output_fmt) for y in maps]
+        return intermediates if intermediates_only else (features, intermediates)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -127,41 +173,22 @@ class HierarchicalBackbone(Backbone):
         """The modules in `layers`."""
         return cast(list[Stage], list(self.layers))
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Stage outputs before downsampling.
+    @property
+    def n_levels(self) -> int:
+        """The stages."""
+        return len(self.layers)
 
-        Args:
-            x: (B, C, H, W) image.
-            indices: stages to return; an integer means the last n, None all.
-            norm: apply the head's norm to the last stage's output (it fits no other stage).
-            stop_early: leave out the stages after the last one asked for.
-            output_fmt: NCHW or NHWC.
-            intermediates_only: do not return the features beside them.
-
-        Raises:
-            ValueError: `output_fmt` is neither.
-        """
-        check_output_format(output_fmt)
-        wanted, last_wanted = feature_take_indices(len(self.layers), indices)
-        intermediates = []
+    def tap_levels(self, x: Tensor, wanted: Sequence[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
+        """Stage outputs before downsampling; the head's norm fits the last one only."""
+        maps = []
         x = self.patch_embed(x)
-        last = last_wanted if stop_early else len(self.layers) - 1
         for i, stage in enumerate(self.stages[: last + 1]):
             x = stage(x)
             if i in wanted:
-                tapped = self.head.norm(x) if norm and i == len(self.layers) - 1 else x
-                intermediates.append(tapped.permute(0, 3, 1, 2) if output_fmt == "NCHW" else tapped)
+                maps.append(self.head.norm(x) if norm and i == len(self.layers) - 1 else x)
             if i < last:
                 x = stage.downsample(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        return x, maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,9 @@ from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from visionssm.backbones._base import Backbone, check_output_format
+from visionssm.backbones._base import Backbone
 from visionssm.layers import tokens as token_layers
 from visionssm.layers.tokens import PatchEmbedding
-
-OUTPUT_FORMATS = ("NCHW", "NHWC", "NLC")
 
 
 class PlainBackbone(Backbone):
@@ -24,6 +23,8 @@ class PlainBackbone(Backbone):
     grid; None for none), `layers`, `norm`, `head_drop` and `head`, and defines the first three functions below. What
     a layer takes and returns, the stream, is the family's own business.
     """
+
+    output_formats = ("NCHW", "NHWC", "NLC")
 
     patch_embed: PatchEmbedding
     pos_embed: nn.Parameter | None
@@ -122,40 +123,23 @@ class PlainBackbone(Backbone):
             return checkpoint(layer, stream)
         return layer(stream)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Layers' outputs as maps, without the class token.
+    @property
+    def n_levels(self) -> int:
+        """The layers."""
+        return len(self.layers)
 
-        Args:
-            x: (B, C, H, W) image.
-            indices: layers to return; an integer means the last n, None all.
-            norm: return what the model's features would be if it ended with that layer, instead of the tap.
-            stop_early: leave out the layers after the last one asked for.
-            output_fmt: NCHW, NHWC or NLC (rows·columns tokens).
-            intermediates_only: do not return the features beside them.
-
-        Raises:
-            ValueError: `output_fmt` is none of these.
-        """
-        check_output_format(output_fmt, OUTPUT_FORMATS)
-        wanted, last_wanted = feature_take_indices(len(self.layers), indices)
-        intermediates = []
+    def tap_levels(self, x: Tensor, wanted: Sequence[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
+        """Layers' outputs as maps, without the class token."""
+        maps = []
         patches = self.patch_embed(x)
         grid = (patches.shape[1], patches.shape[2])
         stream = self.begin(patches)
-        for i, layer in enumerate(self.layers[: last_wanted + 1] if stop_early else self.layers):
+        for i, layer in enumerate(self.layers[: last + 1]):
             stream = self._run(layer, stream)
             if i in wanted:
                 tapped = self.end(stream) if norm else self.tap(stream)
-                intermediates.append(_formatted(self.patch_tokens(tapped), grid, output_fmt))
-        return intermediates if intermediates_only else (self.end(stream), intermediates)
+                maps.append(self.patch_tokens(tapped).unflatten(1, grid))
+        return self.end(stream), maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -217,11 +201,3 @@ class PlainBackbone(Backbone):
             "stem": r"^(?:cls_token|pos_embed|patch_embed)",
             "blocks": [(r"^layers\.(\d+)", None), (r"^norm", (99999,))],
         }
-
-
-def _formatted(patches: Tensor, grid: tuple[int, int], output_fmt: str) -> Tensor:
-    """(B, rows·columns, C) in one of `OUTPUT_FORMATS`."""
-    if output_fmt == "NLC":
-        return patches
-    maps = patches.unflatten(1, grid)
-    return maps.permute(0, 3, 1, 2) if output_fmt == "NCHW" else maps

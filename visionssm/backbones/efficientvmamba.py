@@ -13,23 +13,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
 
-from visionssm.backbones._base import (
-    HierarchicalBackbone,
-    Stage,
-    StateDict,
-    imagenet_cfg,
-    init_linear_,
-    register_variants,
-)
+from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._keys import rename_keys, vmamba_to_ours
+from visionssm.backbones._stages import StagedBackbone, doubled
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
-from visionssm.layers import GatedSS2D, NormClassifierHead, PatchMerging, PatchStem
+from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
 
 STEP = 2  # pixels between neighbours on a route
 
@@ -129,46 +123,30 @@ class InvertedResidualBlock(InvertedResidual):
 STAGE_BLOCKS = (AtrousBlock, AtrousBlock, InvertedResidualBlock, InvertedResidualBlock)
 
 
-class EfficientVMamba(HierarchicalBackbone):
+class EfficientVMamba(StagedBackbone):
     """EfficientVMamba classifier and feature extractor, any input size.
 
     Args:
-        in_chans: image channels.
-        num_classes: classes, 0 for none.
-        global_pool: timm's pooling name, '' for unpooled maps.
         depths: blocks in each of the four stages.
         dim: channels of the first stage, doubled at each of the next.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, rising linearly from 0 over all blocks; the published rates are in `configs/`.
+        options: the others of `StagedBackbone`.
     """
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (2, 2, 4, 2),
         dim: int = 48,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
-        dims = [dim * 2**i for i in range(len(STAGE_BLOCKS))]
-        super().__init__(in_chans=in_chans, num_classes=num_classes, dims=dims)
-        drop_path_rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-
-        self.patch_embed = PatchStem(in_chans, dim, **factory)
-        self.layers = nn.ModuleList()
-        stages = zip(STAGE_BLOCKS, dims, [*dims[1:], None], drop_path_rates, strict=True)
-        for block, stage_dim, next_dim, rates in stages:
-            blocks = [block(stage_dim, drop_path=rate, **factory) for rate in rates]
-            downsample = PatchMerging(stage_dim, next_dim, **factory) if next_dim else None
-            self.layers.append(Stage(blocks, downsample))
-        self.head = NormClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **factory)
-        self.apply(init_linear_)
+        super().__init__(
+            stem=PatchStem,
+            dims=doubled(dim, len(STAGE_BLOCKS)),
+            depths=depths,
+            blocks=STAGE_BLOCKS,
+            downsample=PatchMerging,
+            **options,
+        )
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:

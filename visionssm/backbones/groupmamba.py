@@ -10,23 +10,18 @@ from __future__ import annotations
 import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, Mlp
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from visionssm.backbones._base import (
-    HierarchicalBackbone,
-    Stage,
-    StateDict,
-    imagenet_cfg,
-    init_linear_,
-    register_variants,
-)
+from visionssm.backbones._base import StateDict, imagenet_cfg, init_linear_, register_variants
+from visionssm.backbones._stages import StagedBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
@@ -207,7 +202,7 @@ def _check_pooling(pool_type: str | None) -> None:
 class GroupMambaStem(nn.Sequential):
     """Three convolutions with BatchNorm and ReLU (the first 7×7 with stride 2), a 3×3 one with stride 2, LayerNorm."""
 
-    def __init__(self, in_chans: int, hidden: int, dim: int, **factory: Any) -> None:
+    def __init__(self, in_chans: int, dim: int, *, hidden: int, **factory: Any) -> None:
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for slot, (channels, kernel, stride) in zip((0, 3, 6), ((in_chans, 7, 2), (hidden, 3, 1), (hidden, 3, 1))):
             conv = nn.Conv2d(channels, hidden, kernel, stride, padding=kernel // 2, bias=False, **factory)
@@ -224,54 +219,52 @@ class GroupMambaStem(nn.Sequential):
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
-class GroupMamba(HierarchicalBackbone):
+class GroupMamba(StagedBackbone):
     """GroupMamba classifier and feature extractor, any input size.
 
     Args:
-        in_chans: image channels.
-        num_classes: classes, 0 for none.
-        global_pool: 'avg' or 'max' makes the class token, '' gives unpooled maps.
         depths: blocks a stage.
         dims: channels a stage, multiples of 4.
         stem_dim: channels of the stem's first three convolutions.
         mlp_ratios: hidden channels of the MLP over channels, a stage.
-        drop_rate: dropout before the classifiers.
-        drop_path_rate: stochastic depth, rising linearly from 0 over all blocks; the published rates are in `configs/`.
+        options: the others of `StagedBackbone`; `global_pool` is 'avg' or 'max', which make the class token, or ''.
 
     Raises:
         ValueError: a stage's channels are no multiple of 4, or the pooling changes their number.
     """
 
+    head_type = DistilledHead
+    head: DistilledHead
+
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (3, 4, 9, 3),
         dims: Sequence[int] = (64, 128, 348, 448),
         stem_dim: int = 32,
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if any(dim % GROUPS for dim in dims):
             raise ValueError(f"dims={tuple(dims)} must be multiples of {GROUPS}, the number of channel groups")
-        factory = {"device": device, "dtype": dtype}
-        super().__init__(in_chans=in_chans, num_classes=num_classes, dims=dims)
-        drop_path_rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-
-        self.patch_embed = GroupMambaStem(in_chans, stem_dim, dims[0], **factory)
-        self.layers = nn.ModuleList()
-        for dim, next_dim, mlp_ratio, rates in zip(dims, [*dims[1:], None], mlp_ratios, drop_path_rates, strict=True):
-            blocks = [GroupMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, **factory) for rate in rates]
-            self.layers.append(Stage(blocks, _downsample(dim, next_dim, **factory) if next_dim else None))
-        self.head: DistilledHead = DistilledHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **factory
+        super().__init__(
+            stem=partial(GroupMambaStem, hidden=stem_dim),
+            dims=dims,
+            depths=depths,
+            blocks=[partial(GroupMambaBlock, mlp_ratio=ratio) for ratio in mlp_ratios],
+            downsample=_downsample,
+            **options,
         )
-        self.apply(_init_)
+
+    @staticmethod
+    def init_module_(module: nn.Module) -> None:
+        """Linear layers as everywhere, convolutions by their outputs."""
+        init_linear_(module)
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:  # type: ignore[override]
@@ -300,15 +293,6 @@ def _downsample(dim: int, next_dim: int, **factory: Any) -> nn.Module:
         MapConv2d(dim, next_dim, kernel_size=3, stride=2, padding=1, **factory),
         nn.LayerNorm(next_dim, **factory),
     )
-
-
-def _init_(module: nn.Module) -> None:
-    init_linear_(module)
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:

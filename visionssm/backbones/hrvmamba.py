@@ -8,7 +8,7 @@ here are NCHW tensors in PyTorch's channels_last memory format, of which a block
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from visionssm.backbones._base import (
     HierarchicalBackbone,
     StateDict,
-    check_output_format,
     imagenet_cfg,
     init_linear_,
     register_variants,
@@ -165,13 +164,16 @@ class Exchange(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One (B, C, H, W) map a branch to the same shapes, of the first branches if the others were pruned."""
+        """One (B, C, H, W) map a branch to the same shapes; an output that was pruned is an empty tensor."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             maps = [checkpoint_seq(branch, x) for branch, x in zip(self.branches, maps)]
         else:
             maps = [branch(x) for branch, x in zip(self.branches, maps)]
         fused = []
         for target, row in enumerate(self.fuse_layers):
+            if not len(row):  # type: ignore[arg-type]
+                fused.append(maps[target].new_empty(0))
+                continue
             y = row[0](maps[0])  # type: ignore[index]
             for source in range(1, len(maps)):
                 z = row[source](maps[source])  # type: ignore[index]
@@ -179,9 +181,10 @@ class Exchange(nn.Module):
             fused.append(F.relu(y))
         return fused
 
-    def prune(self, branches: int) -> None:
-        """Keep the first outputs only."""
-        self.fuse_layers = self.fuse_layers[:branches]
+    def prune(self, outputs: Collection[int]) -> None:
+        """Compute these outputs only; the modules that stay keep their names."""
+        for target in set(range(len(self.fuse_layers))) - set(outputs):
+            self.fuse_layers[target] = nn.ModuleList()
 
 
 def _depthwise(dim: int, kernel: int, **factory: Any) -> MapConv2d:
@@ -193,7 +196,8 @@ class HRVMamba(HierarchicalBackbone):
 
     There are eight feature levels. 0 to 3 are the four branches after the last stage, which the authors' pose
     estimators read: `out_indices=(0,)` is their top-down backbone, `(0, 1, 2, 3)` their bottom-up one. 4 to 7 are the
-    pyramid of the neck, which the classifier and the segmentation models read.
+    pyramid of the neck, which the classifier and the segmentation models read. Pruning renumbers what it keeps, so
+    that a pruned model has one pyramid, of falling resolutions as timm wants them.
 
     Args:
         in_chans: image channels.
@@ -246,6 +250,7 @@ class HRVMamba(HierarchicalBackbone):
             for module, widths in (("stage4", dims), ("neck", pyramid_dims))
             for i, dim in enumerate(widths)
         ]
+        self.kept_levels = list(range(len(self.feature_info)))
 
         self.conv1, self.bn1 = (
             same_conv(in_chans, stem_dim, 3, stride=2, **factory),
@@ -301,49 +306,45 @@ class HRVMamba(HierarchicalBackbone):
     def forward_levels(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) image to the feature levels as (B, C, H', W') maps, without those that were pruned."""
         branches = self.forward_stages(x)[-1]
-        return branches if isinstance(self.neck, nn.Identity) else [*branches, *self.neck(branches)]
+        levels = branches if isinstance(self.neck, nn.Identity) else [*branches, *self.neck(branches)]
+        return [levels[i] for i in self.kept_levels]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to the last level's (B, H', W', num_features) map."""
         return self.forward_levels(x)[-1].permute(0, 2, 3, 1)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature levels, see the class; there is no norm to apply and nothing to stop before.
+    @property
+    def n_levels(self) -> int:
+        """Levels that were not pruned."""
+        return len(self.kept_levels)
 
-        Raises:
-            ValueError: `output_fmt` is neither NCHW nor NHWC.
-        """
-        check_output_format(output_fmt)
-        wanted, _ = feature_take_indices(len(self.feature_info), indices)
-        levels = self.forward_levels(x)
-        intermediates = [levels[i] if output_fmt == "NCHW" else levels[i].permute(0, 2, 3, 1) for i in wanted]
-        return intermediates if intermediates_only else (levels[-1].permute(0, 2, 3, 1), intermediates)
+    def tap_levels(self, x: Tensor, wanted: Sequence[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
+        """Feature levels, see the class; there is no norm to apply and nothing to stop before."""
+        levels = [level.permute(0, 2, 3, 1) for level in self.forward_levels(x)]
+        return levels[-1], [levels[i] for i in wanted]
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what is not needed to compute the given levels; returns their indices."""
+        """Drop the other levels and what only they need; returns the indices that the given ones have then."""
         wanted, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last < len(self.feature_info) - 1
-        if last < BRANCHES:
-            self.neck = nn.Identity()
-            self.stage4[-1].prune(last + 1)  # type: ignore[operator]
+        kept = sorted(set(wanted))
+        self.kept_levels = [self.kept_levels[i] for i in kept]
+        self.feature_info = [self.feature_info[i] for i in kept]
+        in_neck = (
+            self.kept_levels[-1] + 1 - BRANCHES
+        )  # the neck's levels up to the last one, each of which needs a branch
+        if in_neck > 0:
+            self.neck.prune(in_neck)  # type: ignore[operator]
         else:
-            self.neck.prune(last + 1 - BRANCHES)  # type: ignore[operator]
-        self.feature_info = self.feature_info[: last + 1]
+            self.neck = nn.Identity()
+        self.stage4[-1].prune({*self.kept_levels, *range(in_neck)})  # type: ignore[operator]
         if shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_features = self.head_hidden_size = self.feature_info[-1]["num_chs"]
         if prune_head or shortened:
             self.reset_classifier(0, "")
-        return wanted
+        return [kept.index(i) for i in wanted]
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -9,28 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from timm.layers.squeeze_excite import SqueezeExciteCl
 from timm.models import generate_default_cfgs, register_notrace_module
 from torch import Tensor, nn
 
-from visionssm.backbones._base import (
-    HierarchicalBackbone,
-    Stage,
-    StateDict,
-    imagenet_cfg,
-    init_linear_,
-    register_variants,
-)
+from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._keys import rename_keys, vmamba_to_ours
+from visionssm.backbones._stages import StagedBackbone, doubled
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import (
     MapConv2d,
-    NormClassifierHead,
     OverlappingStem,
     PatchMerging,
     PatchStem,
@@ -209,48 +203,34 @@ V3 = Generation(
 V3_GATED = replace(V3, mixer=GatedMixerV3)
 
 
-class MSVMamba(HierarchicalBackbone):
+class MSVMamba(StagedBackbone):
     """MSVMamba classifier and feature extractor, any input size.
 
     Args:
-        in_chans: image channels.
-        num_classes: classes, 0 for none.
-        global_pool: timm's pooling name, '' for unpooled maps.
         depths: blocks a stage.
         dim: channels of the first stage, doubled at each of the next.
         generation: `V1`, `V3` or `V3_GATED`.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, rising linearly from 0 over all blocks; the published rates are in `configs/`.
+        options: the others of `StagedBackbone`.
     """
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (2, 2, 9, 2),
         dim: int = 96,
         generation: Generation = V3,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
-        dims = [dim * 2**i for i in range(len(depths))]
-        super().__init__(in_chans=in_chans, num_classes=num_classes, dims=dims)
+        block = partial(generation.block, generation=generation)
+        super().__init__(
+            stem=generation.stem,
+            dims=doubled(dim, len(depths)),
+            depths=depths,
+            blocks=[block] * len(depths),
+            downsample=generation.downsample,
+            **options,
+        )
         self.generation = generation
-        drop_path_rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-
-        self.patch_embed = generation.stem(in_chans, dim, **factory)
-        self.layers = nn.ModuleList()
-        for stage_dim, next_dim, rates in zip(dims, [*dims[1:], None], drop_path_rates, strict=True):
-            blocks = [generation.block(stage_dim, generation, drop_path=rate, **factory) for rate in rates]
-            downsample = generation.downsample(stage_dim, next_dim, **factory) if next_dim else None
-            self.layers.append(Stage(blocks, downsample))
-        self.head = NormClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **factory)
-        self.apply(init_linear_)
 
 
 _SCAN_PARAMETER = re.compile(r"^(.*\.op)\.(x_proj_weight|dt_projs_weight|dt_projs_bias|A_logs|Ds)$")

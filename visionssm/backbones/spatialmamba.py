@@ -120,7 +120,6 @@ class SpatialMamba(ConditionalPositionBackbone):
     """Spatial-Mamba classifier and feature extractor, any input size.
 
     Args:
-        in_chans, num_classes, global_pool: as timm's.
         depths: blocks a stage.
         dim: channels of the first stage, doubled at each of the next.
         options: the others of `ConditionalPositionBackbone`.
@@ -128,16 +127,13 @@ class SpatialMamba(ConditionalPositionBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (2, 4, 8, 4),
         dim: int = 64,
         **options: Any,
     ) -> None:
         mixers = [StructureAwareSSM] * len(depths)
-        super().__init__(in_chans, num_classes, global_pool, mixers=mixers, depths=depths, dim=dim, **options)
+        super().__init__(mixers=mixers, depths=depths, dim=dim, **options)
 
     def no_weight_decay(self) -> set[str]:
         """The step biases, which have a dimension for the route here; A_logs is decayed, unlike in other families."""

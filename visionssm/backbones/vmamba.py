@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, Mlp
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from visionssm.backbones._base import (
-    HierarchicalBackbone,
-    Stage,
-    StateDict,
-    imagenet_cfg,
-    init_linear_,
-    register_variants,
-)
+from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._keys import vmamba_to_ours
+from visionssm.backbones._stages import StagedBackbone, doubled
 from visionssm.checkpoints import OfficialCfg
 from visionssm.layers import (
     SS2D,
     GatedSS2D,
-    NormClassifierHead,
     OverlappingStem,
     PatchMerging,
     PatchStem,
@@ -80,54 +74,37 @@ class VMambaBlock(nn.Module):
         return x
 
 
-class VMamba(HierarchicalBackbone):
+class VMamba(StagedBackbone):
     """VMamba classifier and feature extractor, any input size.
 
     Args:
-        in_chans: image channels.
-        num_classes: classes, 0 for none.
-        global_pool: timm's pooling name, '' for unpooled maps.
         depths: blocks a stage.
         dim: channels of the first stage, doubled at each of the next.
         ssm_ratio: scanned channels over stage channels.
         d_state: N, states a channel.
         generation: `V0` or `V05`.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, rising linearly from 0 over all blocks; the published rates are in `configs/`.
+        options: the others of `StagedBackbone`.
     """
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (2, 2, 8, 2),
         dim: int = 96,
         ssm_ratio: float = 1.0,
         d_state: int = 1,
         generation: Generation = V05,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
-        dims = [dim * 2**i for i in range(len(depths))]
-        super().__init__(in_chans=in_chans, num_classes=num_classes, dims=dims)
-        drop_path_rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-
-        self.patch_embed = generation.stem(in_chans, dim, **factory)
-        self.layers = nn.ModuleList()
-        for stage_dim, next_dim, rates in zip(dims, [*dims[1:], None], drop_path_rates, strict=True):
-            blocks = [
-                VMambaBlock(stage_dim, generation, ssm_ratio=ssm_ratio, d_state=d_state, drop_path=rate, **factory)
-                for rate in rates
-            ]
-            downsample = generation.downsample(stage_dim, next_dim, **factory) if next_dim else None
-            self.layers.append(Stage(blocks, downsample))
-        self.head = NormClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **factory)
-        self.apply(init_linear_)
+        block = partial(VMambaBlock, generation=generation, ssm_ratio=ssm_ratio, d_state=d_state)
+        super().__init__(
+            stem=generation.stem,
+            dims=doubled(dim, len(depths)),
+            depths=depths,
+            blocks=[block] * len(depths),
+            downsample=generation.downsample,
+            **options,
+        )
 
     def no_weight_decay(self) -> set[str]:
         """A_logs and Ds; biases and norms are 1-D and not decayed either."""

@@ -96,7 +96,6 @@ class VSSD(ConditionalPositionBackbone):
     """VSSD classifier and feature extractor, any input size.
 
     Args:
-        in_chans, num_classes, global_pool: as timm's.
         depths: blocks a stage.
         dim: channels of the first stage, doubled at each of the next.
         num_heads: heads of the mixers of each stage.
@@ -106,9 +105,6 @@ class VSSD(ConditionalPositionBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: Sequence[int] = (2, 4, 8, 4),
         dim: int = 64,
@@ -121,7 +117,7 @@ class VSSD(ConditionalPositionBackbone):
             *[partial(NonCausalSSD, num_heads=heads, d_state=d_state) for heads in ssd_heads],
             partial(MapAttention, num_heads=attention_heads),
         ]
-        super().__init__(in_chans, num_classes, global_pool, mixers=mixers, depths=depths, dim=dim, **options)
+        super().__init__(mixers=mixers, depths=depths, dim=dim, **options)
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:

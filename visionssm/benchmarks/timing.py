@@ -38,6 +38,16 @@ def medians_in_turn(
     return {name: statistics.median(times[name]) if name in times else first[name] for name in candidates}
 
 
+def median(run: Callable[[], object], *, seconds: float) -> float:
+    """Median seconds of a call, over about `seconds` of calls and at least one, after one that does not count."""
+    run()
+    times: list[float] = []
+    start = time.perf_counter()
+    while not times or time.perf_counter() - start < seconds:
+        times.append(_time(run))
+    return statistics.median(times)
+
+
 def _turn(run: Callable[[], object], seconds: float) -> float:
     began, calls = time.perf_counter(), 0
     while True:
@@ -80,6 +90,25 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows that `write_json` wrote; none if there is no such file.
+
+    Raises:
+        ValueError: they are of another machine, or the file is not one of `write_json`'s.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    try:
+        written = json.loads(path.read_text())
+        rows, where = list(written["rows"]), dict(written["machine"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no rows of a benchmark: {error!r}") from error
+    if where != machine():
+        raise ValueError(f"{path} was measured on another machine or setting ({where}), this is {machine()}")
+    return rows
 
 
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
 from visionssm.engine.hooks.corrupt import CorruptImageHook
 from visionssm.engine.hooks.figures import FiguresHook
+from visionssm.engine.hooks.final_test import FinalTestHook
 from visionssm.engine.hooks.frames import PredictedFramesHook
 from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
@@ -10,6 +11,7 @@ from visionssm.engine.hooks.progress import ProgressHook
 __all__ = [
     "CorruptImageHook",
     "FiguresHook",
+    "FinalTestHook",
     "PredictedFramesHook",
     "PredictionPicturesHook",
     "ProgressHook",

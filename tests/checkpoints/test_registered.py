@@ -1,0 +1,137 @@
+"""What the families registered: addresses, hashes, key maps."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+import timm
+import torch
+from timm.models import PretrainedCfg, register_model
+from timm.models._registry import _clear_model_entries, _model_entrypoints
+from torch import nn
+
+import visionssm
+from tests.checkpoints.files import (
+    assert_holds,
+    authors_file,
+    authors_state,
+    cfg_of,
+)
+from tests.checkpoints.serving import Server
+from visionssm.backbones._base import build, imagenet_cfg
+from visionssm.backbones.vmamba import VMamba, checkpoint_filter_fn
+from visionssm.checkpoints import (
+    DownloadError,
+    OfficialCfg,
+    convert_state_dict,
+    load_official,
+)
+from visionssm.checkpoints.load import compare
+
+
+def official_cfgs() -> dict[str, PretrainedCfg]:
+    return {
+        tagged: cfg
+        for name in visionssm.list_models()
+        for tagged, cfg in timm.models.get_arch_pretrained_cfgs(name).items()
+    }
+
+
+@pytest.mark.parametrize("name", visionssm.list_models())
+def test_every_registered_model_loads_pretrained_files_through_this_package(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert callable(getattr(model, "load_pretrained", None))
+
+
+@pytest.mark.parametrize("name", visionssm.list_models())
+def test_key_map_recognises_our_own_layout(name: str) -> None:
+    """Converted files, and those that training writes, pass through the same map."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert not compare(convert_state_dict(model, dict(model.state_dict())), model)
+
+
+@pytest.mark.parametrize("name", [name for name in visionssm.list_models() if name.endswith("_test")])
+def test_key_map_leaves_values_of_our_own_layout_unchanged(name: str) -> None:
+    state = dict(timm.create_model(name).state_dict())
+    torch.testing.assert_close(convert_state_dict(timm.create_model(name), state), state, rtol=0, atol=0)
+
+
+def test_published_files_have_sound_addresses_and_names_of_their_own_in_the_cache() -> None:
+    cached: dict[str, str] = {}
+    for name, cfg in official_cfgs().items():
+        digest = getattr(cfg, "sha256", None)
+        assert digest is None or re.fullmatch("[0-9a-f]{8,64}", digest), name
+        if cfg.url:
+            url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url
+            assert url.startswith("https://"), name
+            assert file, name
+            assert cached.setdefault(file, url) == url, f"{name} would be confused with another file in the cache"
+
+
+@pytest.fixture
+def register() -> Iterator[Any]:
+    """Registers a variant of the smallest model with a configuration of its own, for the time of a test."""
+    module = sys.modules[__name__]
+    names: list[str] = []
+
+    def add(name: str, cfg: OfficialCfg) -> str:
+        def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            options = {"depths": (1, 1, 1, 1), "dim": 24, **kwargs}
+            return build(VMamba, name, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **options)
+
+        entry_point.__name__ = name
+        entry_point.__module__ = __name__
+        module.default_cfgs = timm.models.generate_default_cfgs({f"{name}.authors": cfg})  # type: ignore[attr-defined]
+        register_model(entry_point)
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        _clear_model_entries(name)
+        _model_entrypoints.pop(name)
+    for attribute in ("default_cfgs", "__all__"):
+        vars(module).pop(attribute, None)
+
+
+def test_recorded_hash_guards_the_registered_address_only(server: Server, cache: Path, register: Any) -> None:
+    url = server.serve("nano.pth", authors_file())
+    name = register("toy_hashed", imagenet_cfg(url, sha256="00000000"))
+    with pytest.raises(DownloadError, match="wrong hash"):
+        timm.create_model(name, pretrained=True)
+    plain = cfg_of(timm.create_model(name))
+    assert "sha256" not in plain
+    with pytest.raises(DownloadError, match="wrong hash"):
+        timm.create_model(name, pretrained=True, pretrained_cfg=plain)
+    mirror = server.serve("mirror.pth", authors_file())
+    timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"url": mirror})
+
+
+def test_preferred_wrapper_is_that_of_the_registered_configuration(
+    server: Server, cache: Path, register: Any, tmp_path: Path
+) -> None:
+    url = server.serve("nano.pth", authors_file())
+    name = register("toy_ema", imagenet_cfg(url, prefer=("model_ema", "model")))
+    model = timm.create_model(name, pretrained=True)
+    assert_holds(model, authors_state(1))
+    assert_holds(load_official(timm.create_model(name), cache / "nano.pth"), authors_state(1))
+    assert_holds(load_official(timm.create_model(name), cache / "nano.pth", prefer=("model",)), authors_state(0))
+
+
+def test_checkpoint_for_hands_only_says_where_it_is_and_how_to_use_it(register: Any, tmp_path: Path) -> None:
+    page = "https://drive.google.com/file/d/0/view"
+    name = register("toy_manual", imagenet_cfg(manual_url=page))
+    with pytest.raises(DownloadError, match=rf"{page}.*load_official\(model, path\).*dict\(file=path\)"):
+        timm.create_model(name, pretrained=True)
+    path = tmp_path / "downloaded.pth"
+    path.write_bytes(authors_file())
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    assert_holds(model, authors_state(0))
