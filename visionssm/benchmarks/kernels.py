@@ -41,7 +41,7 @@ VMAMBA_V0_T = Shape("VMamba-v0-T stage 1", 56, 56, 192, 16, 6, 4)
 VIM_T = Shape("Vim-T", 1, 197, 384, 16, 12, 1)
 SHAPES = [*VMAMBA_T, VMAMBA_V0_T, VIM_T]
 SIDES = (56, 256)  # of maps that one image has
-CALLS = 8  # between two changes of the number of threads, after which OpenMP starts its threads anew
+PIXELS_A_TURN = 1 << 20  # between two changes of the number of threads, after which OpenMP starts its threads anew
 
 
 @dataclass
@@ -206,20 +206,22 @@ def cores(sides: Sequence[int] = SIDES, *, seconds: float = 6.0) -> list[dict[st
         progress(f"scan of one {side}×{side} map on 1 and {threads} threads …")
         x = Inputs.random(replace(VMAMBA_T[0], height=side, width=side))
         with torch.no_grad():
-            times = medians_in_turn({n: partial(_scans, x, int(n)) for n in ("1", str(threads))}, seconds=seconds)
+            calls = PIXELS_A_TURN // side**2
+            runs = {n: partial(_scans, x, int(n), calls) for n in ("1", str(threads))}
+            times = medians_in_turn(runs, seconds=seconds)
         torch.set_num_threads(threads)
         rows.append(
             {
                 "map": f"{side}×{side}, {x.u.shape[-1]} channels",
                 "threads": threads,
-                "ours ms": times[str(threads)] / CALLS * 1e3,
+                "ours ms": times[str(threads)] / calls * 1e3,
                 "one thread / ours": times["1"] / times[str(threads)],
             }
         )
     return rows
 
 
-def _scans(x: Inputs, threads: int) -> None:
+def _scans(x: Inputs, threads: int, calls: int) -> None:
     torch.set_num_threads(threads)
-    for _ in range(CALLS):
+    for _ in range(calls):
         ours(x)
