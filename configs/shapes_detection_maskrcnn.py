@@ -6,7 +6,7 @@ The work folder gets predictions.png: true and detected objects of held-out imag
 """
 
 _size = 64
-_spec = dict(size=_size, train=1000, val=100)
+_spec = dict(size=_size, train=3000, val=100, test=300)
 
 model = dict(
     type="TorchvisionDetector",
@@ -47,6 +47,14 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type="DetectionMetric")
 val_cfg = dict()
+test_dataloader = dict(
+    batch_size=10,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(type="ShapesDetection", split="test", spec=_spec),
+)
+test_evaluator = val_evaluator
+test_cfg = dict()
 
 _epochs = 6
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)

@@ -9,7 +9,7 @@ data/shapes, or in the folder named by SHAPES_ROOT. The work folder gets drawn d
 _base_ = "_base_/mask_rcnn_fpn_1x_coco.py"
 
 _root = "{{$SHAPES_ROOT:data/shapes}}"
-_spec = dict(size=64, train=1000, val=100)
+_spec = dict(size=64, train=3000, val=100, test=300)
 _size = (64, 64)
 _channels = 64
 _classes = 4
@@ -58,27 +58,25 @@ train_dataloader = dict(
         ],
     ),
 )
-val_dataloader = dict(
-    batch_size=10,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        _delete_=True,
-        type="ShapesCocoDataset",
-        split="val",
-        data_root=_root,
-        spec=_spec,
-        test_mode=True,
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=_size, keep_ratio=True),
-            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-            dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-        ],
-    ),
+_test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=_size, keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+_loader = dict(batch_size=10, num_workers=0, persistent_workers=False)
+_dataset = dict(
+    _delete_=True,
+    type="ShapesCocoDataset",
+    data_root=_root,
+    spec=_spec,
+    test_mode=True,
+    pipeline=_test_pipeline,
 )
-test_dataloader = test_evaluator = test_cfg = None  # tools/test.py takes the validation images
+val_dataloader = dict(dataset=dict(split="val", **_dataset), **_loader)
 val_evaluator = dict(ann_file=_root + "/annotations/instances_val.json")
+test_dataloader = dict(dataset=dict(split="test", **_dataset), **_loader)
+test_evaluator = dict(ann_file=_root + "/annotations/instances_test.json")
 
 _epochs = 6
 train_cfg = dict(max_epochs=_epochs, val_interval=2)

@@ -5,7 +5,7 @@ python tools/train.py configs/shapes_segmentation_deeplab.py
 The work folder gets predictions.png: image, true and predicted classes of held-out images.
 """
 
-_spec = dict(size=64, train=3000, val=100)
+_spec = dict(size=64, train=3000, val=100, test=300)
 
 model = dict(
     type="TorchvisionSegmentor",
@@ -38,6 +38,15 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type="SegmentationMetric")
 val_cfg = dict()
+test_dataloader = dict(
+    batch_size=20,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(type="ShapesSegmentation", split="test", spec=_spec),
+)
+test_evaluator = val_evaluator
+test_cfg = dict()
 
 _epochs = 10
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)

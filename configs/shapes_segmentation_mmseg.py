@@ -9,7 +9,7 @@ data/shapes, or in the folder named by SHAPES_ROOT. The work folder gets drawn p
 _base_ = "_base_/upernet_160k_ade20k_512.py"
 
 _root = "{{$SHAPES_ROOT:data/shapes}}"
-_spec = dict(size=64, train=3000, val=100)
+_spec = dict(size=64, train=3000, val=100, test=300)
 _size = (64, 64)
 _classes = 5
 _norm = dict(type="BN", requires_grad=True)
@@ -43,21 +43,17 @@ train_dataloader = dict(
         ],
     ),
 )
-val_dataloader = dict(
-    batch_size=10,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        _delete_=True,
-        type="ShapesSegDataset",
-        split="val",
-        data_root=_root,
-        spec=_spec,
-        test_mode=True,
-        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
-    ),
+_loader = dict(batch_size=10, num_workers=0, persistent_workers=False)
+_dataset = dict(
+    _delete_=True,
+    type="ShapesSegDataset",
+    data_root=_root,
+    spec=_spec,
+    test_mode=True,
+    pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
 )
-test_dataloader = test_evaluator = test_cfg = None  # tools/test.py takes the validation images
+val_dataloader = dict(dataset=dict(split="val", **_dataset), **_loader)
+test_dataloader = dict(dataset=dict(split="test", **_dataset), **_loader)
 
 _epochs = 8
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=_epochs, val_interval=2)

@@ -17,7 +17,7 @@ from visionssm.engine.launch import evaluate, train
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTION = CONFIGS / "shapes_detection_mmdet.py"
 SEGMENTATION = CONFIGS / "shapes_segmentation_mmseg.py"
-SPEC = {"size": 64, "train": 8, "val": 2}
+SPEC = {"size": 64, "train": 8, "val": 2, "test": 3}
 EMA = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1, update_buffers=True)
 
 
@@ -29,6 +29,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {
         "train_dataloader.dataset.spec": SPEC,
         "val_dataloader.dataset.spec": SPEC,
+        "test_dataloader.dataset.spec": SPEC,
         "train_dataloader.batch_size": 4,
         "train_cfg.max_epochs": 2,
         "train_cfg.val_interval": 1,
