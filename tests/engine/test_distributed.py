@@ -11,6 +11,7 @@ from tests.engine.processes import run_on_two_processes
 from tests.engine.tiny import logged, weights, write_config
 from visionssm.engine.launch import train
 
+
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     write_config(tmp_path)
     options = {"train_dataloader.num_batch_per_epoch": 3, "model.drop_path_rate": 0.0}
