@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import visionssm  # noqa: F401  registers the models
+from visionssm.extras import MissingExtraError
 from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
 
 Row = tuple[str, ...]
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.out is not None:
             write_predictions(predictions, options.out)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if predictions.read:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlparse
 
 import mmengine
 import torch
@@ -343,7 +345,9 @@ def _load_schedulers(schedulers: Any, states: Any) -> None:
 
 
 def _local(path: str) -> str:
-    """A path as it is; the file behind an http(s) address, from timm's and PyTorch's common cache."""
+    """A path as it is; the file behind an http(s) address, from PyTorch's cache."""
     if not path.startswith(("http://", "https://")):
         return path
-    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / path.rsplit("/", 1)[-1]))
+    # runs name their files alike (best.pth): the address tells them apart
+    name = f"{hashlib.sha256(path.encode()).hexdigest()[:12]}_{Path(urlparse(path).path).name}"
+    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / name))

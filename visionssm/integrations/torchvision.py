@@ -89,7 +89,7 @@ class FusedMaps(nn.Module):
     def __init__(self, body: FeatureMaps, channels: int) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(list(body.channels), channels)
+        self.fpn = FeaturePyramidNetwork(list(body.channels), channels, norm_layer=nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """(B, C, H, W) to {"out": (B, channels, H', W'), "aux": the last stage but one}."""

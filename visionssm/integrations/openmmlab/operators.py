@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from visionssm.extras import MissingExtraError
 from visionssm.integrations.openmmlab.precision import wide
 from visionssm.integrations.openmmlab.rois import (
     roi_align_backward,
@@ -42,12 +43,12 @@ def provide_operators() -> bool:
     To be called before mmdet or mmseg is imported. Returns whether the stand-in is in use.
 
     Raises:
-        ImportError: mmcv is not installed.
+        MissingExtraError: (an ImportError) mmcv is not installed.
     """
     if "mmcv._ext" in sys.modules:
         return isinstance(sys.modules["mmcv._ext"], StandIn)
     if importlib.util.find_spec("mmcv") is None:
-        raise ImportError("mmcv is missing; install it with: pip install 'visionssm[openmmlab]'")
+        raise MissingExtraError("mmcv is not installed: pip install 'visionssm[openmmlab]'")
     if importlib.util.find_spec("mmcv._ext") is not None:
         return False
     import mmcv
