@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+OPENMMLAB_SCOPES = ("mmdet", "mmseg")
+"""Packages of the openmmlab extra whose models and data sets configs name, with `default_scope`."""
+
 
 class MissingExtraError(ImportError):
     """A package of an optional extra is not installed."""

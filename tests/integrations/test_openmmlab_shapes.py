@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
@@ -53,6 +54,16 @@ def test_openmmlab_heads_train_resume_and_draw(config: Path, metric: str, tiny: 
     assert len(list((tmp_path / "whole").glob("*/vis_data/vis_image/*.png"))) >= 2
     train(config, work_dir=tmp_path / "resumed", resume=str(tmp_path / "whole" / "epoch_1.pth"), options=tiny)
     assert_equal_weights(tmp_path / "whole" / "epoch_2.pth", tmp_path / "resumed" / "epoch_2.pth")
+
+    pictures = tmp_path / "pictures"
+    options = {**tiny, "model.test_cfg.rcnn.score_thr": 0.0} if config == DETECTION else tiny
+    metrics = evaluate(
+        config, tmp_path / "whole" / "epoch_2.pth", work_dir=tmp_path / "t", options=options, pictures=pictures
+    )
+    assert metric in metrics
+    assert sorted(path.name for path in pictures.iterdir()) == [f"{number:06d}.png" for number in range(3)]
+    with Image.open(pictures / "000000.png") as picture:
+        assert picture.size == (256, 256)
 
 
 def test_folder_of_another_set_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
-from visionssm.extras import MissingExtraError
+from visionssm.extras import OPENMMLAB_SCOPES, MissingExtraError
 
 _RUNNER_KEYS = """
 model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper
@@ -49,12 +49,6 @@ backbone_norm_cfg backbone_embed_multi custom_keys checkpoint
 """
 ECOSYSTEM_KEYS = frozenset(_ECOSYSTEM_KEYS.split())
 """Helper variables that the configs inside mmdet and mmseg define at top level, for those that inherit from them."""
-
-OPENMMLAB = ("mmcv", "mmdet", "mmseg")
-"""Modules of the openmmlab extra that configs import."""
-
-SCOPES = ("mmdet", "mmseg")
-"""Default scopes of configs for models and data sets of OpenMMLab."""
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {"num_batch_per_epoch"}
@@ -78,7 +72,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         cause = _cause(error)
         if isinstance(cause, MissingExtraError):
             raise cause from error
-        if isinstance(cause, ModuleNotFoundError) and cause.name in OPENMMLAB:
+        if isinstance(cause, ModuleNotFoundError) and cause.name in ("mmcv", *OPENMMLAB_SCOPES):
             raise MissingExtraError(f"{cause.name} is not installed: pip install 'visionssm[openmmlab]'") from error
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(cause).__name__}: {cause}") from error
     try:
@@ -244,7 +238,7 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
                 openmmlab |= {name: dataset}
         except DatasetError as error:
             raise type(error)(f"{name}: {error}") from error
-    if cfg.get("default_scope") in SCOPES:
+    if cfg.get("default_scope") in OPENMMLAB_SCOPES:
         _check_openmmlab(cfg["default_scope"], openmmlab)
 
 

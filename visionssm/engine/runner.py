@@ -34,6 +34,7 @@ from visionssm.engine.errors import CheckpointError, NonFiniteError
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
+from visionssm.extras import OPENMMLAB_SCOPES
 
 
 @RUNNERS.register_module()
@@ -153,7 +154,7 @@ class VisionRunner(Runner):
         return describe(getattr(self.train_dataloader, "dataset", None), val_set)
 
     def _describe_openmmlab(self) -> dict[str, Any] | None:
-        if self.cfg.get("default_scope") not in ("mmdet", "mmseg"):
+        if self.cfg.get("default_scope") not in OPENMMLAB_SCOPES:
             return None
         from visionssm.integrations.openmmlab.prediction import checkpoint_meta
 
