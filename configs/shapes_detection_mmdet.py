@@ -5,7 +5,8 @@ python tools/test.py configs/shapes_detection_mmdet.py work_dirs/shapes_detectio
 
 `configs/shapes_detection_maskrcnn.py` is the same with torchvision's Mask R-CNN, without mmdet. The set is made in
 data/shapes, or in the folder named by SHAPES_ROOT. The validation images choose best.pth; tools/test.py measures it on
-images that nothing was chosen by. The work folder gets drawn detections of validation images.
+images that nothing was chosen by. The work folder gets predictions.png: true and
+detected objects of validation images.
 """
 
 _base_ = "_base_/mask_rcnn_fpn_1x_coco.py"
@@ -16,7 +17,8 @@ _size = (64, 64)
 _channels = 64
 _classes = 4
 
-custom_imports = dict(imports=["visionssm.integrations.openmmlab.shapes"])
+_package = "visionssm.integrations.openmmlab"
+custom_imports = dict(imports=[f"{_package}.shapes", f"{_package}.pictures"])
 
 model = dict(
     backbone=dict(name="vmamba_nano_test", pretrained=False),
@@ -91,10 +93,10 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=25),
     checkpoint=dict(max_keep_ckpts=2, save_best="coco/bbox_mAP_50"),
-    visualization=dict(type="DetVisualizationHook", draw=True, interval=50),
 )
 custom_hooks = [
     dict(type="ProgressHook"),
+    dict(type="SamplePicturesHook"),
     dict(type="FiguresHook", metrics=("coco/bbox_mAP_50", "coco/bbox_mAP", "coco/segm_mAP_50", "coco/segm_mAP")),
 ]
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])

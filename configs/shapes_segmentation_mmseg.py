@@ -5,7 +5,8 @@ python tools/test.py configs/shapes_segmentation_mmseg.py work_dirs/shapes_segme
 
 `configs/shapes_segmentation_deeplab.py` is the same task with torchvision's head, without mmseg. The set is made in
 data/shapes, or in the folder named by SHAPES_ROOT. The validation images choose best.pth; tools/test.py measures it on
-images that nothing was chosen by. The work folder gets drawn predictions of validation images.
+images that nothing was chosen by. The work folder gets predictions.png: true and
+predicted classes of validation images.
 """
 
 _base_ = "_base_/upernet_160k_ade20k_512.py"
@@ -16,7 +17,8 @@ _size = (64, 64)
 _head = dict(num_classes=5, norm_cfg=dict(type="BN", requires_grad=True))
 _loss = dict(class_weight=[0.25, 1.0, 1.0, 1.0, 1.0])  # five of six pixels are background
 
-custom_imports = dict(imports=["visionssm.integrations.openmmlab.shapes"])
+_package = "visionssm.integrations.openmmlab"
+custom_imports = dict(imports=[f"{_package}.shapes", f"{_package}.pictures"])
 
 model = dict(
     data_preprocessor=dict(size=_size),
@@ -68,8 +70,11 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=25, log_metric_by_epoch=True),
     checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2, save_best="mIoU"),
-    visualization=dict(type="SegVisualizationHook", draw=True, interval=50),
 )
-custom_hooks = [dict(type="ProgressHook"), dict(type="FiguresHook", metrics=("mIoU", "mAcc"))]
+custom_hooks = [
+    dict(type="ProgressHook"),
+    dict(type="SamplePicturesHook"),
+    dict(type="FiguresHook", metrics=("mIoU", "mAcc")),
+]
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 log_processor = dict(by_epoch=True)

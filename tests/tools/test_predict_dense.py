@@ -104,7 +104,8 @@ def test_shares_of_pixels_are_listed_and_classes_drawn(
         assert sum(shares) == pytest.approx(1, abs=1e-4)
         assert shares == sorted(shares, reverse=True)
     with Image.open(pictures / "0001_tall.png") as picture:
-        assert picture.size == (32 * 7, 40 * 7)
+        assert picture.width == 32 * 7
+        assert picture.height > 40 * 7, "a legend below it"
 
 
 def test_classes_of_pixels_are_those_of_the_model(segmentor: Path, images: list[Path]) -> None:

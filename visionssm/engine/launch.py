@@ -153,9 +153,9 @@ def evaluate(
     runner = VisionRunner.from_cfg(cfg)
     draws_itself = cfg.get("default_scope") in OPENMMLAB_SCOPES
     if pictures is not None and draws_itself:
-        from visionssm.integrations.openmmlab.pictures import DrawnTestHook
+        from visionssm.integrations.openmmlab.pictures import SamplePicturesHook
 
-        runner.register_hook(DrawnTestHook(pictures))
+        runner.register_hook(SamplePicturesHook(test_folder=pictures))
     elif pictures is not None:
         _keep_everything(runner)
     metrics = runner.test()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from visionssm.data.label_images import IGNORED
-from visionssm.drawing import beside, draw_classes, shown_scale, with_title
+from visionssm.drawing import beside, class_legend, draw_classes, shown_scale, with_legend, with_title
 from visionssm.engine.dense import check_same_model, class_names, pixels
 from visionssm.engine.errors import ConfigError
 from visionssm.integrations.torchvision import segmentation_model
@@ -209,7 +209,8 @@ class SegmentationMetric(BaseMetric):
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Metrics of all images."""
         shown = sorted((row for row in results if "image" in row), key=lambda row: row["index"])
-        self.pictures = [(row["index"], _picture(row)) for row in shown]
+        classes = list((self.dataset_meta or {}).get("classes") or [])
+        self.pictures = [(row["index"], _picture(row, classes)) for row in shown]
         self.confusion = torch.stack([row["confusion"] for row in results]).sum(0)
         counts = self.confusion.double()
         hits, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
@@ -223,7 +224,7 @@ class SegmentationMetric(BaseMetric):
         }
 
 
-def _picture(row: Mapping[str, np.ndarray]) -> Image.Image:
+def _picture(row: Mapping[str, np.ndarray], classes: Sequence[str]) -> Image.Image:
     image = Image.fromarray(row["image"])
     scale = shown_scale(image)
     panels = {
@@ -231,4 +232,5 @@ def _picture(row: Mapping[str, np.ndarray]) -> Image.Image:
         "truth": row["truth"],
         "predicted": row["predicted"],
     }
-    return beside([with_title(draw_classes(image, x, scale=scale), title) for title, x in panels.items()])
+    drawn = beside([with_title(draw_classes(image, x, scale=scale), title) for title, x in panels.items()])
+    return with_legend(drawn, class_legend(classes, np.concatenate([row["truth"], row["predicted"]])))
