@@ -49,7 +49,7 @@ val_evaluator = dict(type="DetectionMetric")
 test_dataloader = dict(dataset=dict(type="ShapesDetection", split="test", spec=_spec), **_loader)
 test_evaluator = val_evaluator
 
-_epochs = 4
+_epochs = 3
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [

@@ -82,7 +82,7 @@ val_evaluator = dict(ann_file=_root + "/annotations/instances_val.json")
 test_dataloader = dict(dataset=dict(split="test", **_dataset), **_loader)
 test_evaluator = dict(ann_file=_root + "/annotations/instances_test.json")
 
-_epochs = 4
+_epochs = 3
 train_cfg = dict(max_epochs=_epochs, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [

@@ -19,6 +19,7 @@ model = dict(
     channels=64,
     atrous_rates=(2, 4, 6),
     auxiliary=True,
+    dropout=0.1,
     class_weights=(0.25, 1.0, 1.0, 1.0, 1.0),  # five of six pixels are background
 )
 

@@ -15,7 +15,8 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
-import visionssm.engine.registration  # noqa: F401
+import visionssm.engine.registration
+import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from tests.integrations.openmmlab_inputs import write_ade20k, write_coco
 from visionssm.engine.config import check_data, load_config
 from visionssm.engine.errors import DatasetError

@@ -252,8 +252,7 @@ def _check_openmmlab(scope: str, datasets: Mapping[str, Any]) -> None:
             continue
         checked.append(dataset)
         try:
-            with DefaultScope.overwrite_default_scope(scope):
-                check_annotations(dataset, scope)
+            check_annotations(dataset, scope)
         except DatasetError as error:
             raise DatasetError(f"{name}: {error}") from error
 

@@ -41,8 +41,10 @@ def check_annotations(dataset: Mapping[str, Any], scope: str) -> None:
         return
     datasets = importlib.import_module(f"{scope}.datasets")
     kind, check = (datasets.CocoDataset, _check_coco) if scope == "mmdet" else (datasets.BaseSegDataset, _check_labels)
-    if issubclass(DATASETS.get(dataset["type"]), kind):
-        check(DATASETS.build({**dataset, "lazy_init": True, "pipeline": []}))
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        target = registry.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+        if isinstance(target, type) and issubclass(target, kind):
+            check(registry.build({**dataset, "lazy_init": True, "pipeline": []}))
 
 
 def _check_coco(dataset: Any) -> None:
