@@ -32,7 +32,7 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=_channels, finest_scale=16),
         bbox_head=dict(in_channels=_channels, fc_out_channels=256, num_classes=_classes),
         mask_roi_extractor=dict(out_channels=_channels, finest_scale=16),
-        mask_head=dict(in_channels=_channels, conv_out_channels=_channels, num_classes=_classes),
+        mask_head=dict(num_convs=2, in_channels=_channels, conv_out_channels=_channels, num_classes=_classes),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
@@ -100,3 +100,4 @@ custom_hooks = [
     dict(type="FiguresHook", metrics=("coco/bbox_mAP_50", "coco/bbox_mAP", "coco/segm_mAP_50", "coco/segm_mAP")),
 ]
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+env_cfg = dict(cpu_threads=1)  # operators on so small maps are no faster on two

@@ -78,3 +78,4 @@ custom_hooks = [
 ]
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 log_processor = dict(by_epoch=True)
+env_cfg = dict(cpu_threads=1)  # operators on so small maps are no faster on two
