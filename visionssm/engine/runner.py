@@ -317,7 +317,7 @@ class VisionRunner(Runner):
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return message.count("\n") < 4 and not message.startswith("Exp name")
+    return message.count("\n") < 4 and not message.startswith(("Exp name", "paramwise_options"))  # a line a parameter
 
 
 def _adopt_seed(cfg: Any) -> None:
