@@ -19,22 +19,21 @@ model = dict(
     channels=64,
     atrous_rates=(2, 4, 6),
     auxiliary=True,
-    dropout=0.1,
     class_weights=(0.25, 1.0, 1.0, 1.0, 1.0),  # five of six pixels are background
 )
 
+_changes = [
+    dict(type="RandomHorizontalFlip"),
+    dict(type="RandomVerticalFlip"),
+    dict(type="ColorJitter", brightness=0.2, saturation=0.3, hue=0.5),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     drop_last=True,
-    dataset=dict(
-        type="ShapesSegmentation",
-        split="train",
-        spec=_spec,
-        transforms=[dict(type="RandomHorizontalFlip"), dict(type="RandomVerticalFlip")],
-    ),
+    dataset=dict(type="ShapesSegmentation", split="train", spec=_spec, transforms=_changes),
 )
 _loader = dict(
     batch_size=20,
@@ -47,7 +46,7 @@ val_evaluator = dict(type="SegmentationMetric")
 test_dataloader = dict(dataset=dict(type="ShapesSegmentation", split="test", spec=_spec), **_loader)
 test_evaluator = val_evaluator
 
-_epochs = 8
+_epochs = 10
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [

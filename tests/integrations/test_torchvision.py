@@ -89,15 +89,6 @@ def test_segmentation_models_keep_torchvisions_contract(name: str, head: str) ->
         assert list(plain(torch.rand(1, 3, 48, 70))) == ["out"]
 
 
-@pytest.mark.parametrize("head, usual", [("deeplab", 0.5), ("fcn", 0.1)])
-def test_dropout_of_the_head_is_torchvisions_or_the_given_one(head: str, usual: float) -> None:
-    for dropout, expected in ((None, usual), (0.0, 0.0), (0.3, 0.3)):
-        model = segmentation_model("vmamba_nano_test", 3, head=head, channels=8, dropout=dropout)
-        assert {x.p for x in model.classifier.modules() if isinstance(x, torch.nn.Dropout)} == {expected}
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got 1"):
-        segmentation_model("vmamba_nano_test", 3, head=head, dropout=1)
-
-
 def test_fused_map_depends_on_every_stage() -> None:
     model = segmentation_model("vmamba_nano_test", 3, head="fcn", channels=8).eval()
     fused = model.backbone

@@ -35,7 +35,6 @@ class TorchvisionSegmentor(BaseModel):
         channels: of the fused map and within the head.
         atrous_rates: of the "deeplab" head.
         auxiliary: train with an auxiliary head, whose loss counts 0.4.
-        dropout: of the head in training; None for torchvision's.
         class_weights: factors of the classes' pixels in the loss, for sets in which one class, as the background,
             covers nearly everything; None for 1 each.
         pretrained: start the backbone from published ImageNet weights.
@@ -57,7 +56,6 @@ class TorchvisionSegmentor(BaseModel):
         channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36),
         auxiliary: bool = False,
-        dropout: float | None = None,
         class_weights: Sequence[float] | None = None,
         pretrained: bool = False,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
@@ -74,7 +72,6 @@ class TorchvisionSegmentor(BaseModel):
             "channels": channels,
             "atrous_rates": list(atrous_rates),
             "auxiliary": auxiliary,
-            "dropout": dropout,
         }
         try:
             self.model = segmentation_model(**arguments, pretrained=pretrained, **dict(backbone or {}))

@@ -89,7 +89,7 @@ class FusedMaps(nn.Module):
     def __init__(self, body: FeatureMaps, channels: int) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(list(body.channels), channels, norm_layer=nn.BatchNorm2d)
+        self.fpn = FeaturePyramidNetwork(list(body.channels), channels)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """(B, C, H, W) to {"out": (B, channels, H', W'), "aux": the last stage but one}."""
@@ -130,7 +130,6 @@ def segmentation_model(
     channels: int = 256,
     atrous_rates: Sequence[int] = (12, 24, 36),
     auxiliary: bool = False,
-    dropout: float | None = None,
     pretrained: bool = False,
     out_indices: Sequence[int] = (0, 1, 2, 3),
     frozen_stages: int = -1,
@@ -148,8 +147,6 @@ def segmentation_model(
         channels: of the fused map and within the head.
         atrous_rates: of the atrous pyramid; smaller ones for small images.
         auxiliary: also give "aux", scores of an FCN head on the last stage but one, for an auxiliary loss.
-        dropout: share of the head's features that is dropped in training; None for torchvision's, 0.5 for "deeplab" and
-            0.1 for "fcn". Small models that are trained from scratch do better with less.
         pretrained: load published ImageNet weights.
         out_indices: stages that are fused; the first one's stride is that of the head.
         frozen_stages, in_chans, model_kwargs: see `visionssm.integrations.feature_maps.FeatureMaps`.
@@ -169,13 +166,7 @@ def segmentation_model(
         in_chans=in_chans,
         **model_kwargs,
     )
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
     model_class, build_head = HEADS[head]
     deep = body.channels[max(0, len(body.channels) - 2)]
     aux = FCNHead(deep, num_classes) if auxiliary else None
-    classifier = build_head(channels, num_classes, atrous_rates)
-    for module in classifier.modules():
-        if isinstance(module, nn.Dropout) and dropout is not None:
-            module.p = dropout
-    return model_class(FusedMaps(body, channels), classifier, aux)
+    return model_class(FusedMaps(body, channels), build_head(channels, num_classes, atrous_rates), aux)
