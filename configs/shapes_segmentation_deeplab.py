@@ -46,7 +46,7 @@ val_evaluator = dict(type="SegmentationMetric")
 test_dataloader = dict(dataset=dict(type="ShapesSegmentation", split="test", spec=_spec), **_loader)
 test_evaluator = val_evaluator
 
-_epochs = 10
+_epochs = 8
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [
