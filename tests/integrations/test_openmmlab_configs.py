@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -115,7 +116,8 @@ def _row_in_the_docs(name: str) -> list[str]:
     kind, _, backbone = name.partition("_rcnn_" if name.startswith("mask") else "_")
     lines = (FOLDER.parent / "docs" / "dense_prediction.md").read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| `configs/") and f"/{kind}" in line)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 30]]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     (row,) = [cells for cells in rows if cells[0] == f"`{backbone}`"]
     return row
 
