@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from visionssm.drawing import GAP, below, beside, class_colour, draw_classes, draw_objects, shown_scale, with_title
+from visionssm.drawing import (
+    GAP,
+    below,
+    beside,
+    class_colour,
+    class_legend,
+    draw_classes,
+    draw_objects,
+    shown_scale,
+    with_legend,
+    with_title,
+)
 
 GREY = Image.new("RGB", (40, 30), (100, 100, 100))
 
@@ -39,6 +50,31 @@ def test_classes_but_the_first_and_the_ignored_are_tinted() -> None:
     assert drawn.shape == (60, 80, 3)
     assert (drawn[20:] == 100).all()
     assert np.abs(drawn[0, 0].astype(int) - 100).max() > 30
+
+
+def test_first_objects_lie_on_top_and_names_do_not_hide_each_other() -> None:
+    boxes, red, green = np.array([[5.0, 8, 30, 25]] * 2), (255, 0, 0), (0, 255, 0)
+    masks = np.zeros((2, 30, 40), bool)
+    masks[:, 12:20, 10:25] = True
+    drawn = np.asarray(draw_objects(GREY, boxes, ["first", "second"], [red, green], masks, scale=6))
+    assert drawn[8 * 6, 20 * 6].tolist() == list(red), "outline"
+    assert drawn[16 * 6, 15 * 6, 0] > drawn[16 * 6, 15 * 6, 1], "mask"
+    alone = np.asarray(draw_objects(GREY, boxes[:1], ["first"], [red], masks[:1], scale=6))
+    name = (slice(2 * 6, 8 * 6), slice(5 * 6, 12 * 6))
+    assert np.array_equal(drawn[name], alone[name])
+    assert (drawn == np.array(green)).all(-1).sum() > 100, "the second name stands elsewhere"
+
+
+def test_legend_names_the_tinted_classes_in_their_colours() -> None:
+    numbers = np.array([[0, 2, 2, 255, 9]])
+    entries = class_legend(["nothing", "a", "b"], numbers)
+    assert entries == [("b", class_colour(1)), ("class 9", class_colour(8))]
+    shown = with_legend(GREY, entries)
+    assert shown.width == GREY.width
+    below_it = np.asarray(shown)[GREY.height :]
+    for _, colour in entries:
+        assert (below_it == np.array(colour)).all(-1).sum() > 20
+    assert with_legend(GREY, []).size == GREY.size
 
 
 def test_colours_of_classes_differ() -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import visionssm  # noqa: F401  registers the models
+from visionssm.extras import MissingExtraError
 from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
 
 Row = tuple[str, ...]
@@ -43,6 +45,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if parsed.out is not None and parsed.out.suffix.lower() not in (".csv", ".json"):
         parser.error(f"--out must end in .csv or .json, got {parsed.out}")
     return parsed
+
+
+def print_progress(total: int, done: int) -> None:
+    """Tell on one line of the terminal how far it is; the last call takes the line away."""
+    line = "" if done == total else f"{done} of {total} files"
+    print(f"\r{line:<40}\r{line}", end="", file=sys.stderr, flush=True)
 
 
 def print_table(predictions: Predictions) -> None:
@@ -84,11 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         files = find_files(options.images)
         predictions = predict_files(
-            predictor, files, device=options.device, batch_size=options.batch_size, pictures=options.pictures
+            predictor,
+            files,
+            device=options.device,
+            batch_size=options.batch_size,
+            pictures=options.pictures,
+            progress=partial(print_progress, len(files)) if sys.stderr.isatty() else None,
         )
         if options.out is not None:
             write_predictions(predictions, options.out)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if predictions.read:

@@ -36,6 +36,8 @@ def draw_objects(
 ) -> Image.Image:
     """The image enlarged, with boxes, their names and, half transparent, their masks.
 
+    The first objects lie on top, and no name hides that of an earlier one as long as there is room at its box.
+
     Args:
         image: RGB of H×W pixels.
         boxes: (n, 4) left, top, right, bottom in its pixels.
@@ -44,22 +46,48 @@ def draw_objects(
         masks: (n, H, W) bool.
     """
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
-    for mask, colour in zip(masks if masks is not None else (), colours, strict=False):
-        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
+    if masks is not None:
+        for mask, colour in reversed(list(zip(masks, colours, strict=True))):
+            pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
     drawn = Image.fromarray(pixels.round().astype(np.uint8))
     drawn = drawn.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=max(9, round(min(drawn.size) / 26)))
-    for box, name, colour in zip(boxes.tolist(), names, colours, strict=True):
-        left, top, right, bottom = (x * scale for x in box)
+    corners = [tuple(x * scale for x in box) for box in boxes.tolist()]
+    for (left, top, right, bottom), colour in reversed(list(zip(corners, colours, strict=True))):
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=max(1, scale // 2))
+    taken: list[_Place] = []
+    for box, name, colour in zip(corners, names, colours, strict=True):
         if name:
             extent = pen.textbbox((0, 0), name, font=font)
-            x = min(max(0, left), max(0, drawn.width - extent[2] - 2))
-            y = top - extent[3] - 2 if top > extent[3] + 2 else top
-            pen.rectangle((x, y, x + extent[2] + 2, y + extent[3] + 2), fill=colour)
-            pen.text((x + 1, y), name, fill=_PAPER if sum(colour) < 400 else _INK, font=font)
+            place = _free_place(box, (extent[2] + 2, extent[3] + 2), drawn.size, taken)
+            taken.append(place)
+            pen.rectangle(place, fill=colour)
+            pen.text((place[0] + 1, place[1]), name, fill=_ink_on(colour), font=font)
     return drawn
+
+
+_Place = tuple[float, float, float, float]
+
+
+def _free_place(
+    box: Sequence[float], size: tuple[float, float], canvas: tuple[int, int], taken: Sequence[_Place]
+) -> _Place:
+    """Where a name of this size stands at its box: above, inside its top or bottom, or below, wherever none stands."""
+    width, height = size
+    x = min(max(0, box[0]), max(0, canvas[0] - width))
+    lowest = max(0, canvas[1] - height - 1)
+    rows = [row for row in (box[1] - height, box[1], box[3] - height, box[3]) if 0 <= row <= lowest]
+    places = [(x, row, x + width, row + height) for row in rows or [min(max(0, box[1]), lowest)]]
+    return next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+
+
+def _overlap(a: _Place, b: _Place) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    return _PAPER if sum(colour) < 400 else _INK
 
 
 def draw_classes(image: Image.Image, numbers: np.ndarray, *, scale: int = 1) -> Image.Image:
@@ -84,6 +112,35 @@ def with_title(image: Image.Image, title: str) -> Image.Image:
     taller = Image.new("RGB", (image.width, image.height + size + 6), _PAPER)
     taller.paste(image, (0, size + 6))
     ImageDraw.Draw(taller).text((2, 1), title, fill=_INK, font=ImageFont.load_default(size=size))
+    return taller
+
+
+def class_legend(classes: Sequence[str], numbers: np.ndarray) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and colour of the classes that `draw_classes` tints, of all that occur in these numbers."""
+    present = [int(number) for number in np.unique(numbers) if 0 < number < 255]
+    return [(classes[n] if n < len(classes) else f"class {n}", class_colour(n - 1)) for n in present]
+
+
+def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+    """The image with names on their colours below it, in as many lines as they need."""
+    font = ImageFont.load_default(size=max(10, min(14, round(image.width / 22))))
+    pen = ImageDraw.Draw(image)
+    line = round(font.getbbox("Ag")[3]) + 4
+    places: list[tuple[float, int]] = []
+    x, row = 2.0, 0
+    for name, _ in entries:
+        width = pen.textlength(name, font=font) + 8
+        if x > 2 and x + width > image.width:
+            x, row = 2.0, row + 1
+        places.append((x, row))
+        x += width + GAP
+    taller = Image.new("RGB", (image.width, image.height + ((row + 1) * (line + 2) + 2 if entries else 0)), _PAPER)
+    taller.paste(image, (0, 0))
+    pen = ImageDraw.Draw(taller)
+    for (name, colour), (left, row) in zip(entries, places, strict=True):
+        top = image.height + 2 + row * (line + 2)
+        pen.rectangle((left, top, left + pen.textlength(name, font=font) + 7, top + line), fill=colour)
+        pen.text((left + 4, top + 1), name, fill=_ink_on(colour), font=font)
     return taller
 
 

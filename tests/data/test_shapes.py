@@ -27,7 +27,7 @@ from visionssm.data.shapes import (
     write_shapes,
 )
 
-TINY = {"size": 32, "train": 6, "val": 3}
+TINY = {"size": 32, "train": 6, "val": 3, "test": 2}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def digest(folder: Path) -> dict[str, str]:
 def test_set_is_the_same_whenever_it_is_made(folder: Path, tmp_path: Path) -> None:
     again = write_shapes(tmp_path / "again", ShapesSpec(**TINY))
     assert digest(again) == digest(folder)
-    assert len(digest(folder)) == 2 * (6 + 3) + 3
+    assert len(digest(folder)) == 2 * (6 + 3 + 2) + 4
 
 
 def test_image_depends_on_seed_split_and_index_alone() -> None:
@@ -53,6 +53,7 @@ def test_image_depends_on_seed_split_and_index_alone() -> None:
     for other in (
         render(spec, "train", 5),
         render(spec, "val", 4),
+        render(spec, "test", 4),
         render(ShapesSpec(size=32, seed=1), "train", 4),
     ):
         assert not np.array_equal(other.image, first)
@@ -144,7 +145,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         write_shapes(tmp_path / "set", ShapesSpec(**TINY))
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     monkeypatch.undo()
-    assert len(digest(write_shapes(tmp_path / "set", ShapesSpec(**TINY)))) == 21
+    assert len(digest(write_shapes(tmp_path / "set", ShapesSpec(**TINY)))) == 26
 
 
 def test_folder_of_another_set_is_not_taken_for_this_one(folder: Path, tmp_path: Path) -> None:
@@ -173,9 +174,9 @@ def test_data_sets_make_their_files_once_and_agree(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"split": "test"}, "split must be one of train, val"),
+        ({"split": "testing"}, "split must be one of train, val, test, got 'testing'"),
         ({"split": "val", "spec": {"size": 16}}, "size must be at least 32, got 16"),
-        ({"split": "val", "spec": {"sizes": 64}}, "the fields are size, train, val, most, seed"),
+        ({"split": "val", "spec": {"sizes": 64}}, "the fields are size, train, val, test, most, seed"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_made(arguments: dict[str, Any], message: str) -> None:

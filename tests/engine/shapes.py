@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-SPEC = {"size": 32, "train": 12, "val": 4, "most": 2}
+SPEC = {"size": 32, "train": 12, "val": 4, "test": 3, "most": 2}
 
 DETECTOR: dict[str, Any] = {
     "name": "vmamba_nano_test",

@@ -111,6 +111,24 @@ def test_loss_is_the_mean_over_labelled_pixels_and_modes_agree() -> None:
     assert int(rows[1]["confusion"].sum()) == 32 * 32
 
 
+def test_pixels_of_a_class_count_as_its_weight() -> None:
+    torch.manual_seed(0)
+    weights = (0.25, 1.0, 2.0, 1.0, 1.0)
+    model = TorchvisionSegmentor(**SEGMENTOR, class_weights=weights).eval()
+    images, labels = torch.rand(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32))
+    labels[:, :4] = IGNORED
+    with torch.no_grad():
+        loss = model(images, labels, mode="loss")["loss_pixels"]
+        log_shares = model(images).log_softmax(1)
+    known = labels != IGNORED
+    factors = torch.tensor(weights)[labels[known]]
+    right = log_shares.movedim(1, -1)[known].gather(1, labels[known][:, None])[:, 0]
+    torch.testing.assert_close(loss, -(factors * right).sum() / factors.sum())
+    for wrong in ((1.0, 1.0), (1.0, 1.0, 1.0, 1.0, 0.0)):
+        with pytest.raises(ConfigError, match=r"class_weights.* must be 5 positive numbers"):
+            TorchvisionSegmentor(**SEGMENTOR, class_weights=wrong)
+
+
 def test_images_are_normalised_inside() -> None:
     model = TorchvisionSegmentor(**SEGMENTOR, mean=(0.0,) * 3, std=(1.0,) * 3).eval()
     other = TorchvisionSegmentor(**SEGMENTOR, mean=(0.5,) * 3, std=(0.25,) * 3).eval()

@@ -29,6 +29,8 @@ from visionssm.prediction.detection import Detection
 from visionssm.prediction.segmentation import PixelClasses
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+FAMILIES = [*visionssm.list_models("*_nano_test"), "mambaout_femto"]
+"""A small model of every family, hierarchical and plain (Vim, pLSTM), and timm's MambaOut."""
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,11 @@ def _swap(cfg: Config, name: str, **arguments: Any) -> tuple[int, ...]:
 DETECTORS = [
     ("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "vmamba_nano_test", {}),
     ("retinanet/retinanet_r50_fpn_1x_coco.py", "vssd_nano_test", {}),
-    pytest.param("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "vim_nano_test", {}, marks=pytest.mark.slow),
+    *(
+        pytest.param("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", name, {}, marks=pytest.mark.slow)
+        for name in FAMILIES
+        if name != "vmamba_nano_test"
+    ),
     pytest.param(
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
         "hrvmamba_nano_test",
@@ -165,6 +171,12 @@ def test_detector_learns_where_the_rectangle_is() -> None:
 SEGMENTORS = [
     ("upernet/upernet_r50_4xb4-160k_ade20k-512x512.py", "vmamba_nano_test"),
     pytest.param("sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", "plstm_nano_test", marks=pytest.mark.slow),
+    pytest.param("sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", "vmamba_nano_test", marks=pytest.mark.slow),
+    *(
+        pytest.param("upernet/upernet_r50_4xb4-160k_ade20k-512x512.py", name, marks=pytest.mark.slow)
+        for name in FAMILIES
+        if name != "vmamba_nano_test"
+    ),
 ]
 
 

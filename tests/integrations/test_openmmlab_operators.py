@@ -141,7 +141,9 @@ def _bilinear(plane: np.ndarray, y: float, x: float) -> float:
     )
 
 
-def _roi_align_loop(maps: Tensor, rois: Tensor, size: int, scale: float, ratio: int, aligned: bool) -> Tensor:
+def _roi_align_loop(
+    maps: Tensor, rois: Tensor, size: int, scale: float, ratio: int, aligned: bool, mode: str = "avg"
+) -> Tensor:
     out = torch.zeros(len(rois), maps.shape[1], size, size, dtype=maps.dtype)
     for n, (image, *box) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = (v * scale - (0.5 if aligned else 0.0) for v in box)
@@ -159,37 +161,50 @@ def _roi_align_loop(maps: Tensor, rois: Tensor, size: int, scale: float, ratio: 
                 for a in range(ny)
                 for b in range(nx)
             ]
-            out[n, c, i, j] = sum(samples) / max(len(samples), 1)
+            if samples:
+                out[n, c, i, j] = max(samples) if mode == "max" else sum(samples) / len(samples)
     return out
 
 
 ROIS = torch.tensor([[0, 2.0, 3.0, 21.0, 17.5], [1, 0.0, 0.0, 31.0, 23.0], [1, 7.3, 9.1, 8.2, 9.9], [0, -4, -4, 40, 9]])
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_roi_align_averages_bilinear_samples(ratio: int, aligned: bool) -> None:
+def test_roi_align_averages_bilinear_samples_or_takes_their_maximum(ratio: int, aligned: bool, mode: str) -> None:
     maps = torch.randn(2, 3, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    got = mmcv.ops.roi_align(maps, ROIS.double(), (3, 3), 0.5, ratio, "avg", aligned)
-    torch.testing.assert_close(got, _roi_align_loop(maps, ROIS.double(), 3, 0.5, ratio, aligned))
+    got = mmcv.ops.roi_align(maps, ROIS.double(), (3, 3), 0.5, ratio, mode, aligned)
+    torch.testing.assert_close(got, _roi_align_loop(maps, ROIS.double(), 3, 0.5, ratio, aligned, mode))
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_gradients_of_roi_align(aligned: bool) -> None:
+def test_gradients_of_roi_align(aligned: bool, mode: str) -> None:
     maps = torch.randn(2, 2, 6, 8, dtype=torch.float64, requires_grad=True)
     rois = ROIS.double()
 
     def align(x: Tensor) -> Tensor:
-        return mmcv.ops.roi_align(x, rois, (2, 3), 0.25, 0, "avg", aligned)
+        return mmcv.ops.roi_align(x, rois, (2, 3), 0.25, 0, mode, aligned)
 
     assert torch.autograd.gradcheck(align, (maps,))
 
 
+def test_roi_align_of_a_roi_without_area_is_nothing() -> None:
+    maps = torch.rand(1, 2, 4, 4, requires_grad=True)
+    for mode in ("avg", "max"):
+        out = mmcv.ops.roi_align(maps, torch.tensor([[0.0, 2, 2, 2, 2]]), (2, 2), 1.0, 0, mode, True)
+        assert not out.any()
+        (gradient,) = torch.autograd.grad(out.sum(), maps)
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("dtype", REDUCED)
-def test_roi_align_of_half_precision_maps(dtype: torch.dtype) -> None:
+def test_roi_align_of_half_precision_maps(dtype: torch.dtype, mode: str) -> None:
     maps = torch.randn(2, 3, 12, 16).to(dtype).requires_grad_()
-    got = mmcv.ops.roi_align(maps, ROIS.to(dtype), (3, 3), 0.5, 0, "avg", True)
-    expected = mmcv.ops.roi_align(maps.detach().float(), ROIS.to(dtype).float(), (3, 3), 0.5, 0, "avg", True)
+    got = mmcv.ops.roi_align(maps, ROIS.to(dtype), (3, 3), 0.5, 0, mode, True)
+    expected = mmcv.ops.roi_align(maps.detach().float(), ROIS.to(dtype).float(), (3, 3), 0.5, 0, mode, True)
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected.to(dtype).float())
     got.sum().backward()
@@ -204,11 +219,6 @@ def test_roi_align_of_no_rois() -> None:
     out.sum().backward()
     assert maps.grad is not None
     assert not maps.grad.any()
-
-
-def test_maximum_in_roi_align_is_refused_by_name() -> None:
-    with pytest.raises(openmmlab.MissingOperatorError, match="pool_mode='max'"):
-        mmcv.ops.roi_align(torch.randn(1, 2, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]]), (2, 2), 1.0, 0, "max", True)
 
 
 POOL_ROIS = torch.tensor(

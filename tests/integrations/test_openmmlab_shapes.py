@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
@@ -17,7 +19,7 @@ from visionssm.engine.launch import evaluate, train
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTION = CONFIGS / "shapes_detection_mmdet.py"
 SEGMENTATION = CONFIGS / "shapes_segmentation_mmseg.py"
-SPEC = {"size": 64, "train": 8, "val": 2}
+SPEC = {"size": 64, "train": 8, "val": 2, "test": 3}
 EMA = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1, update_buffers=True)
 
 
@@ -29,12 +31,12 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {
         "train_dataloader.dataset.spec": SPEC,
         "val_dataloader.dataset.spec": SPEC,
+        "test_dataloader.dataset.spec": SPEC,
         "train_dataloader.batch_size": 4,
         "train_cfg.max_epochs": 2,
         "train_cfg.val_interval": 1,
         "default_hooks.logger.interval": 1,
-        "default_hooks.visualization.interval": 1,
-        "custom_hooks": [EMA],
+        "custom_hooks": [EMA, dict(type="SamplePicturesHook", threshold=0.0)],
         "param_scheduler": [],
         "visualizer.vis_backends": [dict(type="LocalVisBackend")],
     }
@@ -49,9 +51,22 @@ def test_openmmlab_heads_train_resume_and_draw(config: Path, metric: str, tiny: 
     train(config, work_dir=tmp_path / "whole", options=tiny)
     assert len(logged(tmp_path / "whole", "loss")) == 4
     assert len(logged(tmp_path / "whole", metric)) == 2
-    assert len(list((tmp_path / "whole").glob("*/vis_data/vis_image/*.png"))) >= 2
+    with Image.open(tmp_path / "whole" / "predictions.png") as picture:
+        assert picture.width > 2 * 250
+        assert picture.height > 2 * 250
+        assert np.asarray(picture).std() > 5
     train(config, work_dir=tmp_path / "resumed", resume=str(tmp_path / "whole" / "epoch_1.pth"), options=tiny)
     assert_equal_weights(tmp_path / "whole" / "epoch_2.pth", tmp_path / "resumed" / "epoch_2.pth")
+
+    pictures = tmp_path / "pictures"
+    options = {**tiny, "model.test_cfg.rcnn.score_thr": 0.0} if config == DETECTION else tiny
+    metrics = evaluate(
+        config, tmp_path / "whole" / "epoch_2.pth", work_dir=tmp_path / "t", options=options, pictures=pictures
+    )
+    assert metric in metrics
+    assert sorted(path.name for path in pictures.iterdir()) == [f"{number:06d}.png" for number in range(3)]
+    with Image.open(pictures / "000000.png") as picture:
+        assert picture.width > 2 * 250, "truth and what was found"
 
 
 def test_folder_of_another_set_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from visionssm.data.images import UnreadableImageError, read_image
 from visionssm.data.joint_transforms import build_transforms
 from visionssm.data.problems import Problems
 from visionssm.data.spelling import closest
+from visionssm.extras import needs_extra
 
 HELP = (
     "A COCO-format set is a folder of images and a JSON file with 'images', 'annotations' and 'categories' "
@@ -42,7 +43,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
     Raises:
         ValueError: it is none of these, or of another size.
-        ImportError: pycocotools is not installed.
+        MissingExtraError: (an ImportError) pycocotools is not installed.
     """
     coder = mask_coder()
     try:
@@ -64,12 +65,10 @@ def mask_coder() -> Any:
     """`pycocotools.mask`.
 
     Raises:
-        ImportError: pycocotools is not installed.
+        MissingExtraError: (an ImportError) pycocotools is not installed.
     """
-    try:
+    with needs_extra("train", "handling masks"):
         from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("COCO masks and metrics need pycocotools: pip install 'visionssm[train]'") from error
     return mask
 
 
@@ -112,11 +111,11 @@ class CocoInstances(Dataset):
         self.folder = Path(root).expanduser() / images
         self.with_crowds = with_crowds
         path = Path(root).expanduser() / annotations
-        content = _read_json(path)
+        content = read_annotations(path)
         problems = Problems()
         self.classes, numbers = _categories(content["categories"], classes, path)
-        self.images = _checked_images(content["images"], self.folder, problems)
-        objects = _checked_objects(content["annotations"], self.images, numbers, classes is None, problems)
+        self.images = checked_images(content["images"], self.folder, problems)
+        objects = checked_objects(content["annotations"], self.images, numbers, classes is None, problems)
         if not background_images:
             for key in [key for key in self.images if not objects.get(key)]:
                 problems.add("images without objects", repr(self.images.pop(key)["file_name"]))
@@ -198,7 +197,12 @@ def _check_files(root: str | Path, annotations: str, images: str) -> None:
             raise DatasetError(f"data set not found: looked for the {kind} {str(path.absolute())!r}. {HELP}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path) -> dict[str, Any]:
+    """A COCO file with its three lists.
+
+    Raises:
+        DatasetError: it is no JSON file, or a list is missing.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -227,7 +231,8 @@ def _categories(
     return classes, {named[name]: number for number, name in enumerate(classes, start=1)}
 
 
-def _checked_images(entries: Sequence[Any], folder: Path, problems: Problems) -> dict[int, dict[str, Any]]:
+def checked_images(entries: Sequence[Any], folder: Path, problems: Problems) -> dict[int, dict[str, Any]]:
+    """Images that can be used, by id; the others are noted as problems."""
     found: dict[int, dict[str, Any]] = {}
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for entry in entries:
@@ -244,13 +249,22 @@ def _checked_images(entries: Sequence[Any], folder: Path, problems: Problems) ->
     return found
 
 
-def _checked_objects(
+def checked_objects(
     entries: Sequence[Any],
     images: Mapping[int, Mapping[str, Any]],
     numbers: Mapping[int, int],
     every_category: bool,
     problems: Problems,
 ) -> dict[int, list[dict[str, Any]]]:
+    """Objects that can be used, by the id of their image; the others are noted as problems.
+
+    Args:
+        entries: the file's annotations.
+        images: as `checked_images` returned them.
+        numbers: class number of every category id that is used.
+        every_category: other category ids are mistakes.
+        problems: what is found wrong.
+    """
     found: dict[int, list[dict[str, Any]]] = {}
     for place, entry in enumerate(entries):
         example = f"annotation {_get(entry, 'id') or f'number {place}'}"

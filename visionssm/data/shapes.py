@@ -2,9 +2,11 @@
 
 `write_shapes` writes a complete set in the two formats that detection and segmentation code reads:
 
-    images/{train,val}/000000.png         RGB
-    labels/{train,val}/000000.png         a class number a pixel, 0 = background
-    annotations/instances_{train,val}.json  COCO: images, annotations (box, area, run-length mask), categories
+    images/{train,val,test}/000000.png           RGB
+    labels/{train,val,test}/000000.png           a class number a pixel, 0 = background
+    annotations/instances_{train,val,test}.json  COCO: images, annotations (box, area, run-length mask), categories
+
+"val" is for choosing (the best weights, settings), "test" for the figure that is told in the end.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from visionssm.data.errors import DatasetError
 from visionssm.data.label_images import LabelledImages
 from visionssm.files import complete_or_absent
 
-VERSION = 3
+VERSION = 4
 """Part of the folder's name; changes with anything that changes the pictures."""
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 BACKGROUND = "background"
 _SPEC_FILE = "spec.json"
 
@@ -61,7 +63,7 @@ class ShapesSpec:
 
     Attributes:
         size: side of the images in pixels.
-        train, val: numbers of images.
+        train, val, test: numbers of images.
         most: shapes in an image; at least one.
         seed: another one gives other images.
     """
@@ -69,6 +71,7 @@ class ShapesSpec:
     size: int = 64
     train: int = 1000
     val: int = 100
+    test: int = 300
     most: int = 3
     seed: int = 0
 
@@ -77,6 +80,7 @@ class ShapesSpec:
             ("size", self.size, 32),
             ("train", self.train, 1),
             ("val", self.val, 1),
+            ("test", self.test, 1),
             ("most", self.most, 1),
             ("seed", self.seed, 0),
         ):
@@ -86,7 +90,7 @@ class ShapesSpec:
     @property
     def folder_name(self) -> str:
         """Distinguishes sets of different specifications."""
-        return f"shapes_v{VERSION}_{self.size}px_{self.train}+{self.val}_most{self.most}_seed{self.seed}"
+        return f"shapes_v{VERSION}_{self.size}px_{self.train}+{self.val}+{self.test}_most{self.most}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -325,7 +329,7 @@ class ShapesDetection(CocoInstances):
     """Rendered shapes with boxes and masks.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val" or "test".
         root: folder in which the set is kept; None for the cache folder.
         spec: fields of `ShapesSpec`.
         transforms: see `CocoInstances`.

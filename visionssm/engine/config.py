@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
+from visionssm.extras import OPENMMLAB_SCOPES, MissingExtraError
 
 _RUNNER_KEYS = """
 model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper
@@ -57,6 +59,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Raises:
         ConfigError: no such file, or it does not run.
+        MissingExtraError: (an ImportError) it imports what is not installed.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -66,12 +69,27 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         config = Config.fromfile(path)
     except Exception as error:
-        raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(error).__name__}: {error}") from error
+        cause = _cause(error)
+        if isinstance(cause, MissingExtraError):
+            raise cause from error
+        if isinstance(cause, ModuleNotFoundError) and cause.name in ("mmcv", *OPENMMLAB_SCOPES):
+            raise MissingExtraError(f"{cause.name} is not installed: pip install 'visionssm[openmmlab]'") from error
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(cause).__name__}: {cause}") from error
     try:
         config.merge_from_dict(copy.deepcopy(dict(options or {})))  # merging takes `_delete_` keys out
     except (KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"--cfg-options do not fit {str(path)!r}: {error}") from error
     return config
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is behind the ImportErrors that MMEngine raises for `custom_imports`, which tell `sys.path` instead."""
+    while isinstance(error, ImportError) and not isinstance(error, MissingExtraError):
+        behind = error.__cause__ or error.__context__
+        if behind is None:
+            break
+        error = behind
+    return error
 
 
 def check_config(cfg: Mapping[str, Any]) -> None:
@@ -203,6 +221,7 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
     Raises:
         DatasetError: a data set is missing or incomplete; says where was looked and what to do.
     """
+    openmmlab: dict[str, Any] = {}
     for name in loaders:
         loader = cfg.get(name)
         dataset = loader.get("dataset") if isinstance(loader, Mapping) else None
@@ -216,8 +235,26 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
                 check(**{key: value for key, value in dataset.items() if key != "type"})
             else:
                 _check_root(dataset)
+                openmmlab |= {name: dataset}
         except DatasetError as error:
             raise type(error)(f"{name}: {error}") from error
+    if cfg.get("default_scope") in OPENMMLAB_SCOPES:
+        _check_openmmlab(cfg["default_scope"], openmmlab)
+
+
+def _check_openmmlab(scope: str, datasets: Mapping[str, Any]) -> None:
+    from visionssm.integrations.openmmlab.annotations import check_annotations
+
+    importlib.import_module(f"{scope}.utils").register_all_modules(init_default_scope=False)
+    checked: list[Any] = []
+    for name, dataset in datasets.items():
+        if dataset in checked:
+            continue
+        checked.append(dataset)
+        try:
+            check_annotations(dataset, scope)
+        except DatasetError as error:
+            raise DatasetError(f"{name}: {error}") from error
 
 
 def _check_root(dataset: Mapping[str, Any]) -> None:
@@ -228,3 +265,17 @@ def _check_root(dataset: Mapping[str, Any]) -> None:
             f"{_name(dataset.get('type'))}). Put the data there, or point to it with --cfg-options "
             "…_dataloader.dataset.data_root=DIR"
         )
+    _check_parts(dataset, Path(root or "").expanduser())
+
+
+def _check_parts(dataset: Mapping[str, Any], root: Path) -> None:
+    """Look for the annotation file and the folders that a data set of mmdet or mmseg names."""
+    prefixes = dataset.get("data_prefix")
+    named = [dataset.get("ann_file"), *(prefixes.values() if isinstance(prefixes, Mapping) else ())]
+    for part in named:
+        if isinstance(part, str) and part and "://" not in f"{root}{part}" and not (root / part).exists():
+            raise DatasetError(
+                f"data set not found: looked for {str((root / part).absolute())!r} (of {_name(dataset.get('type'))}). "
+                "Put the data there, or name other places with --cfg-options …_dataloader.dataset.data_root=DIR, "
+                "….ann_file=FILE or ….data_prefix"
+            )

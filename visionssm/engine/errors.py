@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
+from visionssm.extras import MissingExtraError
 
 
 class ConfigError(ValueError):
@@ -16,10 +17,6 @@ class CheckpointWriteError(OSError):
 
 class NonFiniteError(ValueError):
     """The loss or a parameter became NaN or infinite."""
-
-
-class MissingExtraError(ImportError):
-    """A package of an optional extra is not installed."""
 
 
 USER_ERRORS = (

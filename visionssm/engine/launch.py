@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visionssm.engine.errors import ConfigError, MissingExtraError
+from visionssm.engine.errors import ConfigError
+from visionssm.extras import OPENMMLAB_SCOPES, MissingExtraError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -52,7 +53,7 @@ def prepare(
         )
     cfg = load_config(config, options)
     cfg.launcher = launcher
-    if cfg.get("default_scope") in ("mmdet", "mmseg"):
+    if cfg.get("default_scope") in OPENMMLAB_SCOPES:
         _require_openmmlab(cfg.default_scope)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
@@ -124,8 +125,8 @@ def evaluate(
 
     Args:
         out: CSV file of the predictions of a classifier.
-        pictures: folder that gets a PNG of every image with what was found in it, of metrics that can draw
-            (`DetectionMetric`, `SegmentationMetric`).
+        pictures: folder that gets a PNG of every image with what was found in it, of mmdet's and mmseg's models and
+            of metrics that can draw (`DetectionMetric`, `SegmentationMetric`).
     Returns:
         metrics by name.
     """
@@ -150,10 +151,15 @@ def evaluate(
         cfg.model.backbone.pretrained = False  # nothing to download: the checkpoint has all weights
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EMAHook"]
     runner = VisionRunner.from_cfg(cfg)
-    if pictures is not None:
+    draws_itself = cfg.get("default_scope") in OPENMMLAB_SCOPES
+    if pictures is not None and draws_itself:
+        from visionssm.integrations.openmmlab.pictures import SamplePicturesHook
+
+        runner.register_hook(SamplePicturesHook(test_folder=pictures))
+    elif pictures is not None:
         _keep_everything(runner)
     metrics = runner.test()
-    if pictures is not None and is_main_process():
+    if pictures is not None and not draws_itself and is_main_process():
         write_pictures(pictures, runner.test_loop)
     if out is not None and is_main_process():
         rows = [row for metric in runner.test_loop.evaluator.metrics for row in getattr(metric, "rows", ())]

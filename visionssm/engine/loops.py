@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.dist import all_reduce, all_reduce_params, get_rank, get_world_size
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from visionssm.data.seeding import mixed_seed, resumable, seed_all, set_random_state
@@ -70,10 +70,30 @@ def averaged(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(outputs, values / count, strict=True))
 
 
+def share_running_statistics(model: nn.Module) -> None:
+    """Replace the running statistics of batch norms by their means over all processes.
+
+    Each process sees other images; without this, validation would depend on the process that an image goes to, and a
+    checkpoint would hold the statistics of the main process's images alone.
+    """
+    if get_world_size() == 1:
+        return
+    statistics = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+    if statistics:
+        all_reduce_params(statistics, op="mean")
+
+
 def _step(loop: Any, number: int, data_batch: Any) -> None:
     runner = loop.runner
     runner.call_hook("before_train_iter", batch_idx=number, data_batch=data_batch)
     outputs = averaged(runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper))
+    share_running_statistics(runner.model)
     runner.call_hook("after_train_iter", batch_idx=number, data_batch=data_batch, outputs=outputs)
     loop._iter += 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlparse
 
 import mmengine
 import torch
@@ -32,6 +34,7 @@ from visionssm.engine.errors import CheckpointError, NonFiniteError
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
+from visionssm.extras import OPENMMLAB_SCOPES
 
 
 @RUNNERS.register_module()
@@ -151,7 +154,7 @@ class VisionRunner(Runner):
         return describe(getattr(self.train_dataloader, "dataset", None), val_set)
 
     def _describe_openmmlab(self) -> dict[str, Any] | None:
-        if self.cfg.get("default_scope") not in ("mmdet", "mmseg"):
+        if self.cfg.get("default_scope") not in OPENMMLAB_SCOPES:
             return None
         from visionssm.integrations.openmmlab.prediction import checkpoint_meta
 
@@ -314,7 +317,7 @@ class VisionRunner(Runner):
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return message.count("\n") < 4 and not message.startswith("Exp name")
+    return message.count("\n") < 4 and not message.startswith(("Exp name", "paramwise_options"))  # a line a parameter
 
 
 def _adopt_seed(cfg: Any) -> None:
@@ -343,7 +346,9 @@ def _load_schedulers(schedulers: Any, states: Any) -> None:
 
 
 def _local(path: str) -> str:
-    """A path as it is; the file behind an http(s) address, from timm's and PyTorch's common cache."""
+    """A path as it is; the file behind an http(s) address, from PyTorch's cache."""
     if not path.startswith(("http://", "https://")):
         return path
-    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / path.rsplit("/", 1)[-1]))
+    # runs name their files alike (best.pth): the address tells them apart
+    name = f"{hashlib.sha256(path.encode()).hexdigest()[:12]}_{Path(urlparse(path).path).name}"
+    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / name))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from visionssm.data.label_images import IGNORED
-from visionssm.drawing import beside, draw_classes, shown_scale, with_title
+from visionssm.drawing import beside, class_legend, draw_classes, shown_scale, with_legend, with_title
 from visionssm.engine.dense import check_same_model, class_names, pixels
 from visionssm.engine.errors import ConfigError
 from visionssm.integrations.torchvision import segmentation_model
@@ -35,6 +35,8 @@ class TorchvisionSegmentor(BaseModel):
         channels: of the fused map and within the head.
         atrous_rates: of the "deeplab" head.
         auxiliary: train with an auxiliary head, whose loss counts 0.4.
+        class_weights: factors of the classes' pixels in the loss, for sets in which one class, as the background,
+            covers nearly everything; None for 1 each.
         pretrained: start the backbone from published ImageNet weights.
         mean, std: of the images in [0, 1], which are normalised inside.
         backbone: further arguments of `segmentation_model`, for example `dict(drop_path_rate=0.1)`.
@@ -44,6 +46,7 @@ class TorchvisionSegmentor(BaseModel):
 
     mean: Tensor
     std: Tensor
+    class_weights: Tensor
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class TorchvisionSegmentor(BaseModel):
         channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36),
         auxiliary: bool = False,
+        class_weights: Sequence[float] | None = None,
         pretrained: bool = False,
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -74,6 +78,10 @@ class TorchvisionSegmentor(BaseModel):
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
         self.num_classes = num_classes
+        weights = [1.0] * num_classes if class_weights is None else list(class_weights)
+        if len(weights) != num_classes or not all(weight > 0 for weight in weights):
+            raise ConfigError(f"model.class_weights={weights} must be {num_classes} positive numbers, one a class")
+        self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self._about = {**arguments, "mean": list(mean), "std": list(std), "backbone": dict(backbone or {})}
@@ -105,9 +113,9 @@ class TorchvisionSegmentor(BaseModel):
         if mode == "predict":
             return self._rows(images, scores["out"], truth, index)
         assert truth is not None
-        losses = {"loss_pixels": _pixel_loss(scores["out"], truth)}
+        losses = {"loss_pixels": _pixel_loss(scores["out"], truth, self.class_weights)}
         if "aux" in scores:
-            losses["loss_auxiliary"] = _AUXILIARY_WEIGHT * _pixel_loss(scores["aux"], truth)
+            losses["loss_auxiliary"] = _AUXILIARY_WEIGHT * _pixel_loss(scores["aux"], truth, self.class_weights)
         return losses
 
     def _rows(self, images: Tensor, scores: Tensor, truth: Tensor | None, index: Any) -> list[dict[str, Any]]:
@@ -155,10 +163,11 @@ def _stacked(images: Tensor | Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))
 
 
-def _pixel_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the labelled pixels; 0 where a batch has none."""
-    total = cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+def _pixel_loss(scores: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy of the labelled pixels; 0 where a batch has none."""
+    total = cross_entropy(scores, labels, class_weights, ignore_index=IGNORED, reduction="sum")
+    weight = class_weights[labels[labels != IGNORED]].sum()
+    return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def confusion_of(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
@@ -200,7 +209,8 @@ class SegmentationMetric(BaseMetric):
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Metrics of all images."""
         shown = sorted((row for row in results if "image" in row), key=lambda row: row["index"])
-        self.pictures = [(row["index"], _picture(row)) for row in shown]
+        classes = list((self.dataset_meta or {}).get("classes") or [])
+        self.pictures = [(row["index"], _picture(row, classes)) for row in shown]
         self.confusion = torch.stack([row["confusion"] for row in results]).sum(0)
         counts = self.confusion.double()
         hits, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
@@ -214,7 +224,7 @@ class SegmentationMetric(BaseMetric):
         }
 
 
-def _picture(row: Mapping[str, np.ndarray]) -> Image.Image:
+def _picture(row: Mapping[str, np.ndarray], classes: Sequence[str]) -> Image.Image:
     image = Image.fromarray(row["image"])
     scale = shown_scale(image)
     panels = {
@@ -222,4 +232,5 @@ def _picture(row: Mapping[str, np.ndarray]) -> Image.Image:
         "truth": row["truth"],
         "predicted": row["predicted"],
     }
-    return beside([with_title(draw_classes(image, x, scale=scale), title) for title, x in panels.items()])
+    drawn = beside([with_title(draw_classes(image, x, scale=scale), title) for title, x in panels.items()])
+    return with_legend(drawn, class_legend(classes, np.concatenate([row["truth"], row["predicted"]])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,13 @@ def predict_files(
     device: str | torch.device = "cpu",
     batch_size: int = 16,
     pictures: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Apply a predictor to image files; those that cannot be read are reported and do not stop the rest.
 
     Args:
         pictures: folder that gets a PNG of every file with what was found in it; None for none.
+        progress: is told after every batch how many files are done.
 
     Raises:
         ValueError: `batch_size` is below 1.
@@ -86,6 +88,8 @@ def predict_files(
             if pictures is not None:
                 _write_picture(result.drawn(image), Path(pictures) / f"{len(read):04d}_{path.stem}.png")
             read.append(Prediction(path, result))
+        if progress is not None:
+            progress(min(start + batch_size, len(paths)))
     return Predictions(predictor.columns, read, unreadable)
 
 

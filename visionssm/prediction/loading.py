@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from visionssm.checkpoints import CheckpointError, read_checkpoint
+from visionssm.extras import needs_extra
 from visionssm.prediction.classification import official_classifier, task_of, trained_classifier
 from visionssm.prediction.detection import trained_detector
 from visionssm.prediction.results import Predictor
@@ -20,14 +21,14 @@ def _trained_openmmlab(checkpoint: Mapping[str, Any]) -> Any:
     return trained(checkpoint)
 
 
-TASKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "classification": trained_classifier,
-    "detection": trained_detector,
-    "segmentation": trained_segmenter,
-    "mmdet": _trained_openmmlab,
-    "mmseg": _trained_openmmlab,
+TASKS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
+    "classification": (trained_classifier, "train"),
+    "detection": (trained_detector, "train"),
+    "segmentation": (trained_segmenter, "train"),
+    "mmdet": (_trained_openmmlab, "openmmlab"),
+    "mmseg": (_trained_openmmlab, "openmmlab"),
 }
-"""From the task that a checkpoint names to what makes its predictor."""
+"""From the task that a checkpoint names to what makes its predictor, and the extra which that needs."""
 
 
 def load_predictor(path: str | Path, *, model_name: str | None = None, **options: Any) -> Predictor:
@@ -40,6 +41,7 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
             that are None stay as they are.
     Raises:
         FileNotFoundError, CheckpointError: see `visionssm.checkpoints.read_checkpoint`.
+        MissingExtraError: (an ImportError) the task needs packages that are not installed.
         ValueError: the checkpoint does not say what it is and `model_name` is missing or wrong, or the task has no such
             option.
     """
@@ -50,7 +52,9 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
         task = task_of(checkpoint, path)
         if task not in TASKS:
             raise CheckpointError(f"{str(path)!r} is of the task {task!r}; image files go with {', '.join(TASKS)}")
-        predictor = TASKS[task](checkpoint)
+        make, extra = TASKS[task]
+        with needs_extra(extra, f"a checkpoint of the task {task!r}"):
+            predictor = make(checkpoint)
     given = {name: value for name, value in options.items() if value is not None}
     known = {field.name for field in fields(predictor)}
     for name in given:

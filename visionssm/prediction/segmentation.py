@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.drawing import draw_classes, shown_scale
+from visionssm.drawing import class_legend, draw_classes, shown_scale, with_legend
 from visionssm.prediction.results import Row
 
 
@@ -37,8 +37,9 @@ class PixelClasses:
         return {"classes": [{"class": name, "share": share} for name, share in self._shares()]}
 
     def drawn(self, image: Image.Image) -> Image.Image:
-        """The image with every class but the first in a colour."""
-        return draw_classes(image, self.numbers, scale=shown_scale(image))
+        """The image with every class but the first in a colour, and a legend."""
+        drawn = draw_classes(image, self.numbers, scale=shown_scale(image))
+        return with_legend(drawn, class_legend(self.classes, self.numbers))
 
     def _shares(self) -> list[tuple[str, float]]:
         numbers, counts = np.unique(self.numbers, return_counts=True)

@@ -20,6 +20,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from visionssm.extras import MissingExtraError
+from visionssm.integrations.openmmlab.precision import wide
+from visionssm.integrations.openmmlab.rois import (
+    roi_align_backward,
+    roi_align_forward,
+    roi_pool_backward,
+    roi_pool_forward,
+)
+
 STAND_IN_VERSION = "none: operators of torchvision, provided by visionssm"
 HOW_TO_COMPILE = "compile mmcv, which takes ten minutes or more; docs/dense_prediction.md has the command"
 
@@ -34,12 +43,12 @@ def provide_operators() -> bool:
     To be called before mmdet or mmseg is imported. Returns whether the stand-in is in use.
 
     Raises:
-        ImportError: mmcv is not installed.
+        MissingExtraError: (an ImportError) mmcv is not installed.
     """
     if "mmcv._ext" in sys.modules:
         return isinstance(sys.modules["mmcv._ext"], StandIn)
     if importlib.util.find_spec("mmcv") is None:
-        raise ImportError("mmcv is missing; install it with: pip install 'visionssm[openmmlab]'")
+        raise MissingExtraError("mmcv is not installed: pip install 'visionssm[openmmlab]'")
     if importlib.util.find_spec("mmcv._ext") is not None:
         return False
     import mmcv
@@ -73,17 +82,12 @@ def _missing(name: str) -> Callable[..., Any]:
     return operator
 
 
-def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """In float32 what is in half precision, for which torchvision lacks CPU operators."""
-    return tuple(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in tensors)
-
-
 # Boxes are (N, 4): x1, y1, x2, y2. With offset 1, as in old data sets, the pixel at x2 belongs to the box.
 
 
 def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than the threshold, best first."""
-    boxes, scores = _wide(boxes, scores)
+    boxes, scores = wide(boxes, scores)
     return torchvision.ops.nms(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
 
 
@@ -142,119 +146,6 @@ def _overlaps(a: Tensor, b: Tensor, offset: int) -> tuple[Tensor, Tensor]:
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, *, mode: int, aligned: bool, offset: int) -> None:
     """Fill `ious`, (M, N) or with `aligned` (N,), with intersection over union (mode 0) or over the first area (1)."""
     ious.copy_(_overlaps(bboxes1 if aligned else bboxes1[:, None], bboxes2, offset)[mode])
-
-
-# RoIs are (N, 5): image number, x1, y1, x2, y2 in pixels of the image.
-
-
-def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Fill `output` (N, C, h, w) with averages of bilinear samples in the bins of every RoI of a (B, C, H, W) map."""
-    _require_average(pool_mode)
-    size = (aligned_height, aligned_width)
-    output.copy_(torchvision.ops.roi_align(*_wide(input, rois), size, spatial_scale, sampling_ratio, aligned))
-
-
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Add to `grad_input` the gradient of `roi_align_forward`."""
-    _require_average(pool_mode)
-    size = (aligned_height, aligned_width)
-    grad_input += torch.ops.torchvision._roi_align_backward(
-        *_wide(grad_output, rois), spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
-    )
-
-
-def _require_average(pool_mode: int) -> None:
-    if pool_mode != 1:
-        raise MissingOperatorError(f"RoIAlign with pool_mode='max' is not available here; to use it, {HOW_TO_COMPILE}")
-
-
-def roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
-    """Fill `output` (N, C, h, w) with the maximum in every bin of every RoI, and `argmax` with its pixel.
-
-    A bin reaches from the floor of its start to the ceiling of its end and the RoI includes its last pixel, as in mmcv;
-    torchvision rounds the corners of the RoI instead. Empty bins give 0 and pixel −1.
-    """
-    _, _, height, width = input.shape
-    for n, (image, *corners) in enumerate(rois.tolist()):
-        x1, y1, x2, y2 = corners[0], corners[1], corners[2] + 1, corners[3] + 1
-        if x2 <= x1 or y2 <= y1:
-            argmax[n] = -1  # `output` holds zeros already
-            continue
-        rows, in_row = _bins(y1 * spatial_scale, y2 * spatial_scale, pooled_height, height, input.device)
-        columns, in_column = _bins(x1 * spatial_scale, x2 * spatial_scale, pooled_width, width, input.device)
-        pixels = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(2)  # (h, w, pixels of a bin)
-        inside = (in_row[:, None, :, None] & in_column[None, :, None, :]).flatten(2)
-        values = input[int(image)].flatten(1)[:, pixels].masked_fill(~inside, -torch.inf)  # (C, h, w, pixels of a bin)
-        best, place = values.max(-1)
-        filled = inside.any(-1)
-        output[n] = torch.where(filled, best, torch.zeros_like(best))
-        chosen = pixels.expand(values.shape).gather(-1, place[..., None])[..., 0]
-        argmax[n] = torch.where(filled, chosen, torch.full_like(chosen, -1)).to(argmax.dtype)
-
-
-def _bins(start: float, end: float, count: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixels of the bins of an interval, (count, size of the largest), and which of them belong to the bin."""
-    edges = start + (end - start) / count * torch.arange(count + 1, device=device)
-    first = edges[:-1].floor().clamp(0, length).long()
-    behind = edges[1:].ceil().clamp(0, length).long()
-    pixels = first[:, None] + torch.arange(max(int((behind - first).max()), 1), device=device)
-    return pixels.clamp(max=length - 1), pixels < behind[:, None]
-
-
-def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
-    """Add to `grad_input` (B, C, H, W) the gradient of `roi_pool_forward`."""
-    images = rois[:, 0].long()
-    channels = grad_input.shape[1]
-    planes = images[:, None] * channels + torch.arange(channels, device=images.device)  # (N, C)
-    pixels = planes[:, :, None] * grad_input[0, 0].numel() + argmax.flatten(2)
-    chosen = argmax.flatten(2) >= 0
-    flat = grad_input.new_zeros(grad_input.numel())
-    flat.index_add_(0, pixels[chosen], grad_output.flatten(2)[chosen])
-    grad_input += flat.view_as(grad_input)
 
 
 # Deformable convolutions: offsets are (B, groups·2·kh·kw, H, W), y before x. Version 2 multiplies samples by a mask.
@@ -360,7 +251,7 @@ def _convolve(
     geometry: tuple[int, ...],
 ) -> None:
     no_bias = weight.new_zeros(weight.shape[0])
-    operands = _wide(input, weight, offset, _mask(mask, input), no_bias if bias is None else bias)
+    operands = wide(input, weight, offset, _mask(mask, input), no_bias if bias is None else bias)
     output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None))
 
 
@@ -374,7 +265,7 @@ def _convolution_gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset and mask."""
     no_bias = weight.new_zeros(weight.shape[0])
-    operands = _wide(grad_output, input, weight, offset, _mask(mask, input), no_bias)
+    operands = wide(grad_output, input, weight, offset, _mask(mask, input), no_bias)
     return torch.ops.torchvision._deform_conv2d_backward(*operands, *geometry, mask is not None)[:4]
 
 
@@ -411,7 +302,7 @@ def sigmoid_focal_loss_backward(
 
 def _focal(input: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, where the class is the sample's (N, C), and the factor of every sample (N, 1)."""
-    (logits,) = _wide(input)
+    (logits,) = wide(input)
     is_class = target[:, None] == torch.arange(input.shape[1], device=input.device)
     weights = weight if weight.numel() else logits.new_ones(input.shape[1])
     return logits, is_class, torch.cat([weights.to(logits), logits.new_ones(1)])[target][:, None]

@@ -19,8 +19,6 @@ from visionssm.engine.checkpoint import load_strictly
 from visionssm.prediction.detection import Detection
 from visionssm.prediction.segmentation import PixelClasses
 
-SCOPES = ("mmdet", "mmseg")
-
 
 def checkpoint_meta(cfg: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
     """What a checkpoint needs to say of a model of mmdet or mmseg, to be used without its config.
@@ -46,6 +44,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
+
+
+def detection_of(sample: Any, classes: Sequence[str], threshold: float) -> Detection:
+    """What a detector of mmdet left in a data sample, of objects whose score reaches the threshold."""
+    objects = sample.pred_instances.cpu()
+    objects = objects[objects.scores >= threshold]
+    objects = objects[objects.scores.argsort(descending=True)]
+    masks = np.asarray(objects.masks, dtype=bool) if "masks" in objects else None
+    numbers, scores, boxes = (x.numpy() for x in (objects.labels, objects.scores, objects.bboxes))
+    return Detection(classes, numbers, scores, boxes, masks)
+
+
+def pixel_classes_of(sample: Any, classes: Sequence[str]) -> PixelClasses:
+    """What a segmentor of mmseg left in a data sample."""
+    return PixelClasses(classes, sample.pred_sem_seg.data[0].cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -97,15 +110,7 @@ class OpenMMLabDetector(_Predictor):
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score reaches the threshold."""
-        results = []
-        for sample in self.samples(images):
-            objects = sample.pred_instances.cpu()
-            objects = objects[objects.scores >= self.threshold]
-            objects = objects[objects.scores.argsort(descending=True)]
-            masks = np.asarray(objects.masks, dtype=bool) if "masks" in objects else None
-            numbers, scores, boxes = (x.numpy() for x in (objects.labels, objects.scores, objects.bboxes))
-            results.append(Detection(self.classes, numbers, scores, boxes, masks))
-        return results
+        return [detection_of(sample, self.classes, self.threshold) for sample in self.samples(images)]
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class OpenMMLabSegmenter(_Predictor):
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""
-        return [PixelClasses(self.classes, x.pred_sem_seg.data[0].cpu().numpy()) for x in self.samples(images)]
+        return [pixel_classes_of(sample, self.classes) for sample in self.samples(images)]
 
 
 def trained(checkpoint: Mapping[str, Any]) -> OpenMMLabDetector | OpenMMLabSegmenter:

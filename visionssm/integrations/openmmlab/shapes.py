@@ -28,7 +28,7 @@ class ShapesCocoDataset(CocoDataset):
     """mmdet's COCO data set of rendered shapes.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val" or "test".
         data_root: folder of the set; it is made if it is not there.
         spec: fields of `visionssm.data.shapes.ShapesSpec`.
         kwargs: mmdet's (`pipeline`, `test_mode`, `filter_cfg`, …).

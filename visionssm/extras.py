@@ -1,0 +1,29 @@
+"""Packages that only some extras install."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+OPENMMLAB_SCOPES = ("mmdet", "mmseg")
+"""Packages of the openmmlab extra whose models and data sets configs name, with `default_scope`."""
+
+
+class MissingExtraError(ImportError):
+    """A package of an optional extra is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Say which extra to install where an import in this block fails.
+
+    Args:
+        extra: name of the extra.
+        what: needs it, as the beginning of the sentence.
+    Raises:
+        MissingExtraError: (an ImportError) a module is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{what} needs {error.name}: pip install 'visionssm[{extra}]'") from error
