@@ -70,13 +70,13 @@ def forward(
     limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
     tile = _even_tile(route_channels, batch, limit, torch.get_num_threads())
     tasks = batch * math.ceil(route_channels / tile)
-    summed = pixels if _summed_apart(u, route_channels) else 0
+    apart = _sums_apart(u, a, tasks)
     threads.run_kernel(
         scan_forward,
         tasks,
-        forward_scratch(tile, d_state, rank, summed),
+        forward_scratch(tile, d_state, rank, pixels if apart else 0),
         (
-            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype]),
+            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype], apart),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
             *address_and_strides(dt),
@@ -141,13 +141,13 @@ def backward(
     grad_bias = torch.empty_like(grad_d)
     grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
     largest_group = math.ceil(batch / groups) if groups else 0
-    summed = largest_group * pixels if _summed_apart(u, route_channels) else 0
+    apart = _sums_apart(u, a, groups * ranges)
     threads.run_kernel(
         scan_backward,
         groups * ranges,
-        backward_scratch(tile, d_state, rank, summed),
+        backward_scratch(tile, d_state, rank, largest_group * pixels if apart else 0),
         (
-            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype]),
+            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype], apart),
             *(batch, groups, range_size),
             *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
             *_map_strides(u, route_channels, n_routes),
@@ -184,9 +184,15 @@ def _in_one_format(*maps: Tensor) -> tuple[Tensor, ...]:
     return tuple(with_unit_stride(x.to(dtype)) for x in maps)
 
 
-def _summed_apart(u: Tensor, route_channels: int) -> bool:
-    """Whether any tile sums its routes in working memory: in half precision, or where a block is not full."""
-    return u.dtype != torch.float32 or route_channels % LANES != 0
+def _sums_apart(u: Tensor, a: Tensor, tasks: int) -> bool:
+    """Whether tiles sum their routes in working memory instead of in the map.
+
+    Half precision and blocks that are not full ask for it. Else it is for speed: several threads that walk the same
+    route would add to neighbouring cache lines of a map at the same time, and wait for one another.
+    """
+    n_routes, route_channels, _ = a.shape
+    several = n_routes > 1 and tasks > 1 and torch.get_num_threads() > 1
+    return several or u.dtype != torch.float32 or route_channels % LANES != 0
 
 
 def _packed_order(order: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def scan_backward(arguments):
     gd and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
     """
     (
-        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind,
+        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
         n_images, groups, range_size,
         n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
         u, u_b, u_l, u_k,
@@ -73,7 +73,7 @@ def scan_backward(arguments):
         gu, gu_b, gu_l, gu_k,
         weight, a, d, bias, initial, states, gfinal,
         gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
-    ) = words(arguments, 57)  # fmt: skip
+    ) = words(arguments, 58)  # fmt: skip
     longest_row = max(tile, d_state, rank) + LANES
     block_floats = d_state * tile
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
@@ -128,10 +128,9 @@ def scan_backward(arguments):
             count = min(tile, range_end - first)
             width = (count + LANES - 1) // LANES * LANES
             ragged = count != width
-            apart = ragged or map_kind != 0
             group_pixels = (last_image - first_image) * n_pixels
             for k in range(n_routes):
-                if apart and (k == 0 or gu_k != 0):
+                if sums_apart != 0 and (k == 0 or gu_k != 0):
                     clear(gu_sums, group_pixels * tile)
                 elif k == 0 or gu_k != 0:
                     for place in range(first_image * n_pixels, last_image * n_pixels):
@@ -194,13 +193,14 @@ def scan_backward(arguments):
                                 else:
                                     rows[6, j] = gdt + place * rank * FLOAT
                                 offset = j * tile * FLOAT
-                                if apart:
+                                if sums_apart != 0:
                                     place = (image - first_image) * n_pixels + pixel
                                     rows[5, j] = gu_sums + place * tile * FLOAT
-                                    rows[0, j] = widened(rows[0, j], u_copy + offset, count, map_kind)
-                                    rows[4, j] = widened(rows[4, j], gy_copy + offset, count, map_kind)
                                 else:
                                     rows[5, j] = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                if ragged or map_kind != 0:
+                                    rows[0, j] = widened(rows[0, j], u_copy + offset, count, map_kind)
+                                    rows[4, j] = widened(rows[4, j], gy_copy + offset, count, map_kind)
                                 if rank == 0 and (ragged or vector_kind != 0):
                                     rows[1, j] = widened(rows[1, j], dt_copy + offset, count, vector_kind)
                                 if vector_kind != 0:
@@ -229,7 +229,7 @@ def scan_backward(arguments):
                 for r in range(rank):
                     target = gweight + ((place * rank + r) * n_channels + first) * FLOAT
                     copy(gw_tile + r * tile * FLOAT, target, count)
-                if apart and (gu_k != 0 or k == n_routes - 1):
+                if sums_apart != 0 and (gu_k != 0 or k == n_routes - 1):
                     for row in range(group_pixels):
                         image, pixel = first_image + row // n_pixels, row % n_pixels
                         target = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * map_item

@@ -9,7 +9,7 @@ outside the map reads a row of zeros and writes to a row that nobody reads, so t
 
 `map_kind` is the format of u and y, `vector_kind` that of dt, b and c (see `cpu_half`). Rows in half precision are
 widened a panel at a time, and so are those of a last block that reaches over the last channel, which sixteen lanes
-must not read. Such a tile's sum over routes is kept apart in float32 and written, rounded, when it is complete.
+must not read. With `sums_apart`, the sum over routes is kept in working memory and written, rounded, when complete.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def widened(source, target, count, kind):
 def scan_forward(arguments):
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
     (
-        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind,
+        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
         n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
         u, u_b, u_l, u_k,
         dt, dt_b, dt_l, dt_k,
@@ -86,7 +86,7 @@ def scan_forward(arguments):
         c, c_b, c_l, c_k,
         y, y_b, y_l, y_k,
         weight, a, d, bias, initial, final, states,
-    ) = words(arguments, 42)  # fmt: skip
+    ) = words(arguments, 43)  # fmt: skip
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
     h = a_tile + d_state * tile * FLOAT
@@ -115,10 +115,9 @@ def scan_forward(arguments):
         count = min(tile, n_channels - first)
         width = (count + LANES - 1) // LANES * LANES
         ragged = count != width  # the last block reaches over the last channel
-        apart = ragged or map_kind != 0
         for k in range(n_routes):
             if k == 0 or y_k != 0:
-                if apart:
+                if sums_apart != 0:
                     clear(sums, n_pixels * tile)
                 else:
                     for pixel in range(n_pixels):
@@ -155,11 +154,12 @@ def scan_forward(arguments):
                                 rows[1, j] += first * vector_item
                             rows[2, j] = b + (batch * b_b + pixel * b_l + k * b_k) * vector_item
                             rows[3, j] = c + (batch * c_b + pixel * c_l + k * c_k) * vector_item
-                            if apart:
+                            if sums_apart != 0:
                                 rows[4, j] = sums + pixel * tile * FLOAT
-                                rows[0, j] = widened(rows[0, j], u_copy + j * tile * FLOAT, count, map_kind)
                             else:
                                 rows[4, j] = y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT
+                            if ragged or map_kind != 0:
+                                rows[0, j] = widened(rows[0, j], u_copy + j * tile * FLOAT, count, map_kind)
                             if rank == 0 and (ragged or vector_kind != 0):
                                 rows[1, j] = widened(rows[1, j], dt_copy + j * tile * FLOAT, count, vector_kind)
                             if vector_kind != 0:
@@ -178,7 +178,7 @@ def scan_forward(arguments):
                             copy(h + n * tile * FLOAT, states + place * FLOAT, count)
                 end = final + (sequence * n_channels + first) * d_state * FLOAT
                 scatter_transposed(h, end, count, d_state, tile)
-            if apart and (y_k != 0 or k == n_routes - 1):
+            if sums_apart != 0 and (y_k != 0 or k == n_routes - 1):
                 for pixel in range(n_pixels):
                     place = (batch * y_b + pixel * y_l + k * y_k + first) * map_item
                     narrow(sums + pixel * tile * FLOAT, y + place, count, map_kind)
