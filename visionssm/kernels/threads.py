@@ -99,7 +99,7 @@ def run_kernel(kernel: Kernel, tasks: int, scratch_size: int, arguments: tuple[i
         return
     n_threads = torch.get_num_threads()
     scratch_size = math.ceil(scratch_size / LANES) * LANES
-    scratch = torch.empty(n_threads * scratch_size)
+    scratch = _working_memory(n_threads * scratch_size)
     words = array("q", (0, scratch.data_ptr(), scratch_size, tasks, *arguments, 0, 0))
     address, length = words.buffer_info()
     words[0] = address + (length - 2) * words.itemsize  # the counter lies behind the arguments
@@ -109,6 +109,20 @@ def run_kernel(kernel: Kernel, tasks: int, scratch_size: int, arguments: tuple[i
     else:
         function = _Callback(kernel.address)
         run(lambda: function(address), tasks)
+
+
+_kept = threading.local()
+_MOST_KEPT = 16 << 20  # floats
+
+
+def _working_memory(floats: int) -> torch.Tensor:
+    """Memory for a kernel, the same at the next call from this thread: new pages cost more than small kernels do."""
+    memory: torch.Tensor | None = getattr(_kept, "memory", None)
+    if memory is None or memory.numel() < floats:
+        memory = torch.empty(floats)
+        if floats <= _MOST_KEPT:
+            _kept.memory = memory
+    return memory
 
 
 @functools.cache

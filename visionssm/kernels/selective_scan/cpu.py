@@ -23,6 +23,7 @@ from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_s
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
 _BACKWARD_TILE_FLOATS = 160 * 1024  # what a backward tile keeps of a chunk: part of a second-level cache
 _MAX_TILE = 128
+_MAX_SUMS_FLOATS = 1 << 20  # part of a last-level cache
 
 
 def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[Any, ...]:
@@ -70,7 +71,7 @@ def forward(
     limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
     tile = _even_tile(route_channels, batch, limit, torch.get_num_threads())
     tasks = batch * math.ceil(route_channels / tile)
-    apart = _sums_apart(u, a, tasks)
+    apart = _sums_apart(u, a, tasks > batch, pixels * tile)
     threads.run_kernel(
         scan_forward,
         tasks,
@@ -141,7 +142,7 @@ def backward(
     grad_bias = torch.empty_like(grad_d)
     grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
     largest_group = math.ceil(batch / groups) if groups else 0
-    apart = _sums_apart(u, a, groups * ranges)
+    apart = _sums_apart(u, a, ranges > 1, largest_group * pixels * tile)
     threads.run_kernel(
         scan_backward,
         groups * ranges,
@@ -184,15 +185,21 @@ def _in_one_format(*maps: Tensor) -> tuple[Tensor, ...]:
     return tuple(with_unit_stride(x.to(dtype)) for x in maps)
 
 
-def _sums_apart(u: Tensor, a: Tensor, tasks: int) -> bool:
+def _sums_apart(u: Tensor, a: Tensor, shared: bool, floats: int) -> bool:
     """Whether tiles sum their routes in working memory instead of in the map.
 
-    Half precision and blocks that are not full ask for it. Else it is for speed: several threads that walk the same
-    route would add to neighbouring cache lines of a map at the same time, and wait for one another.
+    Half precision and blocks that are not full ask for it. Else it is for speed, an eighth of the time: a tile's own sums
+    lie close together, its rows of the map a pixel's channels apart, between those of other threads. Sums that are too
+    large for a cache would cost more than that.
+
+    Args:
+        u, a: of the scan.
+        shared: several tasks work on one image.
+        floats: that a task sums.
     """
     n_routes, route_channels, _ = a.shape
-    several = n_routes > 1 and tasks > 1 and torch.get_num_threads() > 1
-    return several or u.dtype != torch.float32 or route_channels % LANES != 0
+    for_speed = shared and n_routes > 1 and torch.get_num_threads() > 1 and floats <= _MAX_SUMS_FLOATS
+    return for_speed or u.dtype != torch.float32 or route_channels % LANES != 0
 
 
 def _packed_order(order: Tensor) -> Tensor:
