@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionssm.benchmarks.kernels import compile_kernels
 from visionssm.benchmarks.timing import medians_in_turn, progress
 from visionssm.layers.mamba import TokenScan
 
@@ -44,6 +45,8 @@ def as_layer(layer: TokenScan, x: Tensor) -> Tensor:
 @torch.no_grad()
 def run(*, batches: tuple[int, ...] = (1, 8), seconds: float = 6.0) -> list[dict[str, Any]]:
     """A row for every Vim and batch."""
+    with torch.enable_grad():
+        compile_kernels()
     rows = []
     for name, channels in VIM_CHANNELS.items():
         layer = TokenScan(channels, d_state=16, dt_rank=channels // 32, d_conv=D_CONV)

@@ -149,7 +149,7 @@ def forward_backward(scan: Callable[[Inputs], Tensor], x: Inputs) -> Callable[[]
 
 
 @functools.cache
-def _compile() -> None:
+def compile_kernels() -> None:
     """Have both passes compiled before anything is timed; the kernels are the same for every shape."""
     x = Inputs.random(replace(VIM_T, width=1))
     x.require_grad()
@@ -161,7 +161,7 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
     x = Inputs.random(shape)
     exponents = torch.rand(shape.states).neg_()
     out = torch.empty_like(exponents)
-    _compile()
+    compile_kernels()
     rivals = {"ours": ours}
     # Materialised tensors a rival holds at a time, in multiples of B·K·D·N·L floats, with room to spare.
     if 4 * shape.states * (14 if backward else 8) < 0.8 * available_memory():
@@ -200,7 +200,7 @@ def run(*, batches: tuple[int, ...] = (1, 8), seconds: float = 6.0) -> list[dict
 def cores(sides: Sequence[int] = SIDES, *, seconds: float = 6.0) -> list[dict[str, Any]]:
     """What all threads give a single image, whose channels the kernels share out: a row for the side of each map."""
     threads = torch.get_num_threads()
-    _compile()
+    compile_kernels()
     rows = []
     for side in sides:
         progress(f"scan of one {side}×{side} map on 1 and {threads} threads …")

@@ -188,9 +188,9 @@ def _in_one_format(*maps: Tensor) -> tuple[Tensor, ...]:
 def _sums_apart(u: Tensor, a: Tensor, shared: bool, floats: int) -> bool:
     """Whether tiles sum their routes in working memory instead of in the map.
 
-    Half precision and blocks that are not full ask for it. Else it is for speed, an eighth of the time: a tile's own sums
-    lie close together, its rows of the map a pixel's channels apart, between those of other threads. Sums that are too
-    large for a cache would cost more than that.
+    Half precision and blocks that are not full ask for it. Else it is for speed, an eighth of the time: a tile's own
+    sums lie close together, its rows of the map a pixel's channels apart, between those of other threads. Sums that are
+    too large for a cache would cost more than that.
 
     Args:
         u, a: of the scan.
