@@ -332,9 +332,8 @@ class HRVMamba(HierarchicalBackbone):
         kept = sorted(set(wanted))
         self.kept_levels = [self.kept_levels[i] for i in kept]
         self.feature_info = [self.feature_info[i] for i in kept]
-        in_neck = (
-            self.kept_levels[-1] + 1 - BRANCHES
-        )  # the neck's levels up to the last one, each of which needs a branch
+        # The neck's levels up to the last one, each of which needs a branch.
+        in_neck = self.kept_levels[-1] + 1 - BRANCHES
         if in_neck > 0:
             self.neck.prune(in_neck)  # type: ignore[operator]
         else:

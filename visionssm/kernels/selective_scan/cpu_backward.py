@@ -37,7 +37,7 @@ from visionssm.kernels.cpu_math import (
     total,
     words,
 )
-from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs, widened
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs, widen_vectors, widened
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -204,12 +204,7 @@ def scan_backward(arguments):
                                 if rank == 0 and (ragged or vector_kind != 0):
                                     rows[1, j] = widened(rows[1, j], dt_copy + offset, count, vector_kind)
                                 if vector_kind != 0:
-                                    place = vectors + j * (rank + 2 * d_state) * FLOAT
-                                    if rank != 0:
-                                        rows[1, j] = widened(rows[1, j], place, rank, vector_kind)
-                                    place += rank * FLOAT
-                                    rows[2, j] = widened(rows[2, j], place, d_state, vector_kind)
-                                    rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, vector_kind)
+                                    widen_vectors(rows, j, vectors, rank, d_state, vector_kind)
                         _chunk_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, slope)
                         _chunk_states(rows, steps, a_tile, h, d_state, tile, width, delta, decays, decayed)
                         _chunk_gradients(

@@ -74,6 +74,17 @@ def widened(source, target, count, kind):
     return target
 
 
+@inlined
+def widen_vectors(rows, j, vectors, rank, d_state, kind):
+    """Bring the low-rank dt (if any), b and c of step j to float32, into its place among `vectors`."""
+    place = vectors + j * (rank + 2 * d_state) * FLOAT
+    if rank != 0:
+        rows[1, j] = widened(rows[1, j], place, rank, kind)
+    place += rank * FLOAT
+    rows[2, j] = widened(rows[2, j], place, d_state, kind)
+    rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, kind)
+
+
 @kernel
 def scan_forward(arguments):
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
@@ -163,12 +174,7 @@ def scan_forward(arguments):
                             if rank == 0 and (ragged or vector_kind != 0):
                                 rows[1, j] = widened(rows[1, j], dt_copy + j * tile * FLOAT, count, vector_kind)
                             if vector_kind != 0:
-                                place = vectors + j * (rank + 2 * d_state) * FLOAT
-                                if rank != 0:
-                                    rows[1, j] = widened(rows[1, j], place, rank, vector_kind)
-                                place += rank * FLOAT
-                                rows[2, j] = widened(rows[2, j], place, d_state, vector_kind)
-                                rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, vector_kind)
+                                widen_vectors(rows, j, vectors, rank, d_state, vector_kind)
                     _panel_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, drive)
                     _panel_recurrence(rows, steps, a_tile, d_tile, h, d_state, tile, width, delta, drive)
                     if states != 0 and (t + steps) % CHUNK == 0:
