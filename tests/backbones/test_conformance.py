@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 import visionssm
 from visionssm.backbones._plain import PlainBackbone
@@ -153,16 +156,44 @@ def test_gradient_checkpointing_changes_no_number(name: str) -> None:
         torch.testing.assert_close(gradient, plain[key], msg=key)
 
 
+class RoundProducts(TorchDispatchMode):
+    """Within this context, operands and results of convolutions and matrix products are rounded to `dtype`.
+
+    What that changes is the least that a run in mixed precision can lose: sums and all other operators are exact.
+    """
+
+    PRODUCTS = ("aten.addmm", "aten.bmm", "aten.convolution", "aten.mm")
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if str(func.overloadpacket) not in self.PRODUCTS:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, self._round, (args, kwargs))
+        return self._round(func(*args, **kwargs))
+
+    def _round(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype).to(x.dtype)
+
+
 @every_model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision_is_finite_and_close(name: str, dtype: torch.dtype) -> None:
-    model = _create(name).train()
+def test_mixed_precision_is_finite_and_loses_little(name: str, dtype: torch.dtype) -> None:
+    model = _create(name).eval()
     image = _image(model)
-    expected = model.eval()(image)
+    with torch.no_grad():
+        exact = model(image)
+        with RoundProducts(dtype):
+            rounded = model(image)
     with torch.autocast("cpu", dtype=dtype):
         actual = model(image)
     assert actual.isfinite().all()
-    assert (actual.float() - expected).abs().max() <= 0.05 * expected.abs().max() + 0.02
+    # Autocast also rounds what lies between the products, on CPUs the sums of the residual stream among it. In float32
+    # these bring the loss down to that of the products; in half precision it is 1.0 to 2.8 times as large.
+    assert (actual - exact).square().mean().sqrt() <= 4 * (rounded - exact).square().mean().sqrt()
     actual.float().square().mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 

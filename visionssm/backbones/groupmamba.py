@@ -25,6 +25,7 @@ from visionssm.backbones._stages import StagedBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
+from visionssm.layers.conv import PreciseConv2d
 from visionssm.layers.ss2d import default_dt_rank
 
 GROUPS = 4  # one a direction: rows, columns, reversed rows, reversed columns
@@ -205,11 +206,11 @@ class GroupMambaStem(nn.Sequential):
     def __init__(self, in_chans: int, dim: int, *, hidden: int, **factory: Any) -> None:
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for slot, (channels, kernel, stride) in zip((0, 3, 6), ((in_chans, 7, 2), (hidden, 3, 1), (hidden, 3, 1))):
-            conv = nn.Conv2d(channels, hidden, kernel, stride, padding=kernel // 2, bias=False, **factory)
+            conv = PreciseConv2d(channels, hidden, kernel, stride, padding=kernel // 2, bias=False, **factory)
             modules[f"{slot}"] = conv
             modules[f"{slot + 1}"] = nn.BatchNorm2d(hidden, **factory)
             modules[f"{slot + 2}"] = nn.ReLU()
-        modules["proj"] = nn.Conv2d(hidden, dim, kernel_size=3, stride=2, padding=1, **factory)
+        modules["proj"] = PreciseConv2d(hidden, dim, kernel_size=3, stride=2, padding=1, **factory)
         modules["to_map"] = Permute([0, 2, 3, 1])
         modules["norm"] = nn.LayerNorm(dim, **factory)
         super().__init__(modules)
