@@ -178,7 +178,7 @@ def check_gradients(
     own = RecordKinks()
     single = norms(torch.float32, own)
     assert single
-    if all(_error(ours, recorded) <= GRADIENT_TOLERANCE for ours, recorded in single.values()):
+    if all(relative_gradient_error(ours, recorded) <= GRADIENT_TOLERANCE for ours, recorded in single.values()):
         return
     kinks = RecordKinks()
     double = norms(torch.float64, kinks)
@@ -188,8 +188,8 @@ def check_gradients(
     as_recorded = double
     if case.kinks:
         as_recorded = norms(torch.float64, FollowKinks(kinks.switched(case.kinks, near=NEAR_A_KINK)))
-    ours = _by_kind({name: _error(single[name][0], truth) for name, (truth, _) in double.items()})
-    recorded = _by_kind({name: _error(value, truth) for name, (truth, value) in as_recorded.items()})
+    ours = _by_kind({name: relative_gradient_error(single[name][0], truth) for name, (truth, _) in double.items()})
+    recorded = _by_kind({name: relative_gradient_error(value, truth) for name, (truth, value) in as_recorded.items()})
     for kind, error in ours.items():
         noise = CANCELLING[1] if re.search(CANCELLING[0], kind) else RECORDED_NOISE
         assert recorded[kind] <= noise, f"{kind}: the recorded gradients are off by {recorded[kind]:.1e} of float64's"
@@ -197,7 +197,8 @@ def check_gradients(
         assert error <= allowed, f"{kind}: float32 is off by {error:.1e}, the recorded float32 by {recorded[kind]:.1e}"
 
 
-def _error(actual: float, expected: float) -> float:
+def relative_gradient_error(actual: float, expected: float) -> float:
+    """Difference of two gradient norms, relative to the expected one; norms under 0.01 count as 0.01."""
     return abs(actual - expected) / max(expected, 1e-2)
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 import visionssm
 from tests.reference_cases import Case, check_gradients, find_cases
@@ -33,21 +34,26 @@ def _parameters() -> list:
     ]
 
 
-def _model(case: Case) -> torch.nn.Module:
+def load_case_model(case: Case) -> torch.nn.Module:
+    """Our model of a case's name with the case's weights."""
     name = re.sub("(_odd)?_grad$|_fusion$|_(192|384)$", "", case.data["name"])
     model = timm.create_model(name, pretrained=False)
     visionssm.load_official(model, case.state_dict())
     return model.eval()
 
 
-def _check(case: Case) -> None:
-    model = _model(case)
-    assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
-    image = case.image()
+def recorded_maps(model: torch.nn.Module, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What the cases record of a model: its output and its stage maps."""
     features, stages = model.forward_intermediates(image)
     if hasattr(model, "forward_stages"):  # parallel resolutions: several maps a stage
         stages = [branch for stage in model.forward_stages(image) for branch in stage]
-    output = model.forward_head(features)
+    return model.forward_head(features), stages
+
+
+def _check(case: Case) -> None:
+    model = load_case_model(case)
+    assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
+    output, stages = recorded_maps(model, case.image())
     assert case.relative_error("output", output) <= TOLERANCE
     for i, stage in enumerate(stages):
         assert case.relative_error(f"stage{i}", stage) <= TOLERANCE, f"stage {i}"
