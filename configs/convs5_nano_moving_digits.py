@@ -27,8 +27,8 @@ val_dataloader = dict(
 val_evaluator = dict(type="NextFrameMetric")
 val_cfg = dict()
 
-_epochs = 8
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
+_epochs = 16
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=4)
 optim_wrapper = dict(
     # all parameters are decayed, as in the published recipe
     optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.95), weight_decay=1e-5),

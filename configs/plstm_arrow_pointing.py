@@ -8,12 +8,11 @@ canvases of 384, where distances are up to twice as long as any in training (ext
 
 The published task takes five million images to learn. This is an easier one, by three changes that were tried together:
 arrows are larger, so that a canvas of a sixth of the resolution still shows where they point; the background is zero,
-and does not drown the positions; and the same 3,000 images come again every epoch (a small ViT on
-30,000 images with small arrows was still at chance after 4,000 steps). Published models divide canvases of full
-resolution into 12×12 patches; this one divides its own into 8×8, and has 4 % of the parameters.
+and does not drown the positions; and the same 12,000 images come again every epoch. Published models divide canvases of
+full resolution into 12×12 patches; this one divides its own into 8×8, and has 4 % of the parameters.
 
-Measured: 79.4 % on the validation images and 79.7 % on new ones of 192 pixels; on those of 384 it stays at chance
-(48.8 %), where the published model comes to 78 %.
+Measured: 85.4 % on new canvases of 192 pixels; on those of 384 it stays at chance (52.6 %), where the published model,
+trained on the published task, comes to 78 %.
 """
 
 _data = dict(
@@ -38,7 +37,7 @@ train_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     drop_last=True,
-    dataset=dict(split="train", samples=3000, **_data),
+    dataset=dict(split="train", samples=12000, **_data),
 )
 val_dataloader = dict(
     batch_size=64,
@@ -59,7 +58,7 @@ test_evaluator = dict(type="ClassificationMetric")
 val_cfg = dict()
 test_cfg = dict()
 
-_epochs = 26
+_epochs = 16
 train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="DecayConstructor",
@@ -83,4 +82,5 @@ custom_hooks = [
     ),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+env_cfg = dict(cpu_threads=2)
 randomness = dict(seed=0)

@@ -128,6 +128,7 @@ def test_tool_explains_an_unknown_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the exporter's own optimisation of a graph of thousands of operators takes minutes
 @pytest.mark.parametrize("name", [n for n in visionssm.list_models() if n != "vmamba_nano_test"])
 def test_every_model_is_exported_to_onnx_with_open_sizes(name: str, tmp_path: Path) -> None:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
