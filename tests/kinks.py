@@ -16,10 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from visionssm.kernels.deformable_sum.reference import KERNEL, POINTS
+
+DEFORMABLE_SUM = torch.ops.visionssm.deformable_sum
+
 
 class RecordKinks(TorchFunctionMode):
     """Within this context, `decisions` grows by one tensor a ReLU (is it positive?) or sampling (its left upper pixel).
 
+    The compiled `deformable_sum` decides as one sampling, in the order in which its definition calls `grid_sample`.
     `at` holds the values that were compared, where the kinks are at integers (of a ReLU: at zero).
     """
 
@@ -31,8 +36,8 @@ class RecordKinks(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.relu:
             self._keep(args[0] > 0, args[0])
-        elif func is F.grid_sample:
-            positions = pixel_positions(args[0], args[1])
+        elif func is F.grid_sample or func is DEFORMABLE_SUM:
+            positions = pixel_positions(*args[:2]) if func is F.grid_sample else deformable_positions(args[1], args[3])
             self._keep(positions.floor().long(), positions)
         return func(*args, **(kwargs or {}))
 
@@ -91,6 +96,12 @@ class FollowKinks(TorchFunctionMode):
             return args[0] * next(self._decisions)
         if func is F.grid_sample:
             return bilinear(args[0], pixel_positions(args[0], args[1]), next(self._decisions))
+        if func is DEFORMABLE_SUM:
+            decision, own = next(self._decisions), deformable_positions(args[1], args[3]).floor().long()
+            y = func(*args)
+            if not torch.equal(own, decision):  # the kernel's result and gradients, but for the positions that differ
+                y = y + (deformable_sum_between(*args, decision) - deformable_sum_between(*args, own))
+            return y
         return func(*args, **(kwargs or {}))
 
 
@@ -125,3 +136,23 @@ def bilinear(maps: Tensor, positions: Tensor, corner: Tensor) -> Tensor:
             weight_y = share[..., 1] if below else 1 - share[..., 1]
             total = total + values.unflatten(2, pixel.shape[1:]) * (weight_x * weight_y * inside)[:, None]
     return total
+
+
+def deformable_positions(offset: Tensor, scale: float) -> Tensor:
+    """Where `deformable_sum` samples, in pixels, x before y: (B, H, W, G, 9, 2) offsets to (B·G, 9·H, W, 2)."""
+    height, width = offset.shape[1:3]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([columns, rows], -1).to(offset)  # (H, W, 2)
+    points = torch.arange(POINTS)
+    base = (torch.stack([points // KERNEL, points % KERNEL], -1) - KERNEL // 2).to(offset)  # (9, 2)
+    positions = pixels[:, :, None, None] + scale * (base + offset)
+    return positions.permute(0, 3, 4, 1, 2, 5).flatten(0, 1).flatten(1, 2)
+
+
+def deformable_sum_between(value: Tensor, offset: Tensor, mask: Tensor, scale: float, corner: Tensor) -> Tensor:
+    """`deformable_sum` of samples between the four pixels right of and below `corner`, (B·G, 9·H, W, 2)."""
+    batch, height, _, groups, _ = value.shape
+    maps, weights = (x.permute(0, 3, 4, 1, 2).flatten(0, 1) for x in (value, mask))
+    samples = bilinear(maps, deformable_positions(offset, scale), corner).unflatten(2, (POINTS, height))
+    y = (samples * weights[:, None]).sum(2)  # (B·G, D, H, W)
+    return y.unflatten(0, (batch, groups)).permute(0, 3, 4, 1, 2)

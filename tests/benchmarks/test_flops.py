@@ -20,7 +20,7 @@ from visionssm.benchmarks.flops import (
     scan_multiply_adds,
 )
 from visionssm.benchmarks.published import SECOND_HAND, Published, figures
-from visionssm.kernels import LowRank, selective_scan
+from visionssm.kernels import LowRank, deformable_sum, selective_scan, use_backend
 from visionssm.kernels import routes as route_tables
 
 PEERS = {
@@ -81,6 +81,18 @@ class _Sample(nn.Module):
 
 def test_bilinear_samples_count_a_multiply_add_a_corner() -> None:
     assert count_multiply_adds(_Sample(), (3, 4, 5)) == 4 * 3 * 6 * 7
+
+
+class _Deformable(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value = x.permute(0, 2, 3, 1).unflatten(-1, (2, 3))
+        return deformable_sum(value, value.new_zeros(1, 4, 5, 2, 9, 2), value.new_zeros(1, 4, 5, 2, 9))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_deformable_sum_counts_a_multiply_add_a_corner_of_nine_samples_in_either_form(backend: str) -> None:
+    with use_backend(backend):
+        assert count_multiply_adds(_Deformable(), (6, 4, 5)) == 9 * 4 * 6 * 4 * 5
 
 
 def _outputs(model: nn.Module, kind: type[nn.Module]) -> list[tuple[Any, torch.Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from visionssm.integrations.export import export_archive, export_onnx
 from visionssm.kernels import (
     LowRank,
+    deformable_sum,
     linear_recurrence,
     non_causal_ssd,
     plstm2d,
@@ -99,6 +100,13 @@ class _LinearRecurrence(_FromAnImage):
         return linear_recurrence(a, made(CHANNELS), dim=1) + linear_recurrence(a, made(CHANNELS), dim=2, reverse=True)
 
 
+class _DeformableSum(_FromAnImage):
+    """Offsets of up to two pixels, some of which lead outside."""
+
+    def operate(self, made: _Made, height: int, width: int) -> Tensor:
+        return deformable_sum(made(2, 4), 2 * made(2, 9, 2), made(2, 9), scale=0.5)
+
+
 class _Plstm2d(_FromAnImage):
     """The D-mode, along one direction, with states that leave the grid."""
 
@@ -122,7 +130,16 @@ class _Plstm2dFourDirections(_FromAnImage):
         return plstm2d_four_directions(*(made(4, 1) for _ in range(3)), gates)
 
 
-OPERATORS = [_SelectiveScan, _ScanStates, _Ssd, _NonCausalSsd, _LinearRecurrence, _Plstm2d, _Plstm2dFourDirections]
+OPERATORS = [
+    _SelectiveScan,
+    _ScanStates,
+    _Ssd,
+    _NonCausalSsd,
+    _LinearRecurrence,
+    _DeformableSum,
+    _Plstm2d,
+    _Plstm2dFourDirections,
+]
 every_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda x: x.__name__.lstrip("_"))
 IMAGE = torch.randn(2, 3, 34, 37, generator=torch.Generator().manual_seed(1)) / 4
 

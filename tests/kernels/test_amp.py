@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 import visionssm
-from visionssm.kernels import LowRank, linear_recurrence, non_causal_ssd, routes, selective_scan, use_backend
+from visionssm.kernels import (
+    LowRank,
+    deformable_sum,
+    linear_recurrence,
+    non_causal_ssd,
+    routes,
+    selective_scan,
+    use_backend,
+)
 
 ROOT = Path(__file__).parents[2]
 # Half a unit in the last place of the results, and of what they are made of, relative to the largest value.
@@ -169,6 +177,21 @@ def test_ssd_of_a_constant_map_is_finite_and_close_to_float32(dtype: torch.dtype
         y = non_causal_ssd(x, m, b, c)
     torch.testing.assert_close(y, torch.full_like(y, 3 * 4096 * 2 * 30.0), rtol=1e-5, atol=0)
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.mean(), [x, m, b, c]))
+
+
+@halves
+def test_deformable_sum_of_a_wide_map_keeps_its_positions_and_is_finite(dtype: torch.dtype) -> None:
+    """Half precision cannot count the columns: 8 bits of bfloat16 end at 256, 11 of float16 at 2048."""
+    value = torch.arange(3000.0).remainder(7).to(dtype)[None, None, :, None, None].requires_grad_()
+    offset = torch.full((1, 1, 3000, 1, 9, 2), 0.25, dtype=dtype, requires_grad=True)
+    mask = torch.zeros(1, 1, 3000, 1, 9, dtype=dtype)
+    mask[..., 4] = 1
+    with torch.autocast("cpu", dtype):
+        y = deformable_sum(value, offset, mask.requires_grad_())
+    row = value.detach().float()[0, 0, :, 0, 0]
+    wanted = 0.75 * (0.75 * row + 0.25 * torch.nn.functional.pad(row[1:], (0, 1)))  # a quarter lies below the map
+    assert (y.detach().float()[0, 0, :, 0, 0] - wanted).abs().max() <= ROUNDING[dtype] * wanted.max()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), [value, offset, mask]))
 
 
 # ------------------------------------------------------------------------------------------------------------- models

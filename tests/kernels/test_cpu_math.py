@@ -35,6 +35,13 @@ def _sigmoid(arguments):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _floor(arguments):  # type: ignore[no-untyped-def]
+    _, _, _, _, x, y, count = words(arguments, 7)
+    for i in range(0, count, LANES):
+        store(y, i, cpu_math.floor(load(x, i)))
+
+
+@kernel
 def _sums_of_scaled_blocks(arguments):  # type: ignore[no-untyped-def]
     _, _, _, _, x, y, count = words(arguments, 7)
     for i in range(0, count, LANES):
@@ -49,6 +56,12 @@ def _apply(kernel: Kernel, x: Tensor) -> Tensor:
 
 def _units_in_last_place(x: Tensor, exact: Tensor) -> float:
     return ((x.double() - exact).abs() / 2.0 ** (exact.abs().log2().floor() - 23)).max().item()
+
+
+def test_floor_is_exact_beyond_integers_too() -> None:
+    x = torch.tensor([-2.0, -1.5, -1e-30, -0.0, 0.0, 0.5, 1.0, 8388607.5, 3e9, -3e9, 1e38, -1e38, 7.25])
+    x = torch.cat([x, torch.tensor([float("inf"), float("-inf"), float("nan")])])
+    torch.testing.assert_close(_apply(_floor, x), x.floor(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_exp2_is_within_three_units_in_the_last_place() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visionssm.kernels import (
     LowRank,
+    deformable_sum,
     linear_recurrence,
     non_causal_ssd,
     plstm2d,
@@ -192,6 +193,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "order": routes.ss2d(2, 3),
         },
     ),
+    "deformable_sum": (
+        deformable_sum,
+        {"value": _normal(1, 2, 3, 2, 4), "offset": _normal(1, 2, 3, 2, 9, 2), "mask": _normal(1, 2, 3, 2, 9)},
+    ),
     "linear_recurrence": (
         linear_recurrence,
         {"a": _normal(5, 3), "b": _normal(5, 3), "initial_state": _normal(3), "dim": 0},
@@ -223,6 +228,7 @@ def wrong_arguments() -> list[Any]:
     """(operator, argument, what is wrong with it): every tensor of every operator, in four ways."""
     free = {  # sizes that may be any, so that there is nothing wrong with another
         ("selective_scan", "order", "size"),
+        ("deformable_sum", "value", "size"),
         ("linear_recurrence", "b", "dimensions"),
         ("non_causal_ssd", "x", "size"),
     }

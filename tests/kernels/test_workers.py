@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from visionssm.kernels import linear_recurrence, non_causal_ssd, routes, selective_scan
+from visionssm.kernels import deformable_sum, linear_recurrence, non_causal_ssd, routes, selective_scan
 
 METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
 fork_warning = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
@@ -41,8 +41,12 @@ def results(seed: int) -> Tensor:
     z = non_causal_ssd(x, m, b_ssd, c_ssd)
     decay, added = torch.full((1, 1), 0.5), normal(20, 3)
     h = linear_recurrence(decay, added, dim=0)
-    grads = torch.autograd.grad(y.sin().sum() + z.sin().sum() + h.sin().sum(), [u, dt, b, c, x, m, b_ssd, added])
-    return torch.cat([t.detach().flatten() for t in (y, z, h, *grads)])
+    value, offset, mask = normal(1, 9, 4, 2, 20), normal(1, 9, 4, 2, 9, 2), normal(1, 9, 4, 2, 9)
+    s = deformable_sum(value, offset, mask)
+    results = (y, z, h, s)
+    leaves = [u, dt, b, c, x, m, b_ssd, added, value, offset, mask]
+    grads = torch.autograd.grad(sum(t.sin().sum() for t in results), leaves)  # type: ignore[arg-type]
+    return torch.cat([t.detach().flatten() for t in (*results, *grads)])
 
 
 def results_in_spawned(seed: int) -> Tensor:

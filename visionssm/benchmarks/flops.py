@@ -73,9 +73,14 @@ def _sample_flops(maps: Any, grid: Any, *_: Any, out_shape: Any = None, **__: An
     return 2 * CORNERS * math.prod(out_shape)
 
 
+def _deformable_flops(value: Any, offset: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * CORNERS * offset[-2] * math.prod(value)  # what `grid_sampler_2d` counts of all points' samples
+
+
 FORMULAS: dict[Any, Any] = {
     torch.ops.visionssm.selective_scan: _scan_flops,
     torch.ops.visionssm.plstm2d_pairs: _pairs_flops,
+    torch.ops.visionssm.deformable_sum: _deformable_flops,
     torch.ops.aten.grid_sampler_2d: _sample_flops,
 }
 

@@ -47,6 +47,7 @@ _SPECIALS = ("ex2.", "div.full", "lg2.", "rcp.")
 OTHER_SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"14×14, 6 heads of 64, N=64": {"steps": 196, "heads": 6, "width": 64, "d_state": 64}},
     "linear_recurrence": {"16 steps of 64×16×16, complex": {"steps": 16, "inner": 64 * 16 * 16}},
+    "deformable_sum": {"56×56, 5 groups of 32": {"height": 56, "width": 56, "groups": 5, "channels": 32}},
     "plstm2d": {"14×14, 3 heads": {"rows": 14, "columns": 14, "batch": 3}},
 }
 

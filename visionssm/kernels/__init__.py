@@ -1,6 +1,7 @@
 """Operators: pure functions of tensors, one folder each, with a definition, a CPU kernel and a GPU kernel."""
 
 from visionssm.kernels.backend import use_backend
+from visionssm.kernels.deformable_sum import deformable_sum
 from visionssm.kernels.linear_recurrence import linear_recurrence, linear_recurrence_step
 from visionssm.kernels.plstm2d import plstm2d, plstm2d_four_directions
 from visionssm.kernels.selective_scan import LowRank, selective_scan
@@ -9,6 +10,7 @@ from visionssm.kernels.ssd import non_causal_ssd, ssd
 
 __all__ = [
     "LowRank",
+    "deformable_sum",
     "linear_recurrence",
     "linear_recurrence_step",
     "non_causal_ssd",

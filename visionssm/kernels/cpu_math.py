@@ -1,4 +1,4 @@
-"""Sixteen float32 lanes as a value in compiled CPU kernels: arithmetic, exp2, softplus, sums.
+"""Sixteen float32 lanes as a value in compiled CPU kernels: arithmetic, floor, exp2, softplus, sums.
 
 Numba vectorises loops when it can prove them safe, and falls back to one lane silently when it cannot. Kernels here
 say what they mean instead: `load` sixteen neighbouring floats, compute on them, `store` them. LLVM turns a sixteen-lane
@@ -312,6 +312,12 @@ def load_spread(_: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Valu
 def multiply_add(_: Any, builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """x·y + z."""
     return _multiply_add(builder, x, y, z)
+
+
+@emits(vector, vector)
+def floor(_: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The largest integer that is not above x; infinities and NaN stay."""
+    return _call(builder, f"llvm.floor.v{LANES}f32", ir_lanes, x)
 
 
 @emits(vector, vector)

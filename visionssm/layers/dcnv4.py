@@ -9,48 +9,11 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from visionssm.kernels.deformable_sum import POINTS, deformable_sum
 from visionssm.layers.conv import MapConv2d
 
-KERNEL = 3
-POINTS = KERNEL**2
 
-
-def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float = 1.0) -> Tensor:
-    """At each pixel, the sum of nine masked samples of its surroundings, taken where the offsets point.
-
-    y[h, w] = Σ_p mask[h, w, p] · value((h, w) + scale·(p + offset[h, w, p])) with p in {−1, 0, 1}², numbered column by
-    column; samples are bilinear and zero outside the map. `torchvision.ops.deform_conv2d` with
-    identity weights is the same after reordering, but runs one matrix product a channel.
-
-    Args:
-        value: (B, H, W, G, D) map of G groups of channels.
-        offset: (B, H, W, G, 9, 2) in pixels, x before y.
-        mask: (B, H, W, G, 9).
-        scale: length of a step of p and of the offsets.
-
-    Returns:
-        (B, H, W, G, D) in `value`'s dtype; positions and sums are computed in float32 (float64 for float64).
-    """
-    batch, height, width, groups, _ = value.shape
-    dtype = torch.promote_types(value.dtype, torch.float32)
-    steps = torch.arange(POINTS, device=value.device)
-    base = torch.stack([steps // KERNEL, steps % KERNEL], -1).to(dtype) - KERNEL // 2  # (9, 2): x is the slow one
-    columns, rows = (torch.arange(n, device=value.device, dtype=dtype) for n in (width, height))
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (H, W, 2)
-    position = pixels[:, :, None, None] + scale * (base + offset.to(dtype))  # (B, H, W, G, 9, 2)
-
-    # grid_sample's coordinates: −1 and 1 are the outer borders of the first and the last pixel
-    extent = torch.stack([torch.full((), n, device=value.device, dtype=dtype) for n in (width, height)])
-    grid = (2 * position + 1) / extent - 1
-    grid = grid.permute(0, 3, 4, 1, 2, 5).flatten(0, 1).flatten(1, 2)  # (B·G, 9·H, W, 2)
-    maps = value.to(dtype).permute(0, 3, 4, 1, 2).flatten(0, 1)  # (B·G, D, H, W)
-    samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    weights = mask.to(dtype).permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]  # (B·G, 1, 9, H, W)
-    y = (samples.unflatten(2, (POINTS, height)) * weights).sum(2)  # (B·G, D, H, W)
-    return y.unflatten(0, (batch, groups)).permute(0, 3, 4, 1, 2).to(value.dtype)
-
-
-@register_notrace_module  # a leaf for torch.fx: it makes a grid of the map's size
+@register_notrace_module  # a leaf for torch.fx: the operator's input checks branch on sizes
 class DCNv4(nn.Module):
     """Deformable 3×3 convolution without projections; one set of offsets and masks a group of channels.
 

@@ -27,7 +27,7 @@ from visionssm.kernels.cpu_math import (
     total,
     words,
 )
-from visionssm.kernels.ssd.cpu_sums import sums_of_rows
+from visionssm.kernels.cpu_sums import sums_of_rows
 
 PANEL = 16  # steps whose inputs are held in the first-level cache; divides every chunk
 QUAD = 4  # steps that share one read of the state; divides PANEL

@@ -1,0 +1,74 @@
+"""The Triton deformable sum without a GPU: numerics in Triton's interpreter, code compiled for every target."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is only published for Linux")
+
+from tests.kernels.interpreted_deformable_sum import CASES
+from visionssm.kernels.aot import TARGETS
+from visionssm.kernels.deformable_sum import gpu
+
+ROOT = Path(__file__).parents[2]
+
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+NANO = {"height": 56, "width": 56, "groups": 1, "channels": 16}
+BASE = {"height": 56, "width": 56, "groups": 5, "channels": 32}
+WIDE = {"height": 33, "width": 47, "groups": 3, "channels": 200, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, float]:
+    """Errors of every case, from one process in which Triton interprets kernels."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.kernels.interpreted_deformable_sum"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_equal_the_float64_definition(case: str, interpreted: dict[str, float]) -> None:
+    assert interpreted[case] <= TOLERANCE[CASES[case].dtype]
+
+
+def test_position_that_is_not_finite_gives_nan_at_its_pixel_alone(interpreted: dict[str, float]) -> None:
+    assert interpreted["not_finite"] == 1
+
+
+def _compile(sizes: dict[str, int], dtype: torch.dtype, target: str) -> None:
+    for name, launch in gpu.launches(**sizes, dtype=dtype).items():
+        report = launch.compile_for(target)
+        assert report.spill_bytes == 0, (name, report)
+        assert report.registers > 0
+        assert report.shared_bytes <= 48 * 1024, (name, report)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_training_step_compiles_without_spills(target: str, dtype: torch.dtype) -> None:
+    _compile(NANO, dtype, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda x: str(x).removeprefix("torch."))
+@pytest.mark.parametrize("sizes", [NANO, BASE, WIDE], ids=["nano", "base", "wide"])
+def test_training_steps_of_many_shapes_compile_without_spills(
+    sizes: dict[str, int], dtype: torch.dtype, target: str
+) -> None:
+    _compile(sizes, dtype, target)
+
+
+def test_a_program_is_launched_for_every_block_of_pixels_and_group() -> None:
+    for launch in gpu.launches(height=8, width=9, groups=3, channels=16, batch=2).values():
+        assert launch.constants["BLOCK"] == 32
+        assert launch.grid == (5 * 3,)  # of 144 pixels

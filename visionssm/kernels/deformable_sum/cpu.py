@@ -1,0 +1,90 @@
+"""The deformable sum on CPUs: addresses and threads for the compiled passes of `cpu_kernels`.
+
+The kernels compute in float32. Half-precision inputs are converted, and results converted back to the input's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from visionssm.kernels import threads
+from visionssm.kernels.deformable_sum.cpu_kernels import (
+    BACKWARD_SCRATCH,
+    FORWARD_SCRATCH,
+    REACH_SCRATCH,
+    deformable_backward,
+    deformable_forward,
+    deformable_reach,
+)
+from visionssm.kernels.layout import packed, with_unit_stride
+
+TASKS_A_THREAD = 2  # of a backward pass at least, so that threads end at about the same time
+LEAST_BAND = 4  # rows of a backward task: those around the band are visited too
+
+
+def forward(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> Tensor:
+    """y; shapes are those of `visionssm.kernels.deformable_sum`."""
+    batch, height, width, groups, channels = value.shape
+    values, length = packed(value.detach()), torch.tensor(scale, dtype=torch.float32)
+    y = torch.empty(value.shape)
+    offset, mask = _points(offset), with_unit_stride(mask.detach().float())
+    threads.run_kernel(
+        deformable_forward,
+        batch * height,
+        FORWARD_SCRATCH,
+        (
+            *(height, width, groups, channels, length.data_ptr(), values.data_ptr()),
+            *(offset.data_ptr(), *offset.stride()[:4], mask.data_ptr(), *mask.stride()[:4]),
+            y.data_ptr(),
+        ),
+    )
+    return y.to(value.dtype)
+
+
+def backward(
+    grad_y: Tensor, value: Tensor, offset: Tensor, mask: Tensor, *, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, offset and mask."""
+    batch, height, width, groups, channels = value.shape
+    values, grad, length = packed(value.detach()), packed(grad_y.detach()), torch.tensor(scale, dtype=torch.float32)
+    offsets, masks = _points(offset), with_unit_stride(mask.detach().float())
+    grad_value = torch.zeros(value.shape)
+    grad_offset, grad_mask = torch.empty(offset.shape), torch.empty(mask.shape)
+    places = (offsets.data_ptr(), *offsets.stride()[:4])
+    bands = _bands(batch * groups, height)
+    reach = torch.empty(batch, height, groups, 2)
+    if bands > 1:
+        threads.run_kernel(
+            deformable_reach,
+            batch * height,
+            REACH_SCRATCH,
+            (height, width, groups, length.data_ptr(), *places, reach.data_ptr()),
+        )
+    threads.run_kernel(
+        deformable_backward,
+        batch * groups * bands if height else 0,
+        BACKWARD_SCRATCH,
+        (
+            *(height, width, groups, channels, bands, length.data_ptr(), values.data_ptr()),
+            *(*places, masks.data_ptr(), *masks.stride()[:4], grad.data_ptr(), reach.data_ptr()),
+            *(grad_value.data_ptr(), grad_offset.data_ptr(), grad_mask.data_ptr()),
+        ),
+    )
+    return grad_value.to(value.dtype), grad_offset.to(offset.dtype), grad_mask.to(mask.dtype)
+
+
+def _bands(maps: int, height: int) -> int:
+    """Into how many bands of rows each of the maps is split for a backward pass."""
+    if maps == 0 or torch.get_num_threads() == 1:
+        return 1
+    wanted = math.ceil(TASKS_A_THREAD * torch.get_num_threads() / maps)
+    return max(1, min(wanted, height // LEAST_BAND))
+
+
+def _points(offset: Tensor) -> Tensor:
+    """(B, H, W, G, 9, 2) offsets in float32, whose points lie side by side; a view that has them so stays a view."""
+    offset = offset.detach().float()
+    return offset if offset.stride()[-2:] == (2, 1) else offset.contiguous()

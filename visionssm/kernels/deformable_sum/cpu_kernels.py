@@ -1,0 +1,269 @@
+"""Compiled passes of the deformable sum: a pixel and group at a time, with the channels of the group in the lanes.
+
+The positions of the nine points are one vector. Of them a table is made in the first-level cache, in rows of sixteen
+points, one row a corner: the number of the pixel there (−1 outside the map) and the weight. Names: `x` is the byte
+address of tensor x, `x_b x_h x_w x_g` its strides in floats over batch, rows, columns and groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from visionssm.kernels.cpu_blocks import FLOAT, clear
+from visionssm.kernels.cpu_math import (
+    LANES,
+    floor,
+    inlined,
+    integer,
+    kernel,
+    load,
+    load_spread,
+    multiply_add,
+    put,
+    scalar,
+    spread,
+    store,
+    take_ticket,
+    total,
+    words,
+)
+from visionssm.kernels.cpu_sums import sums_of_rows
+from visionssm.kernels.deformable_sum.cpu_points import (
+    larger,
+    load_points,
+    moved_x,
+    moved_y,
+    smaller,
+    store_pairs,
+    store_pixels,
+    store_points,
+)
+from visionssm.kernels.deformable_sum.reference import POINTS
+
+CORNERS = 4  # left above, right above, left below, right below
+TABLE = CORNERS * LANES
+FORWARD_SCRATCH = 2 * TABLE  # numbers of pixels, weights
+BACKWARD_SCRATCH = FORWARD_SCRATCH + TABLE * LANES  # and products with the gradient
+REACH_SCRATCH = 2 * LANES
+
+# mypy: disable-error-code="no-untyped-def"
+
+
+@kernel
+def deformable_forward(arguments):
+    """A row of an image is a task. value, y: (B, H, W, G, D)."""
+    (
+        counter, scratch, scratch_size, tasks,
+        height, width, groups, channels, scale,
+        value,
+        offset, offset_b, offset_h, offset_w, offset_g,
+        mask, mask_b, mask_h, mask_w, mask_g,
+        y,
+    ) = words(arguments, 21)  # fmt: skip
+    pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    weights = pixels + TABLE * FLOAT
+    length = scalar(scale, 0)
+    pixel_size = groups * channels * FLOAT
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        image, row = task // height, task % height
+        for column in range(width):
+            for group in range(groups):
+                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                factor = load_points(mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT)
+                x_share, y_share = _corners(points, length, column, row, width, height, pixels)
+                _weigh(x_share, y_share, factor, weights)
+                # 0, or NaN where a position or mask is not finite, also outside the map
+                lost = total((x_share + y_share) * factor * spread(np.float32(0)))
+                source = value + (image * height * width * groups + group) * channels * FLOAT
+                target = y + ((task * width + column) * groups + group) * channels * FLOAT
+                _sum_corners(pixels, weights, lost, source, target, pixel_size, channels)
+
+
+@inlined
+def _corners(points, length, column, row, width, height, pixels):
+    """Table of the pixels around the positions; how far right of and below their first corners these are."""
+    x = multiply_add(spread(length), moved_x(points), spread(np.float32(column)))
+    y = multiply_add(spread(length), moved_y(points), spread(np.float32(row)))
+    left, above = floor(x), floor(y)
+    one = spread(np.float32(1))
+    right, below = left + one, above + one
+    store_pixels(pixels, left, above, width, height)
+    store_pixels(pixels + LANES * FLOAT, right, above, width, height)
+    store_pixels(pixels + 2 * LANES * FLOAT, left, below, width, height)
+    store_pixels(pixels + 3 * LANES * FLOAT, right, below, width, height)
+    return x - left, y - above
+
+
+@inlined
+def _weigh(x_share, y_share, factor, weights):
+    """Table of the bilinear weights of the corners times a factor a point."""
+    one = spread(np.float32(1))
+    above, below = factor * (one - y_share), factor * y_share
+    store(weights, 0, above * (one - x_share))
+    store(weights, LANES, above * x_share)
+    store(weights, 2 * LANES, below * (one - x_share))
+    store(weights, 3 * LANES, below * x_share)
+
+
+@inlined
+def _sum_corners(pixels, weights, lost, source, target, pixel_size, channels):
+    """Σ weight · pixel over the corners of the points, of the channels from `source` on, and `lost`."""
+    whole = channels - channels % LANES
+    for first in range(0, whole, LANES):
+        block = source + first * FLOAT
+        a, b, c, d = spread(lost), spread(np.float32(0)), spread(np.float32(0)), spread(np.float32(0))
+        for p in range(POINTS):  # a sum a corner, so that additions need not wait for each other
+            a = _plus_pixel(a, pixels, weights, p, block, pixel_size)
+            b = _plus_pixel(b, pixels, weights, LANES + p, block, pixel_size)
+            c = _plus_pixel(c, pixels, weights, 2 * LANES + p, block, pixel_size)
+            d = _plus_pixel(d, pixels, weights, 3 * LANES + p, block, pixel_size)
+        store(target, first, (a + b) + (c + d))
+    for channel in range(whole, channels):
+        one = lost
+        for corner in range(0, TABLE, LANES):
+            for p in range(corner, corner + POINTS):
+                pixel = integer(pixels, p)
+                if pixel >= 0:
+                    one += scalar(weights, p) * scalar(source + pixel * pixel_size, channel)
+        put(target, channel, one)
+
+
+@inlined
+def _plus_pixel(total, pixels, weights, entry, block, pixel_size):
+    pixel = integer(pixels, entry)
+    if pixel >= 0:
+        total = multiply_add(load_spread(weights, entry), load(block + pixel * pixel_size, 0), total)
+    return total
+
+
+@kernel
+def deformable_reach(arguments):
+    """The least and the largest y of a row's positions in each group, which are no NaN. reach: (B, H, G, 2)."""
+    (
+        counter, scratch, scratch_size, tasks,
+        height, width, groups, scale,
+        offset, offset_b, offset_h, offset_w, offset_g,
+        reach,
+    ) = words(arguments, 14)  # fmt: skip
+    lanes = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    length = scalar(scale, 0)
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        image, row = task // height, task % height
+        for group in range(groups):
+            least, largest = spread(np.float32(np.inf)), spread(np.float32(-np.inf))
+            for column in range(width):
+                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                y = multiply_add(spread(length), moved_y(points), spread(np.float32(row)))
+                least, largest = smaller(y, least), larger(y, largest)
+            store(lanes, 0, least)
+            store(lanes, LANES, largest)
+            low, high = scalar(lanes, 0), scalar(lanes, LANES)
+            for p in range(1, POINTS):
+                low, high = min(low, scalar(lanes, p)), max(high, scalar(lanes, LANES + p))
+            put(reach, 2 * (task * groups + group), low)
+            put(reach, 2 * (task * groups + group) + 1, high)
+
+
+@kernel
+def deformable_backward(arguments):
+    """A group of a band of rows of an image is a task. value, grad, grad_value: (B, H, W, G, D).
+
+    A task writes the gradients of its band: of the offsets and masks at these rows, and of the values there, to which
+    it adds what arrives from any row, in the order of the pixels: so the sums do not depend on the number of bands.
+    """
+    (
+        counter, scratch, scratch_size, tasks,
+        height, width, groups, channels, bands, scale,
+        value,
+        offset, offset_b, offset_h, offset_w, offset_g,
+        mask, mask_b, mask_h, mask_w, mask_g,
+        grad, reach,
+        grad_value, grad_offset, grad_mask,
+    ) = words(arguments, 26)  # fmt: skip
+    pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
+    weights = pixels + TABLE * FLOAT
+    products = weights + TABLE * FLOAT
+    clear(products, TABLE * LANES)
+    length = scalar(scale, 0)
+    one = spread(np.float32(1))
+    pixel_size = groups * channels * FLOAT
+    while True:
+        task = take_ticket(counter)
+        if task >= tasks:
+            break
+        image, group, band = task // bands // groups, task // bands % groups, task % bands
+        first, end = band * height // bands, (band + 1) * height // bands
+        of_image = (image * height * width * groups + group) * channels * FLOAT
+        for row in range(height):
+            own = first <= row < end
+            if not own:
+                ends = 2 * ((image * height + row) * groups + group)
+                if scalar(reach, ends) >= end or scalar(reach, ends + 1) < first - 1:
+                    continue
+            for column in range(width):
+                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                factor = load_points(mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT)
+                x_share, y_share = _corners(points, length, column, row, width, height, pixels)
+                _weigh(x_share, y_share, factor, weights)
+                place = ((image * height + row) * width + column) * groups + group
+                dy = grad + place * channels * FLOAT
+                _add_to_corners(
+                    pixels, weights, first * width, end * width, dy, grad_value + of_image, pixel_size, channels
+                )
+                if own:
+                    _multiply_corners(pixels, products, dy, value + of_image, pixel_size, channels)
+                    left_above = sums_of_rows(products)
+                    right_above = sums_of_rows(products + LANES * LANES * FLOAT)
+                    left_below = sums_of_rows(products + 2 * LANES * LANES * FLOAT)
+                    right_below = sums_of_rows(products + 3 * LANES * LANES * FLOAT)
+                    above = (one - x_share) * left_above + x_share * right_above
+                    below = (one - x_share) * left_below + x_share * right_below
+                    left = (one - y_share) * left_above + y_share * left_below
+                    right = (one - y_share) * right_above + y_share * right_below
+                    slope = spread(length) * factor
+                    store_points(grad_mask + place * POINTS * FLOAT, (one - y_share) * above + y_share * below)
+                    store_pairs(
+                        grad_offset + place * 2 * POINTS * FLOAT, slope * (right - left), slope * (below - above)
+                    )
+
+
+@inlined
+def _add_to_corners(pixels, weights, first, end, source, target, pixel_size, channels):
+    """Add `source` times the weights to the pixels from `first` to before `end` among those at the corners."""
+    whole = channels - channels % LANES
+    for corner in range(0, TABLE, LANES):
+        for p in range(corner, corner + POINTS):
+            pixel = integer(pixels, p)
+            if first <= pixel < end:
+                place = target + pixel * pixel_size
+                weight = load_spread(weights, p)
+                for i in range(0, whole, LANES):
+                    store(place, i, multiply_add(weight, load(source, i), load(place, i)))
+                for i in range(whole, channels):
+                    put(place, i, scalar(place, i) + scalar(weights, p) * scalar(source, i))
+
+
+@inlined
+def _multiply_corners(pixels, products, dy, source, pixel_size, channels):
+    """Rows of sixteen floats whose sums are <dy, value> at every corner, 0 outside the map; sixteen rows a corner."""
+    whole = channels - channels % LANES
+    for corner in range(0, TABLE, LANES):
+        for p in range(corner, corner + POINTS):
+            pixel = integer(pixels, p)
+            product = spread(np.float32(0))
+            rest = np.float32(0)
+            if pixel >= 0:
+                place = source + pixel * pixel_size
+                for i in range(0, whole, LANES):
+                    product = multiply_add(load(dy, i), load(place, i), product)
+                for i in range(whole, channels):
+                    rest += scalar(dy, i) * scalar(place, i)
+            store(products, p * LANES, product)
+            if whole < channels:
+                put(products, p * LANES, scalar(products, p * LANES) + rest)
