@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, networks, models; and gpu.
+"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, deformable, networks, models; and gpu.
 
 `published` measures nothing: it counts, and prints the README's model table.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, gpu, kernels, models, networks, published
+from visionssm.benchmarks import convolution, deformable, gpu, kernels, models, networks, published
 from visionssm.benchmarks.timing import machine, read_rows, table, write_json
 
 
@@ -34,6 +34,10 @@ def _cores(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _convolution(options: argparse.Namespace) -> list[dict[str, Any]]:
     return convolution.run(batches=tuple(options.batches), seconds=options.seconds)
+
+
+def _deformable(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return deformable.run(batches=tuple(options.batches), seconds=options.seconds)
 
 
 def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -84,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, run, what in (
         ("kernels", _kernels, "the selective scan on the CPU against published implementations"),
         ("convolution", _convolution, "Vim's causal convolution on the CPU: PyTorch's own against other ways"),
+        ("deformable", _deformable, "HRVMamba's deformable sum on the CPU against grid_sample"),
     ):
         operator = commands.add_parser(name, parents=[common], help=what)
         operator.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")

@@ -211,11 +211,11 @@ def test_threads_and_bands_change_no_bit(shape: Shape, spread: float, monkeypatc
             assert torch.equal(found[name], wanted[name]), name
 
 
-def test_a_map_is_split_into_bands_only_where_threads_would_idle() -> None:
+def test_an_image_is_split_into_bands_only_where_threads_would_idle() -> None:
     with _threads(1):
         assert cpu._bands(1, 56) == 1
     with _threads(2):
-        assert [cpu._bands(maps, 56) for maps in (0, 1, 3, 4, 40)] == [1, 4, 2, 1, 1]
+        assert [cpu._bands(batch, 56) for batch in (0, 1, 3, 4, 40)] == [1, 4, 2, 1, 1]
         assert [cpu._bands(1, height) for height in (0, 1, 8, 9, 16)] == [1, 1, 2, 2, 4]
 
 

@@ -54,8 +54,8 @@ def backward(
     grad_value = torch.zeros(value.shape)
     grad_offset, grad_mask = torch.empty(offset.shape), torch.empty(mask.shape)
     places = (offsets.data_ptr(), *offsets.stride()[:4])
-    bands = _bands(batch * groups, height)
-    reach = torch.empty(batch, height, groups, 2)
+    bands = _bands(batch, height)
+    reach = torch.empty(batch, height, 2)
     if bands > 1:
         threads.run_kernel(
             deformable_reach,
@@ -65,7 +65,7 @@ def backward(
         )
     threads.run_kernel(
         deformable_backward,
-        batch * groups * bands if height else 0,
+        batch * bands,
         BACKWARD_SCRATCH,
         (
             *(height, width, groups, channels, bands, length.data_ptr(), values.data_ptr()),
@@ -76,11 +76,11 @@ def backward(
     return grad_value.to(value.dtype), grad_offset.to(offset.dtype), grad_mask.to(mask.dtype)
 
 
-def _bands(maps: int, height: int) -> int:
-    """Into how many bands of rows each of the maps is split for a backward pass."""
-    if maps == 0 or torch.get_num_threads() == 1:
+def _bands(batch: int, height: int) -> int:
+    """Into how many bands of rows each image is split for a backward pass."""
+    if batch == 0 or torch.get_num_threads() == 1:
         return 1
-    wanted = math.ceil(TASKS_A_THREAD * torch.get_num_threads() / maps)
+    wanted = math.ceil(TASKS_A_THREAD * torch.get_num_threads() / batch)
     return max(1, min(wanted, height // LEAST_BAND))
 
 

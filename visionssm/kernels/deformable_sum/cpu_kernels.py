@@ -141,7 +141,7 @@ def _plus_pixel(total, pixels, weights, entry, block, pixel_size):
 
 @kernel
 def deformable_reach(arguments):
-    """The least and the largest y of a row's positions in each group, which are no NaN. reach: (B, H, G, 2)."""
+    """The least and the largest y of a row's positions, NaN left out. A row is a task; reach: (B, H, 2)."""
     (
         counter, scratch, scratch_size, tasks,
         height, width, groups, scale,
@@ -155,24 +155,24 @@ def deformable_reach(arguments):
         if task >= tasks:
             break
         image, row = task // height, task % height
-        for group in range(groups):
-            least, largest = spread(np.float32(np.inf)), spread(np.float32(-np.inf))
-            for column in range(width):
+        least, largest = spread(np.float32(np.inf)), spread(np.float32(-np.inf))
+        for column in range(width):
+            for group in range(groups):
                 points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
                 y = multiply_add(spread(length), moved_y(points), spread(np.float32(row)))
                 least, largest = smaller(y, least), larger(y, largest)
-            store(lanes, 0, least)
-            store(lanes, LANES, largest)
-            low, high = scalar(lanes, 0), scalar(lanes, LANES)
-            for p in range(1, POINTS):
-                low, high = min(low, scalar(lanes, p)), max(high, scalar(lanes, LANES + p))
-            put(reach, 2 * (task * groups + group), low)
-            put(reach, 2 * (task * groups + group) + 1, high)
+        store(lanes, 0, least)
+        store(lanes, LANES, largest)
+        low, high = scalar(lanes, 0), scalar(lanes, LANES)
+        for p in range(1, POINTS):
+            low, high = min(low, scalar(lanes, p)), max(high, scalar(lanes, LANES + p))
+        put(reach, 2 * task, low)
+        put(reach, 2 * task + 1, high)
 
 
 @kernel
 def deformable_backward(arguments):
-    """A group of a band of rows of an image is a task. value, grad, grad_value: (B, H, W, G, D).
+    """A band of rows of an image is a task. value, grad, grad_value: (B, H, W, G, D).
 
     A task writes the gradients of its band: of the offsets and masks at these rows, and of the values there, to which
     it adds what arrives from any row, in the order of the pixels: so the sums do not depend on the number of bands.
@@ -191,46 +191,56 @@ def deformable_backward(arguments):
     products = weights + TABLE * FLOAT
     clear(products, TABLE * LANES)
     length = scalar(scale, 0)
-    one = spread(np.float32(1))
     pixel_size = groups * channels * FLOAT
     while True:
         task = take_ticket(counter)
         if task >= tasks:
             break
-        image, group, band = task // bands // groups, task // bands % groups, task % bands
+        image, band = task // bands, task % bands
         first, end = band * height // bands, (band + 1) * height // bands
-        of_image = (image * height * width * groups + group) * channels * FLOAT
         for row in range(height):
             own = first <= row < end
             if not own:
-                ends = 2 * ((image * height + row) * groups + group)
+                ends = 2 * (image * height + row)
                 if scalar(reach, ends) >= end or scalar(reach, ends + 1) < first - 1:
                     continue
             for column in range(width):
-                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
-                factor = load_points(mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT)
-                x_share, y_share = _corners(points, length, column, row, width, height, pixels)
-                _weigh(x_share, y_share, factor, weights)
-                place = ((image * height + row) * width + column) * groups + group
-                dy = grad + place * channels * FLOAT
-                _add_to_corners(
-                    pixels, weights, first * width, end * width, dy, grad_value + of_image, pixel_size, channels
-                )
-                if own:
-                    _multiply_corners(pixels, products, dy, value + of_image, pixel_size, channels)
-                    left_above = sums_of_rows(products)
-                    right_above = sums_of_rows(products + LANES * LANES * FLOAT)
-                    left_below = sums_of_rows(products + 2 * LANES * LANES * FLOAT)
-                    right_below = sums_of_rows(products + 3 * LANES * LANES * FLOAT)
-                    above = (one - x_share) * left_above + x_share * right_above
-                    below = (one - x_share) * left_below + x_share * right_below
-                    left = (one - y_share) * left_above + y_share * left_below
-                    right = (one - y_share) * right_above + y_share * right_below
-                    slope = spread(length) * factor
-                    store_points(grad_mask + place * POINTS * FLOAT, (one - y_share) * above + y_share * below)
-                    store_pairs(
-                        grad_offset + place * 2 * POINTS * FLOAT, slope * (right - left), slope * (below - above)
+                for group in range(groups):
+                    points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                    factor = load_points(
+                        mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT
                     )
+                    x_share, y_share = _corners(points, length, column, row, width, height, pixels)
+                    _weigh(x_share, y_share, factor, weights)
+                    place = ((image * height + row) * width + column) * groups + group
+                    dy = grad + place * channels * FLOAT
+                    of_image = (image * height * width * groups + group) * channels * FLOAT
+                    _add_to_corners(
+                        pixels, weights, first * width, end * width, dy, grad_value + of_image, pixel_size, channels
+                    )
+                    if own:
+                        _multiply_corners(pixels, products, dy, value + of_image, pixel_size, channels)
+                        _write_gradients(
+                            x_share, y_share, factor, length, products,
+                            grad_offset + place * 2 * POINTS * FLOAT, grad_mask + place * POINTS * FLOAT,
+                        )  # fmt: skip
+
+
+@inlined
+def _write_gradients(x_share, y_share, factor, length, products, grad_offset, grad_mask):
+    """Gradients of nine offsets and masks, from the products of the corners' values with the gradient."""
+    one = spread(np.float32(1))
+    left_above = sums_of_rows(products)
+    right_above = sums_of_rows(products + LANES * LANES * FLOAT)
+    left_below = sums_of_rows(products + 2 * LANES * LANES * FLOAT)
+    right_below = sums_of_rows(products + 3 * LANES * LANES * FLOAT)
+    above = (one - x_share) * left_above + x_share * right_above
+    below = (one - x_share) * left_below + x_share * right_below
+    left = (one - y_share) * left_above + y_share * left_below
+    right = (one - y_share) * right_above + y_share * right_below
+    store_points(grad_mask, (one - y_share) * above + y_share * below)
+    slope = spread(length) * factor
+    store_pairs(grad_offset, slope * (right - left), slope * (below - above))
 
 
 @inlined
