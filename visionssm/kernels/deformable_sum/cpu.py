@@ -28,8 +28,8 @@ LEAST_BAND = 4  # rows of a backward task: those around the band are visited too
 def forward(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> Tensor:
     """y; shapes are those of `visionssm.kernels.deformable_sum`."""
     batch, height, width, groups, channels = value.shape
-    values, length = packed(value.detach()), torch.tensor(scale, dtype=torch.float32)
-    y = torch.empty(value.shape)
+    values = packed(value.detach())
+    y, length = values.new_empty(value.shape), values.new_tensor(scale)
     offset, mask = _points(offset), with_unit_stride(mask.detach().float())
     threads.run_kernel(
         deformable_forward,
@@ -49,13 +49,13 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, offset and mask."""
     batch, height, width, groups, channels = value.shape
-    values, grad, length = packed(value.detach()), packed(grad_y.detach()), torch.tensor(scale, dtype=torch.float32)
+    values, grad = packed(value.detach()), packed(grad_y.detach())
     offsets, masks = _points(offset), with_unit_stride(mask.detach().float())
-    grad_value = torch.zeros(value.shape)
-    grad_offset, grad_mask = torch.empty(offset.shape), torch.empty(mask.shape)
+    grad_value, length = values.new_zeros(value.shape), values.new_tensor(scale)
+    grad_offset, grad_mask = values.new_empty(offset.shape), values.new_empty(mask.shape)
     places = (offsets.data_ptr(), *offsets.stride()[:4])
     bands = _bands(batch, height)
-    reach = torch.empty(batch, height, 2)
+    reach = values.new_empty(batch, height, 2)
     if bands > 1:
         threads.run_kernel(
             deformable_reach,
