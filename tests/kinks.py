@@ -124,7 +124,7 @@ def bilinear(maps: Tensor, positions: Tensor, corner: Tensor) -> Tensor:
     """
     height, width = maps.shape[2:]
     flat = maps.flatten(2)
-    share = positions - corner
+    share = (positions - corner).to(maps.dtype)
     total = torch.zeros((), dtype=maps.dtype)
     for right in (0, 1):
         for below in (0, 1):
@@ -139,13 +139,16 @@ def bilinear(maps: Tensor, positions: Tensor, corner: Tensor) -> Tensor:
 
 
 def deformable_positions(offset: Tensor, scale: float) -> Tensor:
-    """Where `deformable_sum` samples, in pixels, x before y: (B, H, W, G, 9, 2) offsets to (B·G, 9·H, W, 2)."""
+    """Where `deformable_sum` samples, in pixels, x before y: (B, H, W, G, 9, 2) offsets to (B·G, 9·H, W, 2) in float64.
+
+    Distances from the pixel are computed in the dtype of the offsets, as kernels do; only they are rounded.
+    """
     height, width = offset.shape[1:3]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([columns, rows], -1).to(offset)  # (H, W, 2)
+    pixels = torch.stack([columns, rows], -1)  # (H, W, 2)
     points = torch.arange(POINTS)
     base = (torch.stack([points // KERNEL, points % KERNEL], -1) - KERNEL // 2).to(offset)  # (9, 2)
-    positions = pixels[:, :, None, None] + scale * (base + offset)
+    positions = pixels[:, :, None, None] + (scale * (base + offset)).double()
     return positions.permute(0, 3, 4, 1, 2, 5).flatten(0, 1).flatten(1, 2)
 
 

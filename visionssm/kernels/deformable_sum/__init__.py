@@ -21,7 +21,8 @@ def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float 
     channel.
 
     Compiled kernels run it in float32 on CPUs and GPUs, and write no samples. Other dtypes and devices run PyTorch
-    operations. The slope at the centre of a pixel is that of its right and lower side. A position that is not finite
+    operations. Distances from the pixel are rounded, positions on the map are not, so that they keep their digits on
+    wide maps. The slope at the centre of a pixel is that of its right and lower side. A position that is not finite
     gives NaN.
 
     Args:
@@ -31,7 +32,7 @@ def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float 
         scale: length of a step of p and of the offsets.
 
     Returns:
-        (B, H, W, G, D) in `value`'s dtype; positions and sums are computed in float32 (float64 for float64). The CPU
+        (B, H, W, G, D) in `value`'s dtype; offsets and sums are computed in float32 (float64 for float64). The CPU
         kernels convert half-precision tensors to float32 as a whole.
 
     Raises:

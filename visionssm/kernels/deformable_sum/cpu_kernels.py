@@ -85,16 +85,17 @@ def deformable_forward(arguments):
 @inlined
 def _corners(points, length, column, row, width, height, pixels):
     """Table of the pixels around the positions; how far right of and below their first corners these are."""
-    x = multiply_add(spread(length), moved_x(points), spread(np.float32(column)))
-    y = multiply_add(spread(length), moved_y(points), spread(np.float32(row)))
-    left, above = floor(x), floor(y)
+    # Away from the pixel, not from the corner of the map: there a small step would lose its last digits.
+    x, y = spread(length) * moved_x(points), spread(length) * moved_y(points)
+    whole_x, whole_y = floor(x), floor(y)
+    left, above = spread(np.float32(column)) + whole_x, spread(np.float32(row)) + whole_y
     one = spread(np.float32(1))
     right, below = left + one, above + one
     store_pixels(pixels, left, above, width, height)
     store_pixels(pixels + LANES * FLOAT, right, above, width, height)
     store_pixels(pixels + 2 * LANES * FLOAT, left, below, width, height)
     store_pixels(pixels + 3 * LANES * FLOAT, right, below, width, height)
-    return x - left, y - above
+    return x - whole_x, y - whole_y
 
 
 @inlined
@@ -141,7 +142,7 @@ def _plus_pixel(total, pixels, weights, entry, block, pixel_size):
 
 @kernel
 def deformable_reach(arguments):
-    """The least and the largest y of a row's positions, NaN left out. A row is a task; reach: (B, H, 2)."""
+    """The first and the last row above a position of each row, which is a task; NaN is left out. reach: (B, H, 2)."""
     (
         counter, scratch, scratch_size, tasks,
         height, width, groups, scale,
@@ -159,7 +160,7 @@ def deformable_reach(arguments):
         for column in range(width):
             for group in range(groups):
                 points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
-                y = multiply_add(spread(length), moved_y(points), spread(np.float32(row)))
+                y = spread(np.float32(row)) + floor(spread(length) * moved_y(points))
                 least, largest = smaller(y, least), larger(y, largest)
         store(lanes, 0, least)
         store(lanes, LANES, largest)
@@ -202,7 +203,7 @@ def deformable_backward(arguments):
             own = first <= row < end
             if not own:
                 ends = 2 * (image * height + row)
-                if scalar(reach, ends) >= end or scalar(reach, ends + 1) < first - 1:
+                if scalar(reach, ends) >= end or scalar(reach, ends + 1) + 1 < first:
                     continue
             for column in range(width):
                 for group in range(groups):
