@@ -89,9 +89,13 @@ def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.
 @torch.fx.wrap
 @register_notrace_function
 def enlarge(x: Tensor, factor: int, like: Tensor) -> Tensor:
-    """Bilinear by a factor, then to the exact size, as published: the two differ where a size was odd."""
+    """Bilinear by a factor, then to the exact size, as published: the two differ where a size was odd.
+
+    An exported graph has the second step always, since whether sizes differ is not known while they are open; it
+    changes nothing where they do not.
+    """
     x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
-    if x.shape[2:] != like.shape[2:]:
+    if torch.compiler.is_exporting() or x.shape[2:] != like.shape[2:]:
         x = F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
     return x
 
