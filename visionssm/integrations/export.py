@@ -50,7 +50,8 @@ def export_onnx(model: nn.Module, path: str | Path, image: Tensor, *, dynamic: b
         raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
 
     model = model.eval()
-    shapes = _dynamic_shapes() if dynamic else None
+    # Only names: with bounds on the sizes, the exporter's reasoning about odd ones may end with fixed sizes.
+    shapes = ({0: "batch", 2: "height", 3: "width"},) if dynamic else None
     with torch.no_grad(), _explained("ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the exporter's notes on shared dimension names
         program = torch.onnx.export(model, (image,), dynamo=True, dynamic_shapes=shapes, verbose=False)
