@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from visionssm.backbones.efficientvmamba import AtrousSS2D
 from visionssm.integrations.export import export_archive, export_onnx
 from visionssm.kernels import (
     LowRank,
@@ -159,3 +160,37 @@ def test_onnx_graph_of_standard_operators_runs_at_any_batch_and_size(operator: t
 @every_operator
 def test_archive_runs_at_any_batch_and_size(operator: type[nn.Module], tmp_path: Path) -> None:
     assert export_archive(operator(), tmp_path / "operator.pt2", IMAGE, dynamic=True) <= 1e-4
+
+
+class _Tables(nn.Module):
+    """Route tables that have to round sizes up."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = x.shape[1:3]
+        return routes.atrous(height, width, 2, device=x.device), routes.window(height, width, 3, device=x.device)
+
+
+def test_route_tables_of_an_onnx_graph_round_sizes_up(tmp_path: Path) -> None:
+    """Where division rounds towards zero, as in ONNX, −(−25 // 2) is 12 and the last row is never visited."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ({0: "batch", 1: "height", 2: "width"},)
+    with torch.no_grad():
+        program = torch.onnx.export(_Tables().eval(), (torch.zeros(2, 8, 12, 1),), dynamo=True, dynamic_shapes=names)
+    program.save(tmp_path / "tables.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "tables.onnx"), providers=["CPUExecutionProvider"])
+    for size in ((8, 12), (25, 7), (10, 11)):
+        x = torch.zeros(1, *size, 1)
+        tables = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        for actual, expected in zip(tables, _Tables()(x), strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual), expected)
+
+
+def test_archive_of_an_atrous_scan_takes_odd_maps() -> None:
+    torch.manual_seed(0)
+    mixer = AtrousSS2D(16, ssm_ratio=2.0, d_state=4, dt_rank=1, conv_bias=True).eval()
+    opened = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        program = torch.export.export(mixer, (torch.randn(2, 8, 12, 16),), dynamic_shapes=({1: opened, 2: opened},))
+        for size in ((8, 12), (7, 12), (9, 5)):
+            x = torch.randn(2, *size, 16)
+            torch.testing.assert_close(program.module()(x), mixer(x))

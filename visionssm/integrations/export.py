@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from visionssm.files import complete_or_absent
 
-MAX_BATCH = 1024
-MIN_SIDE, MAX_SIDE = 33, 4096  # up to 32 pixels the last map is 1×1, and exporters fix a size of 1
-
 
 class ExportError(RuntimeError):
     """A model could not be exported, or the exported model computes something else."""
@@ -71,10 +68,13 @@ def export_onnx(model: nn.Module, path: str | Path, image: Tensor, *, dynamic: b
 def export_archive(model: nn.Module, path: str | Path, image: Tensor, *, dynamic: bool = True) -> float:
     """Write `model` as a `torch.export` archive (`.pt2`), load it again and run it beside eager PyTorch.
 
+    An archive refuses images whose last maps have a side of one pixel, if those of `image` are larger.
+
     Arguments, result and errors are those of `export_onnx`.
     """
     model = model.eval()
-    shapes = _dynamic_shapes() if dynamic else None
+    opened = torch.export.Dim.DYNAMIC
+    shapes = ({0: opened, 2: opened, 3: opened},) if dynamic else None
     with torch.no_grad(), _explained("a torch.export archive"):
         program = torch.export.export(model, (image,), dynamic_shapes=shapes)
 
@@ -88,23 +88,13 @@ def export_archive(model: nn.Module, path: str | Path, image: Tensor, *, dynamic
     return _checked(model, Path(path), save, load, _examples(image, dynamic))
 
 
-def _dynamic_shapes() -> tuple[dict[int, Any], ...]:
-    dim = torch.export.Dim
-    return (
-        {
-            0: dim("batch", max=MAX_BATCH),
-            2: dim("height", min=MIN_SIDE, max=MAX_SIDE),
-            3: dim("width", min=MIN_SIDE, max=MAX_SIDE),
-        },
-    )
-
-
 def _examples(image: Tensor, dynamic: bool) -> list[Tensor]:
     if not dynamic:
         return [image]
     batch, channels, height, width = image.shape
     generator = torch.Generator().manual_seed(0)
-    return [image, torch.randn(batch + 1, channels, height + 33, width + 64, generator=generator)]
+    # The maps of the other size have odd sides where those of common sizes have even ones.
+    return [image, torch.randn(batch + 1, channels, height + 37, width + 76, generator=generator)]
 
 
 @contextmanager

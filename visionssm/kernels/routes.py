@@ -42,6 +42,18 @@ def _one_route(steps: Tensor) -> Tensor:
     return steps.reshape(1, 1, -1).to(torch.int32)
 
 
+def _cells(side: int, size: int) -> int:
+    """⌈side / size⌉. Not −(−side // size): divisions of negative open sizes are rounded towards zero in ONNX graphs."""
+    return (side + size - 1) // size
+
+
+def _padded_pixels(height: int, width: int, rows: int, columns: int, device: torch.device | str | None) -> Tensor:
+    """(rows, columns) pixel numbers of a map, −1 beyond its borders; whether there is any is never asked in Python."""
+    row = torch.arange(rows, dtype=torch.int32, device=device)[:, None]
+    column = torch.arange(columns, dtype=torch.int32, device=device)
+    return torch.where((row < height) & (column < width), row * width + column, -1)
+
+
 def _rows_and_columns(height: int, width: int, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
     rows = torch.arange(height, device=device)[:, None].expand(height, width)
     columns = torch.arange(width, device=device).expand(height, width)
@@ -115,11 +127,8 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
     Routes are numbered row phase first; even row phases go row by row and odd ones column by column
     (EfficientVMamba, arXiv 2403.09977, section 3.2). Where a phase has fewer pixels, steps are −1.
     """
-    rows, columns = -(-height // step), -(-width // step)
-    padded = torch.nn.functional.pad(
-        _pixels(height, width, device), (0, columns * step - width, 0, rows * step - height), value=-1
-    )
-    phases = padded.view(rows, step, columns, step)
+    rows, columns = _cells(height, step), _cells(width, step)
+    phases = _padded_pixels(height, width, rows * step, columns * step, device).view(rows, step, columns, step)
     routes = []
     for column_phase in range(step):
         for row_phase in range(step):
@@ -131,10 +140,8 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
 @_cached
 def window(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
     """Raster inside each size×size window, one sequence a window: (1, windows, size²); −1 beyond the border."""
-    rows, columns = -(-height // size), -(-width // size)
-    padded = torch.nn.functional.pad(
-        _pixels(height, width, device), (0, columns * size - width, 0, rows * size - height), value=-1
-    )
+    rows, columns = _cells(height, size), _cells(width, size)
+    padded = _padded_pixels(height, width, rows * size, columns * size, device)
     return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)
 
 

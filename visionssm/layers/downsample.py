@@ -23,9 +23,12 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
         _, height, width, _ = x.shape
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        exporting = torch.compiler.is_exporting()  # then sizes may be open, and a zero is always appended
+        x = F.pad(x, (0, 0, 0, 1, 0, 1) if exporting else (0, 0, 0, width % 2, 0, height % 2))
         # Row phase first: (0, 0), (1, 0), (0, 1), (1, 1).
         phases = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        if exporting:
+            phases = [phase.narrow(1, 0, (height + 1) // 2).narrow(2, 0, (width + 1) // 2) for phase in phases]
         return self.reduction(self.norm(torch.cat(phases, dim=-1)))
 
 
