@@ -7,30 +7,22 @@ rounding; tests/reference_cases.py has the rule by which they are judged.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
+from functools import partial
 
 import torch
 from rich.progress import track
 
 from tests.backbones.test_reference_cases import FAMILIES, SPECIAL, load_case_model, recorded_maps
 from tests.kinks import FollowKinks, RecordKinks
-from tests.reference_cases import Case, find_cases, gradient_norms, relative_gradient_error
+from tests.reference_cases import Case, find_cases, norms_of_backward, relative_gradient_error
 from visionssm.benchmarks.timing import table
 
 
 def gradient_differences(case: Case, model: torch.nn.Module) -> dict[str, list[float]]:
     """Of every parameter: ours to recorded, recorded to float64, and ours with float64's kinks to float64."""
-    filter_fn = sys.modules[type(model).__module__].checkpoint_filter_fn
-
-    def norms(dtype: torch.dtype, mode: RecordKinks | FollowKinks) -> dict[str, tuple[float, float]]:
-        copied = copy.deepcopy(model).to(dtype)
-        with mode:
-            y = copied(case.image().to(dtype))
-        (y * case.cotangent(y)).sum().backward()
-        return gradient_norms(case, copied, filter_fn)
-
+    norms = partial(norms_of_backward, case, model, sys.modules[type(model).__module__].checkpoint_filter_fn)
     kinks = RecordKinks()
     exact = norms(torch.float64, kinks)
     single = norms(torch.float32, RecordKinks())

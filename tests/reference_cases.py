@@ -7,7 +7,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,6 +144,23 @@ def gradient_norms(case: Case, model: nn.Module, filter_fn: Any) -> dict[str, tu
     return {names[i - 1]: (actual**0.5, expected**0.5) for i, (actual, expected) in squares.items()}
 
 
+def norms_of_backward(
+    case: Case,
+    model: nn.Module,
+    filter_fn: Any,
+    dtype: torch.dtype,
+    mode: RecordKinks | FollowKinks,
+    *,
+    output: Callable[[nn.Module, Tensor], Tensor] = lambda model, image: model(image),
+) -> dict[str, tuple[float, float]]:
+    """`gradient_norms` of the case's scalar, by a copy of `model` in `dtype`, whose forward pass `mode` watches."""
+    copied = copy.deepcopy(model).to(dtype)
+    with mode:
+        y = output(copied, case.image().to(dtype))
+    (y * case.cotangent(y)).sum().backward()
+    return gradient_norms(case, copied, filter_fn)
+
+
 def check_gradients(
     case: Case,
     model: nn.Module,
@@ -168,12 +184,8 @@ def check_gradients(
         output: what the case's cotangent belongs to.
     """
 
-    def norms(dtype: torch.dtype, mode: Any = None) -> dict[str, tuple[float, float]]:
-        copied = copy.deepcopy(model).to(dtype)
-        with mode or nullcontext():
-            y = output(copied, case.image().to(dtype))
-        (y * case.cotangent(y)).sum().backward()
-        return gradient_norms(case, copied, filter_fn)
+    def norms(dtype: torch.dtype, mode: Any) -> dict[str, tuple[float, float]]:
+        return norms_of_backward(case, model, filter_fn, dtype, mode, output=output)
 
     own = RecordKinks()
     single = norms(torch.float32, own)
