@@ -12,6 +12,11 @@ def with_unit_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
 
 
+def with_packed_pairs(x: Tensor) -> Tensor:
+    """`x`, whose last dimension is 2, with neighbouring pairs in the one before; a view that has them stays a view."""
+    return x if x.stride()[-2:] == (2, 1) else x.contiguous()
+
+
 def rows(x: Tensor) -> Tensor:
     """`with_unit_stride` in float32."""
     return with_unit_stride(x.float())

@@ -19,7 +19,7 @@ from visionssm.kernels.deformable_sum.cpu_kernels import (
     deformable_forward,
     deformable_reach,
 )
-from visionssm.kernels.layout import packed, with_unit_stride
+from visionssm.kernels.layout import packed, with_packed_pairs, with_unit_stride
 
 TASKS_A_THREAD = 2  # of a backward pass at least, so that threads end at about the same time
 LEAST_BAND = 4  # rows of a backward task: those around the band are visited too
@@ -30,7 +30,7 @@ def forward(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> Ten
     batch, height, width, groups, channels = value.shape
     values = packed(value.detach())
     y, length = values.new_empty(value.shape), values.new_tensor(scale)
-    offset, mask = _points(offset), with_unit_stride(mask.detach().float())
+    offset, mask = with_packed_pairs(offset.detach().float()), with_unit_stride(mask.detach().float())
     threads.run_kernel(
         deformable_forward,
         batch * height,
@@ -50,7 +50,7 @@ def backward(
     """Gradients of value, offset and mask."""
     batch, height, width, groups, channels = value.shape
     values, grad = packed(value.detach()), packed(grad_y.detach())
-    offsets, masks = _points(offset), with_unit_stride(mask.detach().float())
+    offsets, masks = with_packed_pairs(offset.detach().float()), with_unit_stride(mask.detach().float())
     grad_value, length = values.new_zeros(value.shape), values.new_tensor(scale)
     grad_offset, grad_mask = values.new_empty(offset.shape), values.new_empty(mask.shape)
     places = (offsets.data_ptr(), *offsets.stride()[:4])
@@ -82,9 +82,3 @@ def _bands(batch: int, height: int) -> int:
         return 1
     wanted = math.ceil(TASKS_A_THREAD * torch.get_num_threads() / batch)
     return max(1, min(wanted, height // LEAST_BAND))
-
-
-def _points(offset: Tensor) -> Tensor:
-    """(B, H, W, G, 9, 2) offsets in float32, whose points lie side by side; a view that has them so stays a view."""
-    offset = offset.detach().float()
-    return offset if offset.stride()[-2:] == (2, 1) else offset.contiguous()

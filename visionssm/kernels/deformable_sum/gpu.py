@@ -14,7 +14,7 @@ from torch import Tensor
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.deformable_sum import gpu_kernels
 from visionssm.kernels.deformable_sum.reference import POINTS
-from visionssm.kernels.layout import with_unit_stride
+from visionssm.kernels.layout import with_packed_pairs, with_unit_stride
 
 TILE = 512  # numbers of a block of pixels and channels
 WIDEST_BLOCK = 64  # channels of a tile
@@ -40,7 +40,7 @@ def backward(
 def forward_launch(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> tuple[Tensor, KernelLaunch]:
     """y, which the launch fills, and the launch; on meta tensors, only to be compiled."""
     y = value.new_empty(value.shape)
-    tensors = {"value": value.contiguous(), "offset": _points(offset), "mask": with_unit_stride(mask), "y": y}
+    tensors = {"value": value.contiguous(), "offset": with_packed_pairs(offset), "mask": with_unit_stride(mask), "y": y}
     return y, _launch(gpu_kernels.deformable_forward, tensors, scale)
 
 
@@ -55,7 +55,7 @@ def backward_launch(
     }
     tensors = {
         **{"grad_y": grad_y.contiguous(), "value": value.contiguous()},
-        **{"offset": _points(offset), "mask": with_unit_stride(mask)},
+        **{"offset": with_packed_pairs(offset), "mask": with_unit_stride(mask)},
         **grads,
     }
     return *grads.values(), _launch(gpu_kernels.deformable_backward, tensors, scale)  # type: ignore[return-value]
@@ -94,8 +94,3 @@ def launches(
     y, forward = forward_launch(value, offset, mask, scale=1.0)
     *_, backward = backward_launch(y, value, offset, mask, scale=1.0)
     return {"forward": forward, "backward": backward}
-
-
-def _points(offset: Tensor) -> Tensor:
-    """Offsets whose points lie side by side; a view that has them so stays a view."""
-    return offset if offset.stride()[-2:] == (2, 1) else offset.contiguous()
