@@ -24,15 +24,9 @@ from visionssm.backbones._stages import StagedBackbone, doubled
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
+from visionssm.layers.cells import into_cells, out_of_cells
 
 STEP = 2  # pixels between neighbours on a route
-
-
-def _first(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Copy of the first rows and columns of a (B, H, W, C) map, whose last ones are repeated if there are fewer."""
-    for axis, size in ((1, rows), (2, columns)):
-        x = x.index_select(axis, torch.arange(size, device=x.device).clamp(max=x.shape[axis] - 1))
-    return x
 
 
 class AtrousSS2D(GatedSS2D):
@@ -48,17 +42,9 @@ class AtrousSS2D(GatedSS2D):
         (B, H, W, D) to (B, L, K, R + 2N), the same for all K.
         """
         _, height, width, _ = u.shape
-        if torch.compiler.is_exporting():  # with sizes open, nothing may depend on whether there is a rest
-            u = _first(u, (height + STEP - 1) // STEP * STEP, (width + STEP - 1) // STEP * STEP)
-        elif height % STEP or width % STEP:  # else spared: a padding of nothing still copies the map
-            u = F.pad(u, (0, 0, 0, -width % STEP, 0, -height % STEP))
-        cells = u.unflatten(2, (-1, STEP)).unflatten(1, (-1, STEP))  # (B, rows, STEP, columns, STEP, D)
         weight = self.x_proj_weight.unflatten(0, (STEP, STEP))  # routes are numbered row phase first
-        projected = torch.einsum("byixjd,jied->byixje", cells, weight).flatten(3, 4).flatten(1, 2)
-        if torch.compiler.is_exporting():
-            projected = _first(projected, height, width).flatten(1, 2)
-        else:
-            projected = projected[:, :height, :width].flatten(1, 2)
+        projected = torch.einsum("byixjd,jied->byixje", into_cells(u, STEP), weight)
+        projected = out_of_cells(projected, height, width).flatten(1, 2)
         return projected[:, :, None].expand(-1, -1, self.n_routes, -1)
 
     def scan(self, u: Tensor, order: Tensor) -> Tensor:

@@ -34,17 +34,17 @@ def _cached(build: _Table) -> _Table:
     return table  # type: ignore[return-value]
 
 
+def n_cells(side: int, size: int) -> int:
+    """⌈side / size⌉. Not −(−side // size): divisions of negative open sizes are rounded towards zero in ONNX graphs."""
+    return (side + size - 1) // size
+
+
 def _pixels(height: int, width: int, device: torch.device | str | None) -> Tensor:
     return torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
 
 
 def _one_route(steps: Tensor) -> Tensor:
     return steps.reshape(1, 1, -1).to(torch.int32)
-
-
-def _cells(side: int, size: int) -> int:
-    """⌈side / size⌉. Not −(−side // size): divisions of negative open sizes are rounded towards zero in ONNX graphs."""
-    return (side + size - 1) // size
 
 
 def _padded_pixels(height: int, width: int, rows: int, columns: int, device: torch.device | str | None) -> Tensor:
@@ -127,7 +127,7 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
     Routes are numbered row phase first; even row phases go row by row and odd ones column by column
     (EfficientVMamba, arXiv 2403.09977, section 3.2). Where a phase has fewer pixels, steps are −1.
     """
-    rows, columns = _cells(height, step), _cells(width, step)
+    rows, columns = n_cells(height, step), n_cells(width, step)
     phases = _padded_pixels(height, width, rows * step, columns * step, device).view(rows, step, columns, step)
     routes = []
     for column_phase in range(step):
@@ -140,7 +140,7 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
 @_cached
 def window(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
     """Raster inside each size×size window, one sequence a window: (1, windows, size²); −1 beyond the border."""
-    rows, columns = _cells(height, size), _cells(width, size)
+    rows, columns = n_cells(height, size), n_cells(width, size)
     padded = _padded_pixels(height, width, rows * size, columns * size, device)
     return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)
 

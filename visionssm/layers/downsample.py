@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionssm.layers.cells import into_cells
 from visionssm.layers.conv import MapConv2d
 
 
@@ -22,14 +21,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
-        _, height, width, _ = x.shape
-        exporting = torch.compiler.is_exporting()  # then sizes may be open, and a zero is always appended
-        x = F.pad(x, (0, 0, 0, 1, 0, 1) if exporting else (0, 0, 0, width % 2, 0, height % 2))
-        # Row phase first: (0, 0), (1, 0), (0, 1), (1, 1).
-        phases = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        if exporting:
-            phases = [phase.narrow(1, 0, (height + 1) // 2).narrow(2, 0, (width + 1) // 2) for phase in phases]
-        return self.reduction(self.norm(torch.cat(phases, dim=-1)))
+        cells = into_cells(x, 2).permute(0, 1, 3, 4, 2, 5)  # row phase first: (0, 0), (1, 0), (0, 1), (1, 1)
+        return self.reduction(self.norm(cells.flatten(3)))
 
 
 class StridedConvDownsample(nn.Sequential):

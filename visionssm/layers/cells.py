@@ -1,0 +1,38 @@
+"""Maps cut into square cells; sides round up. The forms that exporters get ask nothing about what is left over."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+from torch import Tensor
+
+from visionssm.kernels.routes import n_cells
+
+
+@torch.fx.wrap
+@register_notrace_function
+def into_cells(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) to (B, ⌈H/size⌉, size, ⌈W/size⌉, size, C); the cells at the ends are filled up with zeros."""
+    _, height, width, _ = x.shape
+    if torch.compiler.is_exporting():
+        x = F.pad(x, (0, 0, 0, size - 1, 0, size - 1))
+        x = _first(x, n_cells(height, size) * size, n_cells(width, size) * size)
+    elif height % size or width % size:  # else spared: a padding of nothing still copies the map
+        x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+    return x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
+
+
+@torch.fx.wrap
+@register_notrace_function
+def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
+    """(B, rows, size, columns, size, C) to the first (B, H, W, C) of it, the inverse of `into_cells`."""
+    x = cells.flatten(3, 4).flatten(1, 2)
+    return _first(x, height, width) if torch.compiler.is_exporting() else x[:, :height, :width]
+
+
+def _first(x: Tensor, rows: int, columns: int) -> Tensor:
+    """A copy, since exporters ask of a view whether it leaves gaps, which open sizes do not say."""
+    for axis, side in ((1, rows), (2, columns)):
+        x = x.index_select(axis, torch.arange(side, device=x.device))
+    return x
