@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.registry import OPTIMIZERS
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import visionssm.engine.registration  # noqa: F401
+from tests.configs import shipped_config
 from visionssm.engine.binary import BinaryCrossEntropyClassifier
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"tiny": (4e-3, 800, 0.0), "small": (4e-3, 400, 0.05), "base": (3e-3, 400, 0.1)}
 
 
@@ -44,7 +42,7 @@ def test_smoothed_labels_are_refused() -> None:
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_plstm_config_is_valid_and_has_the_published_recipe(size: str) -> None:
-    cfg = load_config(CONFIGS / f"plstm_{size}_imagenet.py")
+    cfg = load_config(shipped_config(f"plstm_{size}_imagenet"))
     check_config(cfg)
     rate, epochs, drop_path = PUBLISHED[size]
     optimizer = dict(cfg.optim_wrapper.optimizer)

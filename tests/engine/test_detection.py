@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 
 import visionssm.engine.registration  # noqa: F401
+from tests.configs import shipped_config
 from tests.engine.shapes import DETECTOR, SPEC, write_detection_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.engine.config import check_config, load_config
@@ -19,7 +20,7 @@ from visionssm.engine.detection import DETECTORS, DetectionMetric, TorchvisionDe
 from visionssm.engine.errors import CheckpointError, ConfigError
 from visionssm.engine.launch import evaluate, train
 
-CONFIG = Path(__file__).parents[2] / "configs" / "shapes_detection_maskrcnn.py"
+CONFIG = shipped_config("shapes_detection_maskrcnn")
 
 
 @pytest.fixture(scope="module")

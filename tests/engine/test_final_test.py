@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.configs import shipped_config
 from tests.engine.tiny import logged, write_config
 from visionssm.engine.errors import ConfigError
 from visionssm.engine.launch import evaluate, train
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 TEST = """
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
@@ -60,7 +60,7 @@ def test_arrow_pointing_ends_with_the_extrapolation_accuracy(name: str, tmp_path
         "param_scheduler": [],
         "model.model_kwargs.depth": 1,
     }
-    train(CONFIGS / f"{name}.py", work_dir=tmp_path, options=options)
+    train(shipped_config(name), work_dir=tmp_path, options=options)
     report = json.loads((tmp_path / "final_test.json").read_text())
     assert report.keys() == {"test", "extrapolation"}
     assert all(0 <= metrics["top1"] <= 100 for metrics in report.values())

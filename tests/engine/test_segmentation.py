@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 import visionssm.engine.registration  # noqa: F401
+from tests.configs import shipped_config
 from tests.engine.shapes import SEGMENTOR, SPEC, write_segmentation_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.data.label_images import IGNORED
@@ -21,7 +22,7 @@ from visionssm.engine.errors import CheckpointError, ConfigError
 from visionssm.engine.launch import evaluate, train
 from visionssm.engine.segmentation import SegmentationMetric, TorchvisionSegmentor, confusion_of
 
-CONFIG = Path(__file__).parents[2] / "configs" / "shapes_segmentation_deeplab.py"
+CONFIG = shipped_config("shapes_segmentation_deeplab")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
 
 import visionssm
+from tests.configs import shipped_config
 from tests.integrations.openmmlab_inputs import detection_batch, segmentation_batch, write_ade20k, write_coco
 from tests.reference_cases import FOLDER, Case
 from visionssm.checkpoints import CheckpointError
@@ -28,7 +29,6 @@ from visionssm.prediction import load_predictor, predict_files
 from visionssm.prediction.detection import Detection
 from visionssm.prediction.segmentation import PixelClasses
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 FAMILIES = [*visionssm.list_models("*_nano_test"), "mambaout_femto"]
 """A small model of every family, hierarchical and plain (Vim, pLSTM), and timm's MambaOut."""
 
@@ -240,7 +240,7 @@ def test_published_detection_config_trains_resumes_and_tests(tmp_path: Path) -> 
     from visionssm.engine.launch import evaluate, train
 
     root = write_coco(tmp_path / "coco")
-    config = CONFIGS / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py"
+    config = shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco")
     evaluators = {
         f"{name}.ann_file": str(root / "annotations" / "instances_val2017.json")
         for name in ("val_evaluator", "test_evaluator")
@@ -285,7 +285,7 @@ def test_published_segmentation_config_trains_resumes_and_tests(tmp_path: Path) 
     from visionssm.engine.launch import evaluate, train
 
     root = write_ade20k(tmp_path / "ade")
-    config = CONFIGS / "segmentation" / "upernet_vmamba_tiny_160k_ade20k_512.py"
+    config = shipped_config("upernet_vmamba_tiny_160k_ade20k_512")
     options = _segmentation_options(root)
     train(config, work_dir=tmp_path / "work", options=options)
     assert torch.load(tmp_path / "work" / "iter_2.pth", weights_only=True)["meta"]["iter"] == 2
@@ -308,7 +308,7 @@ def test_mmengines_own_runner_takes_the_published_configs(tmp_path: Path) -> Non
     from visionssm.engine.config import load_config
 
     options = _segmentation_options(write_ade20k(tmp_path / "ade"))
-    cfg = load_config(CONFIGS / "segmentation" / "upernet_vmamba_tiny_160k_ade20k_512.py", options)
+    cfg = load_config(shipped_config("upernet_vmamba_tiny_160k_ade20k_512"), options)
     cfg.work_dir = str(tmp_path / "work")
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
         head.norm_cfg.type = "BN"

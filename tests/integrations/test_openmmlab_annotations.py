@@ -17,11 +17,10 @@ pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
 import visionssm.engine.registration
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
+from tests.configs import shipped_config
 from tests.integrations.openmmlab_inputs import write_ade20k, write_coco
 from visionssm.engine.config import check_data, load_config
 from visionssm.engine.errors import DatasetError
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -37,11 +36,11 @@ def ade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def detection() -> Config:
-    return load_config(CONFIGS / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    return load_config(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))
 
 
 def segmentation() -> Config:
-    return load_config(CONFIGS / "segmentation" / "upernet_vmamba_tiny_160k_ade20k_512.py")
+    return load_config(shipped_config("upernet_vmamba_tiny_160k_ade20k_512"))
 
 
 def change(root: Path, edit: Callable[[dict[str, Any]], None]) -> None:

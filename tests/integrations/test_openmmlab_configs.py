@@ -21,13 +21,13 @@ from torch import nn
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
 
 import visionssm.engine.registration  # noqa: F401
+from tests.configs import CONFIGS, shipped_config, shipped_configs
 from tests.integrations.openmmlab_inputs import detection_batch, segmentation_batch
 from visionssm.engine.config import check_config, check_data, load_config
 from visionssm.engine.errors import ConfigError, DatasetError, MissingExtraError
 from visionssm.engine.launch import prepare
 
-FOLDER = Path(__file__).parents[2] / "configs"
-ALL = sorted([*(FOLDER / "detection").glob("*.py"), *(FOLDER / "segmentation").glob("*.py")])
+ALL = [*shipped_configs("mask_rcnn_*_coco.py"), *shipped_configs("upernet_*_ade20k_512.py")]
 MODELS = [path for path in ALL if "_3x_" not in path.name]
 # Parameters of the whole model in millions, rounded or cut off, as the authors publish them in the tables of their
 # papers and READMEs (VMamba, MSVMamba, Spatial-Mamba, VSSD, HRVMamba). The other authors publish none.
@@ -114,7 +114,7 @@ def test_model_has_the_published_size_which_the_docs_tell(path: Path) -> None:
 def _row_in_the_docs(name: str) -> list[str]:
     """Cells of a model's row in docs/dense_prediction.md; the table's head says detector or segmentor."""
     kind, _, backbone = name.partition("_rcnn_" if name.startswith("mask") else "_")
-    lines = (FOLDER.parent / "docs" / "dense_prediction.md").read_text(encoding="utf-8").splitlines()
+    lines = (CONFIGS.parent / "docs" / "dense_prediction.md").read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| `configs/") and f"/{kind}" in line)
     table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -159,7 +159,7 @@ def test_a_step_of_the_recipe_reaches_every_parameter(path: Path) -> None:
 
 
 def test_names_with_norm_are_not_decayed() -> None:
-    cfg = _config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg = _config(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))
     with torch.device("meta"):
         model = _build(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
@@ -170,7 +170,7 @@ def test_names_with_norm_are_not_decayed() -> None:
 
 def test_longer_schedule_differs_in_length_and_images_alone() -> None:
     short, long = (
-        load_config(FOLDER / "detection" / f"mask_rcnn_vmamba_tiny_fpn_{schedule}_coco.py") for schedule in ("1x", "3x")
+        load_config(shipped_config(f"mask_rcnn_vmamba_tiny_fpn_{schedule}_coco")) for schedule in ("1x", "3x")
     )
     assert (short.train_cfg.max_epochs, long.train_cfg.max_epochs) == (12, 36)
     assert long.param_scheduler[1].milestones == [27, 33]
@@ -184,11 +184,11 @@ def test_longer_schedule_differs_in_length_and_images_alone() -> None:
 
 
 def test_mistakes_in_sections_of_mmdet_are_named() -> None:
-    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg = load_config(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))
     cfg.model.rpn_heads = cfg.model.pop("rpn_head")
     with pytest.raises(ConfigError, match=r"'rpn_heads' in model \(MaskRCNN\); closest: 'rpn_head'"):
         check_config(cfg)
-    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg = load_config(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))
     cfg.model.type = "MaskRCN"
     with pytest.raises(ConfigError, match=r"not registered; closest: 'MaskRCNN'"):
         check_config(cfg)
@@ -196,7 +196,7 @@ def test_mistakes_in_sections_of_mmdet_are_named() -> None:
 
 def test_missing_data_are_told_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "nowhere"))
-    cfg = load_config(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+    cfg = load_config(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))
     with pytest.raises(DatasetError, match=r"nowhere.*CocoDataset"):
         check_data(cfg)
 
@@ -205,4 +205,4 @@ def test_missing_mmdet_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmdet" else found(name))
     with pytest.raises(MissingExtraError, match=r"mmdet .*pip install visionssm\[openmmlab\]"):
-        prepare(FOLDER / "detection" / "mask_rcnn_vmamba_tiny_fpn_1x_coco.py")
+        prepare(shipped_config("mask_rcnn_vmamba_tiny_fpn_1x_coco"))

@@ -12,13 +12,13 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
+from tests.configs import shipped_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.data.errors import DatasetError
 from visionssm.engine.launch import evaluate, train
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-DETECTION = CONFIGS / "shapes_detection_mmdet.py"
-SEGMENTATION = CONFIGS / "shapes_segmentation_mmseg.py"
+DETECTION = shipped_config("shapes_detection_mmdet")
+SEGMENTATION = shipped_config("shapes_segmentation_mmseg")
 SPEC = {"size": 64, "train": 8, "val": 2, "test": 3}
 EMA = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1, update_buffers=True)
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.configs import shipped_config
 from tests.engine.processes import run_on_two_processes
 from tests.engine.tiny import logged
 from visionssm.engine.launch import evaluate
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SPLITS = {"train": 16, "val": 5, "test": 1}  # of five images, two processes see one twice
 NEEDS_OPENMMLAB = pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, reason="needs the openmmlab extra")
 
@@ -55,7 +55,7 @@ def test_two_processes_train_together_and_measure_what_one_measures(
     options |= {"train_dataloader.batch_size": 4, "train_cfg.max_epochs": 2, "train_cfg.val_interval": 2}
     options |= {"default_hooks.logger.interval": 1, "param_scheduler": "None", **FIND_ANYTHING.get(name, {})}
     run_on_two_processes(
-        CONFIGS / f"{name}.py",
+        shipped_config(name),
         *("--work-dir", str(tmp_path / "two")),
         *("--cfg-options", *(f"{key}={value}" for key, value in options.items())),
     )
@@ -69,7 +69,7 @@ def test_two_processes_train_together_and_measure_what_one_measures(
     if name == "shapes_detection_mmdet":
         options["test_evaluator.ann_file"] = str(tmp_path / "set" / "annotations" / "instances_val.json")
     metrics = evaluate(
-        CONFIGS / f"{name}.py", tmp_path / "two" / "epoch_2.pth", work_dir=tmp_path / "one", options=options
+        shipped_config(name), tmp_path / "two" / "epoch_2.pth", work_dir=tmp_path / "one", options=options
     )
     assert metrics[metric] == pytest.approx(expected, abs=1e-6)
     assert expected > 0

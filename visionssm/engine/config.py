@@ -63,9 +63,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        beside = [x.name for x in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        hint = f"; closest in that folder: {closest(path.name, beside)}" if beside else ""
-        raise ConfigError(f"no configuration {str(path)!r}{hint}")
+        raise ConfigError(f"no configuration {str(path)!r}{_whereabouts(path)}")
     try:
         config = Config.fromfile(path)
     except Exception as error:
@@ -80,6 +78,17 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     except (KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"--cfg-options do not fit {str(path)!r}: {error}") from error
     return config
+
+
+def _whereabouts(path: Path) -> str:
+    """Where a configuration that is not at `path` may be: elsewhere below `configs`, or beside under a similar name."""
+    for folder in path.parents:
+        if folder.name == "configs":
+            found = sorted(str(x) for x in folder.rglob("*.py") if x.name == path.name)
+            if found:
+                return f"; it is at {' and '.join(found)}"
+    beside = [x.name for x in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    return f"; closest in that folder: {closest(path.name, beside)}" if beside else ""
 
 
 def _cause(error: BaseException) -> BaseException:

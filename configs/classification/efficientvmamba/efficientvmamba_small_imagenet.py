@@ -1,0 +1,19 @@
+r"""EfficientVMamba-S: 11.3M parameters, 1.3 GFLOPs, 78.7 % published top-1. The recipe of the authors' logs.
+
+torchrun --nnodes=2 --nproc-per-node=8 tools/train.py \
+    configs/classification/efficientvmamba/efficientvmamba_small_imagenet.py --launcher pytorch
+
+The learning rate is that of the authors' 16 processes, a batch of 2048 in all; the warm-up rises once an epoch.
+"""
+
+_base_ = "../../_base_/imagenet.py"
+
+model = dict(name="efficientvmamba_small", drop_path_rate=0.1, mixup=dict(mixup_alpha=0.2))
+
+train_dataloader = dict(dataset=dict(transform=dict(auto_augment="rand-m9-mstd0.5")))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.04), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=2048)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=5e-5, by_epoch=True, end=20),  # from 1e-7
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, end=300),
+]

@@ -1,8 +1,0 @@
-"""MSVMamba-T (first generation), Mask R-CNN 1x: 53M parameters, 252 GFLOPs; published box AP 46.9, mask AP 42.2."""
-
-_base_ = "../_base_/mask_rcnn_fpn_1x_coco.py"
-
-model = dict(
-    backbone=dict(name="msvmamba_tiny", drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)

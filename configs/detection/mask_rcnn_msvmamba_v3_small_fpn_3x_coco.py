@@ -1,8 +1,0 @@
-"""MSVMambav3-S, Mask R-CNN 3x: published box AP 49.7, mask AP 44.2."""
-
-_base_ = "../_base_/mask_rcnn_fpn_3x_coco.py"
-
-model = dict(
-    backbone=dict(name="msvmamba_v3_small", drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)

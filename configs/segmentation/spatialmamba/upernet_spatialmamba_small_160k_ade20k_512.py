@@ -1,0 +1,9 @@
+"""Spatial-Mamba-S, UPerNet 160k: 73M parameters, 992 GFLOPs; published mIoU 50.6 (one scale)."""
+
+_base_ = "../../_base_/upernet_160k_ade20k_512.py"
+
+model = dict(
+    backbone=dict(name="spatialmamba_small", drop_path_rate=0.3),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)
