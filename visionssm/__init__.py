@@ -4,11 +4,76 @@ Importing the package registers every backbone with timm:
 
     import timm, visionssm
     model = timm.create_model("vmamba_tiny_s1l8", pretrained=True)
+
+What is public is in `__all__`. Names that need more than the models do are imported when they are first used.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from visionssm.backbones import list_models
 from visionssm.checkpoints import load_official
-from visionssm.kernels import use_backend
+from visionssm.kernels import (
+    LowRank,
+    deformable_sum,
+    linear_recurrence,
+    linear_recurrence_step,
+    non_causal_ssd,
+    plstm2d,
+    plstm2d_four_directions,
+    routes,
+    scan_states,
+    selective_scan,
+    ssd,
+    use_backend,
+)
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import export_archive, export_onnx
+    from visionssm.integrations.torchvision import detection_backbone, segmentation_model
+    from visionssm.prediction import load_predictor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "list_models", "load_official", "use_backend"]
+__all__ = [
+    "LowRank",
+    "__version__",
+    "deformable_sum",
+    "detection_backbone",
+    "export_archive",
+    "export_onnx",
+    "linear_recurrence",
+    "linear_recurrence_step",
+    "list_models",
+    "load_official",
+    "load_predictor",
+    "non_causal_ssd",
+    "plstm2d",
+    "plstm2d_four_directions",
+    "routes",
+    "scan_states",
+    "segmentation_model",
+    "selective_scan",
+    "ssd",
+    "use_backend",
+]
+
+_IMPORTED_WHEN_USED = {
+    "detection_backbone": "visionssm.integrations.torchvision",
+    "export_archive": "visionssm.integrations.export",
+    "export_onnx": "visionssm.integrations.export",
+    "load_predictor": "visionssm.prediction",
+    "segmentation_model": "visionssm.integrations.torchvision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IMPORTED_WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(_IMPORTED_WHEN_USED[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_IMPORTED_WHEN_USED})

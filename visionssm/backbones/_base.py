@@ -25,7 +25,13 @@ _registered: list[str] = []
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of this package's variants that match a shell pattern, in alphabetical order."""
+    """Names of this package's variants that match a shell pattern, in alphabetical order.
+
+    Examples:
+        >>> import visionssm
+        >>> visionssm.list_models("vim_*")
+        ['vim_base', 'vim_nano_test', 'vim_small', 'vim_small_stride8', 'vim_tiny', 'vim_tiny_stride8']
+    """
     return sorted(fnmatch.filter(_registered, pattern))
 
 

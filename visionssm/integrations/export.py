@@ -39,6 +39,13 @@ def export_onnx(model: nn.Module, path: str | Path, image: Tensor, *, dynamic: b
     Raises:
         ImportError: the export extra is not installed.
         ExportError: the exporter gave up, or the difference is larger.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> model = timm.create_model("vmamba_nano_test")
+        >>> error = visionssm.export_onnx(model, "model.onnx", torch.randn(1, 3, 64, 64), dynamic=False)
+        >>> error < 1e-4
+        True
     """
     try:
         import onnxruntime
@@ -71,6 +78,13 @@ def export_archive(model: nn.Module, path: str | Path, image: Tensor, *, dynamic
     An archive refuses images whose last maps have a side of one pixel, if those of `image` are larger.
 
     Arguments, result and errors are those of `export_onnx`.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> model = timm.create_model("vmamba_nano_test")
+        >>> error = visionssm.export_archive(model, "model.pt2", torch.randn(1, 3, 64, 64), dynamic=False)
+        >>> torch.export.load("model.pt2").module()(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
     """
     model = model.eval()
     opened = torch.export.Dim.DYNAMIC

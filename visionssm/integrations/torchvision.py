@@ -65,6 +65,13 @@ def detection_backbone(
         frozen_stages, in_chans, model_kwargs: see `visionssm.integrations.feature_maps.FeatureMaps`.
     Raises:
         ValueError: the name is unknown, or an argument does not fit the model.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> from torchvision.models.detection import MaskRCNN
+        >>> model = MaskRCNN(visionssm.detection_backbone("vmamba_nano_test", 32), num_classes=3).eval()
+        >>> sorted(model([torch.rand(3, 64, 96)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
     """
     if out_channels < 1:
         raise ValueError(f"out_channels must be at least 1, got {out_channels}")
@@ -152,6 +159,12 @@ def segmentation_model(
         frozen_stages, in_chans, model_kwargs: see `visionssm.integrations.feature_maps.FeatureMaps`.
     Raises:
         ValueError: the name or the head is unknown, or an argument does not fit the model.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> model = visionssm.segmentation_model("vmamba_nano_test", num_classes=21, channels=32).eval()
+        >>> model(torch.rand(1, 3, 64, 96))["out"].shape
+        torch.Size([1, 21, 64, 96])
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; choose one of {', '.join(sorted(HEADS))}")

@@ -1,5 +1,6 @@
 """Operators: pure functions of tensors, one folder each, with a definition, a CPU kernel and a GPU kernel."""
 
+from visionssm.kernels import routes
 from visionssm.kernels.backend import use_backend
 from visionssm.kernels.deformable_sum import deformable_sum
 from visionssm.kernels.linear_recurrence import linear_recurrence, linear_recurrence_step
@@ -16,6 +17,7 @@ __all__ = [
     "non_causal_ssd",
     "plstm2d",
     "plstm2d_four_directions",
+    "routes",
     "scan_states",
     "selective_scan",
     "ssd",

@@ -36,6 +36,14 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: `name` is none of these.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> a, b = torch.rand(5, 3), torch.rand(5, 3)
+        >>> fast = visionssm.linear_recurrence(a, b, dim=0)
+        >>> with visionssm.use_backend("reference"):
+        ...     defined = visionssm.linear_recurrence(a, b, dim=0)
+        >>> torch.testing.assert_close(fast, defined)
     """
     entry = (_validated(name, "backend"), object())
     _overrides.append(entry)

@@ -3,6 +3,12 @@
 Each function takes the map's height and width, returns one table, and is cached by its arguments. Tables are made
 with tensor operations only, so that they can also be traced with symbolic sizes. Combine tables with `torch.cat`
 (more routes) and `backwards` (the same routes from their ends).
+
+Examples:
+    >>> from visionssm import routes
+    >>> routes.zigzag(2, 3)
+    tensor([[[0, 1, 2, 5, 4, 3]]], dtype=torch.int32)
+    >>> both = torch.cat([routes.zigzag(2, 3), routes.backwards(routes.zigzag(2, 3))])  # (2, 1, 6): two routes
 """
 
 from __future__ import annotations

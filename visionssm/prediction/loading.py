@@ -44,6 +44,15 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
         MissingExtraError: (an ImportError) the task needs packages that are not installed.
         ValueError: the checkpoint does not say what it is and `model_name` is missing or wrong, or the task has no such
             option.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> from PIL import Image
+        >>> torch.save(timm.create_model("vmamba_nano_test").state_dict(), "weights.pth")
+        >>> predictor = visionssm.load_predictor("weights.pth", model_name="vmamba_nano_test", top_k=2)
+        >>> (result,) = predictor([Image.new("RGB", (80, 60))])
+        >>> predictor.columns, len(result.rows())
+        (('rank', 'class', 'score'), 2)
     """
     if model_name is not None:
         predictor: Any = official_classifier(model_name, path)

@@ -37,6 +37,13 @@ def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float 
 
     Raises:
         ValueError: shapes or devices disagree, or a dtype is not floating.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> value = torch.randn(1, 7, 5, 2, 16)  # a map of 7 × 5 pixels, two groups of 16 channels
+        >>> offset, mask = torch.zeros(1, 7, 5, 2, 9, 2), torch.full((1, 7, 5, 2, 9), 1 / 9)
+        >>> mean = visionssm.deformable_sum(value, offset, mask)  # of every pixel and its eight neighbours
+        >>> torch.testing.assert_close(mean[0, 3, 2], value[0, 2:5, 1:4].mean((0, 1)))
     """
     given = {"value": value, "offset": offset, "mask": mask}
     check_floating(given)

@@ -43,6 +43,11 @@ def linear_recurrence(
     Raises:
         ValueError: shapes, dtypes or devices disagree, `dim` is no axis of `b` or an empty one, or complex numbers are
             exported to ONNX, which has none.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> visionssm.linear_recurrence(torch.tensor(0.5), torch.ones(4), dim=0)
+        tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
     given = {"a": a, "b": b} | ({} if initial_state is None else {"initial_state": initial_state})
     _check_numbers(given)
@@ -110,6 +115,11 @@ def linear_recurrence_step(a: Tensor, b: Tensor, state: Tensor | None) -> Tensor
 
     Raises:
         ValueError: shapes, dtypes or devices disagree.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> visionssm.linear_recurrence_step(torch.tensor(0.5), torch.ones(2), torch.tensor([0.0, 4.0]))
+        tensor([1., 3.])
     """
     given = {"a": a, "b": b} | ({} if state is None else {"state": state})
     _check_numbers(given)

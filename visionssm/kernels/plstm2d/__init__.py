@@ -68,6 +68,16 @@ def plstm2d(
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, or `max_block` is no power of two.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> from visionssm.kernels.plstm2d import propagation_gates
+        >>> q, k, v = torch.randn(3, 2, 7, 5, 8, 1)  # 2 heads, a grid of 7 × 5 cells, 8 channels
+        >>> cells = (2, 7, 5)
+        >>> ones = torch.ones(*cells, 1, 1)
+        >>> gates = propagation_gates(torch.rand(cells), source=ones[..., None], transition=ones, mark=ones[..., None])
+        >>> visionssm.plstm2d(q, k, v, gates).shape
+        torch.Size([2, 7, 5, 8, 1])
     """
     _check_inputs(q, k, v, gates, direct, initial_state, max_block, directions=None)
     with without_autocast(q.device.type):
@@ -114,6 +124,16 @@ def plstm2d_four_directions(
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, or `max_block` is no power of two.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> from visionssm.kernels.plstm2d import propagation_gates
+        >>> q, k, v = torch.randn(3, 2, 7, 5, 8, 1)  # 2 heads, a grid of 7 × 5 cells, 8 channels
+        >>> cells = (2, 4, 7, 5)
+        >>> ones = torch.ones(*cells, 1, 1)
+        >>> gates = propagation_gates(torch.rand(cells), source=ones[..., None], transition=ones, mark=ones[..., None])
+        >>> visionssm.plstm2d_four_directions(q, k, v, gates).shape
+        torch.Size([2, 7, 5, 8, 1])
     """
     _check_inputs(q, k, v, gates, direct, None, max_block, directions=len(FOUR_DIRECTIONS))
     with without_autocast(q.device.type):

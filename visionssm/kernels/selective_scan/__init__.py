@@ -23,6 +23,10 @@ class LowRank(NamedTuple):
     """Step sizes as a product that the kernel expands tile by tile: dt[b, l, k] = low[b, l, k] @ weight[k].
 
     The (B, L, K, Dk) step tensor, the largest of the published implementations, is then never written.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> steps = visionssm.LowRank(torch.randn(1, 49, 4, 2), torch.randn(4, 2, 16))  # of rank 2, for 16 channels
     """
 
     low: Tensor  # (B, L, K, R)
@@ -72,6 +76,15 @@ def selective_scan(
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, or `order` names a pixel outside the map.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> u = torch.randn(1, 7 * 5, 16)  # a map of 7 × 5 pixels with 16 channels
+        >>> order = visionssm.routes.ss2d(7, 5)  # four routes
+        >>> dt, a = torch.randn(1, 35, 4, 16), -torch.rand(4, 16, 2)
+        >>> b, c = torch.randn(2, 1, 35, 4, 2)
+        >>> visionssm.selective_scan(u, dt, a, b, c, order=order).shape
+        torch.Size([1, 35, 16])
     """
     low, weight = dt if isinstance(dt, LowRank) else (dt, None)
     _check_inputs(u, low, weight, a, b, c, d, dt_bias, order, initial_state)

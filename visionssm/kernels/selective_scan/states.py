@@ -33,6 +33,13 @@ def scan_states(
 
     Raises:
         ValueError: as `selective_scan`.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> u, dt = torch.randn(1, 35, 16), torch.randn(1, 35, 1, 16)
+        >>> a, b = -torch.rand(1, 16, 2), torch.randn(1, 35, 1, 2)
+        >>> visionssm.scan_states(u, dt, a, b, order=visionssm.routes.raster(7, 5)).shape
+        torch.Size([1, 1, 35, 16, 2])
     """
     if a.ndim != 3 or u.ndim != 3 or b.ndim != 4 or b.shape[2:] != (a.shape[0], a.shape[2]):
         raise ValueError(

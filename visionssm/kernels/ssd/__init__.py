@@ -58,6 +58,14 @@ def ssd(
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, or `chunk_size` is none of these.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> x, dt, a = torch.randn(1, 10, 3, 8), torch.rand(1, 10, 3), -torch.rand(3)  # 10 steps, 3 heads of 8 channels
+        >>> b, c = torch.randn(2, 1, 10, 1, 4)
+        >>> y, state = visionssm.ssd(x, dt, a, b, c, return_final_state=True)
+        >>> y.shape, state.shape
+        (torch.Size([1, 10, 3, 8]), torch.Size([1, 3, 8, 4]))
     """
     _check_inputs(x, dt, a, b, c, d, dt_bias, initial_state, chunk_size)
     backend = select_backend(x)

@@ -32,6 +32,13 @@ def non_causal_ssd(x: Tensor, m: Tensor, b: Tensor, c: Tensor, *, d: Tensor | No
 
     Raises:
         ValueError: shapes, dtypes or devices disagree.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> x, m = torch.randn(1, 35, 3, 8), torch.rand(1, 35, 3)  # 35 pixels, 3 heads of 8 channels
+        >>> b, c = torch.randn(2, 1, 35, 4)
+        >>> visionssm.non_causal_ssd(x, m, b, c).shape
+        torch.Size([1, 35, 3, 8])
     """
     _check_inputs(x, m, b, c, d)
     with without_autocast(x.device.type):
