@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, deformable, gpu, kernels, models, networks, published
+from visionssm.benchmarks import convolution, deformable, kernels, models, networks, published
+from visionssm.benchmarks.gpu import scans, stages
 from visionssm.benchmarks.timing import machine, read_rows, table, write_json
 
 
@@ -75,7 +76,13 @@ def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return gpu.run(batches=tuple(options.batches), dtypes=tuple(options.dtypes))
+    if not options.all:
+        return scans.run(batches=tuple(options.batches), dtypes=tuple(options.dtypes))
+    if not options.dry_run:
+        scans.require_gpu()
+    results = stages.run_all(options.out, minutes=options.minutes, dry_run=options.dry_run, only=options.only)
+    print(results.with_suffix(".md").read_text())
+    return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,7 +157,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"
     )
     on_gpu.add_argument("--batches", type=_positive, nargs="+", default=[1, 32], help="batch sizes (default: 1 32)")
-    on_gpu.add_argument("--dtypes", nargs="+", choices=gpu.DTYPES, default=["float32", "bfloat16"])
+    on_gpu.add_argument("--dtypes", nargs="+", choices=scans.DTYPES, default=["float32", "bfloat16"])
+    on_gpu.add_argument(
+        "--all",
+        action="store_true",
+        help="everything: correctness of all operators, scans, whole models; a results.json and a results.md",
+    )
+    on_gpu.add_argument("--minutes", type=float, default=8.0, help="for --all (default: 8)")
+    on_gpu.add_argument("--out", default="work_dirs/gpu", metavar="DIR", help="for --all (default: work_dirs/gpu)")
+    on_gpu.add_argument("--only", nargs="*", default=(), choices=stages.STAGES, help="stages of --all")
+    on_gpu.add_argument(
+        "--dry-run", action="store_true", help="--all, tiny, on the CPU in Triton's interpreter: do the stages work?"
+    )
     on_gpu.add_argument("--json", default="work_dirs/benchmark_gpu.json", help="where to write the figures")
     on_gpu.set_defaults(run=_gpu)
 

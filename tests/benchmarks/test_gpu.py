@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionssm.benchmarks import gpu
+from visionssm.benchmarks.gpu import scans as gpu
+from visionssm.benchmarks.gpu import stages
 from visionssm.benchmarks.kernels import Inputs, Shape, ours
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def test_candidate_that_runs_out_of_memory_has_no_figure() -> None:
 
 CHILD = """
 import json
-from visionssm.benchmarks import gpu
+from visionssm.benchmarks.gpu import scans as gpu
 from visionssm.benchmarks.kernels import Shape
 
 calls = []
@@ -86,3 +87,40 @@ def test_without_a_gpu_the_error_is_one_line(capsys: pytest.CaptureFixture[str])
     assert status == 2
     assert error.strip().splitlines() == [error.strip()]
     assert "no CUDA or ROCm GPU" in error
+
+
+def test_every_stage_works_in_the_interpreter_and_leaves_its_rows(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is only published for Linux")
+    main = runpy.run_path(str(ROOT / "tools" / "benchmark.py"))["main"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        patch.chdir(ROOT)
+        assert main(["gpu", "--all", "--dry-run", "--out", str(tmp_path), "--minutes", "30"]) == 0
+    written = json.loads((tmp_path / "results.json").read_text())["stages"]
+    assert list(written) == list(stages.STAGES)
+    assert {name: stage["ended"] for name, stage in written.items()} == dict.fromkeys(written, "complete")
+    assert all(stage["rows"] for stage in written.values())
+    assert [row["batch"] for row in written["scans"]["rows"]] == [1, 2]
+    assert "passed" in written["correctness"]["rows"][0]["tests"]
+    assert {path.name for path in tmp_path.glob("*.log")} == {f"{name}.log" for name in stages.STAGES}
+
+
+def test_a_stage_that_takes_too_long_keeps_its_rows_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = "import json, time; open({path!r}, 'w').write(json.dumps(dict(a=1)) + chr(10)); time.sleep({wait})"
+
+    def child(name: str, rows: Path, dry_run: bool) -> list[str]:
+        return [sys.executable, "-c", row.format(path=str(rows), wait=60 if name == "ceilings" else 0)]
+
+    monkeypatch.setattr(stages, "_child", child)
+    path = stages.run_all(tmp_path, minutes=1, dry_run=True, only=["ceilings", "scans"])
+    written = json.loads(path.read_text())["stages"]
+    assert written["ceilings"]["ended"].startswith("stopped after")
+    assert written["scans"]["ended"] == "complete"
+    assert written["ceilings"]["rows"] == written["scans"]["rows"] == [{"a": 1}]
+
+
+def test_unknown_stage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such stage"):
+        stages.run_all(tmp_path, only=["speed"])

@@ -1,4 +1,4 @@
-"""The selective scan on a GPU: ours, the published kernel where it is installed, and the definition step by step."""
+"""The selective scan on a GPU: ours, the published package where it is installed, and the definition step by step."""
 
 from __future__ import annotations
 

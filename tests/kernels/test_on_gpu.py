@@ -1,0 +1,100 @@
+"""Every operator on a GPU: the interpreter's cases, and shapes of published models against the CPU kernels.
+
+Needs no more than the checkout on PYTHONPATH. `VISIONSSM_TEST_DEVICE=cpu TRITON_INTERPRET=1` runs the same code where
+there is no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.on_device import OnDevice
+
+DEVICE = os.environ.get("VISIONSSM_TEST_DEVICE", "cuda")
+pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU")
+pytest.importorskip("triton", reason="Triton is only published for Linux")
+
+OPERATORS = ("selective_scan", "ssd", "linear_recurrence", "deformable_sum", "plstm2d")
+
+# The interpreter's cases hold 1e-6 there; hardware has approximate exponentials and divisions, and products in parts.
+TOLERANCES = {torch.float32: 2e-5, torch.complex64: 2e-5, torch.bfloat16: 1e-2, torch.float16: 5e-3}
+
+
+def _cases() -> Iterator[Any]:
+    """Every case, with the small tiles of the interpreter's tests and with those that users get."""
+    for name in OPERATORS:
+        for case_name, case in importlib.import_module(f"tests.kernels.interpreted_{name}").CASES.items():
+            tiles = {True} if getattr(case, "real_tile", True) else {False, True}
+            for real in sorted(tiles):
+                yield pytest.param(name, case_name, real, id=f"{name}-{case_name}-{'real' if real else 'small'}")
+
+
+@pytest.fixture
+def products_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`interpreted_ssd` asks for products that the interpreter knows; a GPU gets those that users get."""
+    kernels = importlib.import_module("visionssm.kernels.ssd.gpu")
+    real = kernels.precision
+
+    class Keeps(ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, real if name == "precision" else value)
+
+    if DEVICE == "cuda":
+        monkeypatch.setattr(kernels, "__class__", Keeps)
+
+
+@pytest.mark.parametrize(("operator", "case_name", "real_tile"), _cases())
+@pytest.mark.usefixtures("products_of_users")
+def test_values_and_gradients_equal_the_float64_definition(operator: str, case_name: str, real_tile: bool) -> None:
+    module = importlib.import_module(f"tests.kernels.interpreted_{operator}")
+    case = module.CASES[case_name]
+    if hasattr(case, "real_tile"):
+        case = module.CASES[case_name] = replace(case, real_tile=real_tile)  # seeds are numbers of cases
+    with OnDevice(DEVICE):
+        if operator == "plstm2d":
+            found: Any = module.errors(case, "triton")
+        else:
+            found = module.errors(case) if hasattr(module, "errors") else {"worst": module.error(case)}
+    tolerance = TOLERANCES[getattr(case, "dtype", torch.float32)]
+    assert not {name: error for name, error in found.items() if not error <= tolerance}
+
+
+def _shapes() -> list[Any]:
+    from visionssm.benchmarks.kernels import SHAPES
+
+    return [pytest.param(shape, id=shape.name.replace(" ", "_")) for shape in SHAPES]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="these shapes take the interpreter hours")
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", _shapes())
+def test_scans_of_published_models_equal_the_cpu_kernels(shape: Any, dtype: torch.dtype, batch: int) -> None:
+    here, there = (_values_and_gradients(replace(shape, batch=batch), dtype, where) for where in ("cpu", DEVICE))
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+    for name, want in here.items():
+        error = (there[name] - want).norm() / want.norm()
+        assert error <= tolerance, name
+
+
+def _values_and_gradients(shape: Any, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """In float64 on the CPU, by name."""
+    from visionssm.benchmarks.gpu.scans import inputs_on
+    from visionssm.benchmarks.kernels import ours
+
+    x = inputs_on(shape, device, dtype)
+    x.require_grad()
+    y = ours(x)
+    weights = (torch.arange(y.numel(), device=device) % 7 - 3).view_as(y).to(y.dtype) / 4
+    grads = torch.autograd.grad((y * weights).float().sum(), x.leaves())
+    names = ("y", "u", "low", "weight", "a", "b", "c", "d", "bias")
+    return {name: t.detach().double().cpu() for name, t in zip(names, (y, *grads), strict=True)}
