@@ -1,8 +1,13 @@
-"""Which tests run: heavy ones are marked `slow` and left out unless asked for, whole or a part at a time."""
+"""Which tests run, and in how many processes.
+
+Heavy tests are marked `slow` and left out unless asked for, whole or a part at a time.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import zlib
 
 import pytest
@@ -18,6 +23,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="I/N",
         help="run part I (from 0) of N equal parts of the tests marked slow, and nothing else",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before the number of cores
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `--numprocesses=auto` starts: two, but none for the tests of a single file.
+
+    Each process imports PyTorch and the package anew, which takes longer than most files of tests.
+    """
+    files = {argument.split("::")[0] for argument in config.args}
+    return 0 if len(files) == 1 and files.pop().endswith(".py") else 2
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Shorten the end of a run, which took longer than a small test."""
+    # What the imports made stays to the end: the collector, which pytest calls several times, need not visit it.
+    gc.freeze()
+    # Its last words import Hypothesis, also where no test has used it.
+    plugins = session.config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
