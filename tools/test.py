@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
 from visionssm.engine.errors import USER_ERRORS
-from visionssm.engine.launch import LAUNCHERS, evaluate, require_train_extra
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

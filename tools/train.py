@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
 from visionssm.engine.errors import USER_ERRORS
-from visionssm.engine.launch import LAUNCHERS, require_train_extra, train
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -31,8 +31,9 @@ from visionssm.kernels import (
 )
 
 if TYPE_CHECKING:
+    from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
-    from visionssm.integrations.torchvision import detection_backbone, segmentation_model
+    from visionssm.integrations.torchvision import detection_backbone
     from visionssm.prediction import load_predictor
 
 __version__ = "0.1.0"
@@ -64,7 +65,7 @@ _IMPORTED_WHEN_USED = {
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
     "load_predictor": "visionssm.prediction",
-    "segmentation_model": "visionssm.integrations.torchvision",
+    "segmentation_model": "visionssm.heads.segmentors",
 }
 
 

@@ -17,7 +17,7 @@ _size = (64, 64)
 _channels = 64
 _classes = 4
 
-_package = "visionssm.integrations.openmmlab"
+_package = "visionssm.tasks.openmmlab"
 custom_imports = dict(imports=[f"{_package}.shapes", f"{_package}.pictures"])
 
 model = dict(

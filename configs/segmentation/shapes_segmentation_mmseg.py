@@ -17,7 +17,7 @@ _size = (64, 64)
 _head = dict(num_classes=5, norm_cfg=dict(type="BN", requires_grad=True))
 _loss = dict(class_weight=[0.25, 1.0, 1.0, 1.0, 1.0])  # five of six pixels are background
 
-_package = "visionssm.integrations.openmmlab"
+_package = "visionssm.tasks.openmmlab"
 custom_imports = dict(imports=[f"{_package}.shapes", f"{_package}.pictures"])
 
 model = dict(

@@ -18,14 +18,14 @@ from visionssm.data.coco import uncompressed_rle
 from visionssm.data.errors import DatasetError
 from visionssm.data.shapes import (
     SHAPES,
-    ShapesDetection,
-    ShapesSegmentation,
     ShapesSpec,
     default_folder,
     render,
     signed_distance,
     write_shapes,
 )
+from visionssm.tasks.detection.shapes import ShapesDetection
+from visionssm.tasks.segmentation.shapes import ShapesSegmentation
 
 TINY = {"size": 32, "train": 6, "val": 3, "test": 2}
 

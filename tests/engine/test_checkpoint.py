@@ -13,6 +13,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from tests.engine.tiny import weights, write_config
+from visionssm.cli.launch import train
 from visionssm.engine.checkpoint import (
     LAST,
     build_classifier,
@@ -23,7 +24,6 @@ from visionssm.engine.checkpoint import (
     write_atomically,
 )
 from visionssm.engine.errors import CheckpointError, CheckpointWriteError
-from visionssm.engine.launch import train
 from visionssm.engine.plain import restore_histories, to_plain
 
 resource = pytest.importorskip("resource", reason="limits on file sizes stand in for a full disk; POSIX only")
@@ -121,7 +121,7 @@ class FullDiskHook(Hook):
     def before_train_epoch(self, runner):
         if runner.epoch == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-from visionssm.engine.launch import train
+from visionssm.cli.launch import train
 from visionssm.engine.errors import CheckpointWriteError
 try:
     train({str(config)!r}, work_dir={str(tmp_path)!r},

@@ -15,11 +15,11 @@ import visionssm
 import visionssm.engine.registration
 from tests.configs import CONFIGS, shipped_config, shipped_configs
 from tests.engine.tiny import logged, write_config
+from visionssm.cli.launch import prepare, train
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
 from visionssm.engine.config import check_config, check_data, load_config
 from visionssm.engine.errors import ConfigError
-from visionssm.engine.launch import prepare, train
 from visionssm.engine.optim import DecayConstructor, MixedPrecision
 from visionssm.engine.runner import VisionRunner
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.engine.processes import run_on_two_processes
 from tests.engine.tiny import logged, weights, write_config
-from visionssm.engine.launch import train
+from visionssm.cli.launch import train
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:

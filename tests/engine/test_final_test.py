@@ -10,8 +10,8 @@ import torch
 
 from tests.configs import shipped_config
 from tests.engine.tiny import logged, write_config
+from visionssm.cli.launch import evaluate, train
 from visionssm.engine.errors import ConfigError
-from visionssm.engine.launch import evaluate, train
 
 TEST = """
 test_dataloader = val_dataloader

@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 
 from tests.engine.tiny import logged, write_config
+from visionssm.cli.launch import prepare, train
 from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
 from visionssm.engine.hooks.progress import ProgressHook
-from visionssm.engine.launch import prepare, train
-from visionssm.engine.metrics import ClassificationMetric
 from visionssm.engine.runner import VisionRunner
+from visionssm.tasks.classification.metric import ClassificationMetric
 
 
 def test_bar_on_a_terminal_shows_loss_rate_throughput_and_time_left(tmp_path: Path) -> None:

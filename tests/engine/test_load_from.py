@@ -13,8 +13,8 @@ import torch
 
 from tests.engine.tiny import write_config
 from visionssm.checkpoints import CheckpointError
+from visionssm.cli.launch import evaluate, train
 from visionssm.engine.errors import USER_ERRORS
-from visionssm.engine.launch import evaluate, train
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):

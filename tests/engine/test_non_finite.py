@@ -9,9 +9,9 @@ import torch
 from mmengine.hooks import Hook
 
 from tests.engine.tiny import write_config
+from visionssm.cli.launch import prepare
 from visionssm.engine.checkpoint import load_checkpoint
 from visionssm.engine.errors import NonFiniteError
-from visionssm.engine.launch import prepare
 from visionssm.engine.runner import VisionRunner
 
 

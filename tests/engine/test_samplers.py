@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tests.engine.tiny import assert_equal_weights, write_config
+from visionssm.cli.launch import train
 from visionssm.data.seeding import Repeat, resumable
 from visionssm.engine import samplers
-from visionssm.engine.launch import train
 from visionssm.engine.samplers import RepeatedAugmentationSampler
 
 

@@ -14,9 +14,9 @@ import timm
 import torch
 
 from tests.engine.tiny import MIXUP, assert_equal_weights, logged, write_config
+from visionssm.cli.launch import evaluate, train
 from visionssm.engine.checkpoint import build_classifier, load_checkpoint
 from visionssm.engine.errors import CheckpointError, ConfigError
-from visionssm.engine.launch import evaluate, train
 
 ROOT = Path(__file__).parents[2]
 BY_ITERATION = {"default_hooks.checkpoint": {"type": "SafeCheckpointHook", "interval": 3, "by_epoch": False}}

@@ -11,7 +11,8 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import visionssm
-from visionssm.integrations.torchvision import HEADS, detection_backbone, segmentation_model
+from visionssm.heads.segmentors import HEADS, segmentation_model
+from visionssm.integrations.torchvision import detection_backbone
 
 FAMILIES = sorted({*visionssm.list_models("*_nano_test"), "mambaout_femto"} - {"plstm_nano_test"})
 SMALL: dict[str, Any] = {"min_size": 64, "max_size": 64}

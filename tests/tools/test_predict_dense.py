@@ -16,9 +16,9 @@ from PIL import Image
 from tests.engine.shapes import DETECTOR, SEGMENTOR
 from tests.tools.test_predict import predict
 from visionssm.engine.checkpoint import save_checkpoint
-from visionssm.engine.detection import TorchvisionDetector
-from visionssm.engine.segmentation import TorchvisionSegmentor
 from visionssm.prediction import Detector, Segmenter, load_classifier, load_predictor, predict_files
+from visionssm.tasks.detection.model import TorchvisionDetector
+from visionssm.tasks.segmentation.model import TorchvisionSegmentor
 
 NAMES = ["circle", "square", "triangle", "cross"]
 
@@ -134,8 +134,8 @@ def test_terminal_is_told_how_many_files_are_done(
 def test_missing_packages_are_named_with_their_extra(
     detector: Path, images: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "visionssm.engine.detection", None)
-    monkeypatch.setitem(sys.modules, "visionssm.engine.dense", None)
+    monkeypatch.setitem(sys.modules, "visionssm.tasks.detection.model", None)
+    monkeypatch.setitem(sys.modules, "visionssm.engine.adapter", None)
     assert predict([str(detector), str(images[0])]) == 2
     assert "'detection' needs visionssm.engine" in (told := capsys.readouterr().err)
     assert "pip install 'visionssm[train]'" in told

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from tests.engine.tiny import write_config
-from visionssm.engine.launch import train
+from visionssm.cli.launch import train
 
 ROOT = Path(__file__).parents[2]
 

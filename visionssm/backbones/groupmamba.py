@@ -158,7 +158,7 @@ class DistilledHead(NormClassifierHead):
     """Pool, class block, norm, and two classifiers: `fc` for the labels and `dist_fc` for a teacher's answers.
 
     The logits are the mean of the two, except while `distilled_training` and training mode are both on: then they are
-    the pair (logits, teacher logits) that `visionssm.losses.DistillationLoss` takes. The class block works on a pooled
+    the pair (logits, teacher logits) that `DistillationLoss` takes. The class block works on a pooled
     token, so an unpooled map (`pool_type=''`) skips it and is normalised only.
     """
 

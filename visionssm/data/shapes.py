@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from visionssm.data.coco import CocoInstances, uncompressed_rle
+from visionssm.data.coco import uncompressed_rle
 from visionssm.data.errors import DatasetError
-from visionssm.data.label_images import LabelledImages
 from visionssm.files import complete_or_absent
 
 VERSION = 4
@@ -321,74 +320,5 @@ def check_spec(split: str, fields: Mapping[str, int] | None) -> ShapesSpec:
         raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(ShapesSpec()))}") from error
 
 
-def _prepared(root: str | None, spec: ShapesSpec) -> Path:
+def prepared(root: str | None, spec: ShapesSpec) -> Path:
     return write_shapes(default_folder(spec) if root is None else Path(root) / spec.folder_name, spec)
-
-
-class ShapesDetection(CocoInstances):
-    """Rendered shapes with boxes and masks.
-
-    Args:
-        split: "train", "val" or "test".
-        root: folder in which the set is kept; None for the cache folder.
-        spec: fields of `ShapesSpec`.
-        transforms: see `CocoInstances`.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        root: str | None = None,
-        spec: Mapping[str, int] | None = None,
-        transforms: Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        folder = _prepared(root, check_spec(split, spec))
-        super().__init__(
-            folder,
-            annotations=f"annotations/instances_{split}.json",
-            images=f"images/{split}",
-            transforms=transforms,
-        )
-
-    @staticmethod
-    def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Nothing can be missing, as the set is made when it is first used; looks at the arguments.
-
-        Raises:
-            DatasetError: an argument is wrong.
-        """
-        check_spec(split, spec)
-
-
-class ShapesSegmentation(LabelledImages):
-    """Rendered shapes with a class number a pixel, 0 = background.
-
-    Args: as `ShapesDetection`.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        root: str | None = None,
-        spec: Mapping[str, int] | None = None,
-        transforms: Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        folder = _prepared(root, check_spec(split, spec))
-        super().__init__(
-            folder,
-            images=f"images/{split}",
-            labels=f"labels/{split}",
-            classes=[BACKGROUND, *SHAPES],
-            transforms=transforms,
-        )
-
-    @staticmethod
-    def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Nothing can be missing, as the set is made when it is first used; looks at the arguments.
-
-        Raises:
-            DatasetError: an argument is wrong.
-        """
-        check_spec(split, spec)

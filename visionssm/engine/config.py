@@ -252,7 +252,7 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
 
 
 def _check_openmmlab(scope: str, datasets: Mapping[str, Any]) -> None:
-    from visionssm.integrations.openmmlab.annotations import check_annotations
+    from visionssm.tasks.openmmlab.annotations import check_annotations
 
     importlib.import_module(f"{scope}.utils").register_all_modules(init_default_scope=False)
     checked: list[Any] = []

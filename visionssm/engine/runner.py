@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader
 
 import visionssm
 from visionssm.checkpoints import download_checkpoint
-from visionssm.data.classification import STREAMS
 from visionssm.data.seeding import random_state
 from visionssm.engine.checkpoint import find_last_checkpoint, load_checkpoint, load_strictly, save_checkpoint
 from visionssm.engine.config import check_config, check_data
@@ -35,6 +34,7 @@ from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
 from visionssm.extras import OPENMMLAB_SCOPES
+from visionssm.tasks.classification.data import STREAMS
 
 
 @RUNNERS.register_module()
@@ -156,7 +156,7 @@ class VisionRunner(Runner):
     def _describe_openmmlab(self) -> dict[str, Any] | None:
         if self.cfg.get("default_scope") not in OPENMMLAB_SCOPES:
             return None
-        from visionssm.integrations.openmmlab.prediction import checkpoint_meta
+        from visionssm.tasks.openmmlab.predictor import checkpoint_meta
 
         return checkpoint_meta(self.cfg, getattr(self.train_dataloader, "dataset", None))
 

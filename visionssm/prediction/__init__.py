@@ -6,12 +6,12 @@ rows, plain data for JSON, and a picture. `load_predictor` makes the one that a 
 
 from __future__ import annotations
 
-from visionssm.prediction.classification import Classifier, load_classifier, registered_classifier
-from visionssm.prediction.detection import Detector
+from visionssm.engine.task import Predictor, Result
 from visionssm.prediction.files import Prediction, Predictions, find_files, predict_files, write_predictions
 from visionssm.prediction.loading import TASKS, load_predictor
-from visionssm.prediction.results import Predictor, Result
-from visionssm.prediction.segmentation import Segmenter
+from visionssm.tasks.classification.predictor import Classifier, load_classifier, registered_classifier
+from visionssm.tasks.detection.predictor import Detector
+from visionssm.tasks.segmentation.predictor import Segmenter
 
 __all__ = [
     "TASKS",

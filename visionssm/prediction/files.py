@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from visionssm.data.images import UnreadableImageError, read_image
+from visionssm.engine.task import Predictor, Result
 from visionssm.files import complete_or_absent
-from visionssm.prediction.results import Predictor, Result
 
 
 @dataclass(frozen=True)

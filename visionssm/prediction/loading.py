@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from visionssm.checkpoints import CheckpointError, read_checkpoint
+from visionssm.engine.task import Predictor
 from visionssm.extras import needs_extra
-from visionssm.prediction.classification import official_classifier, task_of, trained_classifier
-from visionssm.prediction.detection import trained_detector
-from visionssm.prediction.results import Predictor
-from visionssm.prediction.segmentation import trained_segmenter
+from visionssm.tasks.classification.predictor import official_classifier, task_of, trained_classifier
+from visionssm.tasks.detection.predictor import trained_detector
+from visionssm.tasks.segmentation.predictor import trained_segmenter
 
 
 def _trained_openmmlab(checkpoint: Mapping[str, Any]) -> Any:
-    from visionssm.integrations.openmmlab.prediction import trained  # needs the openmmlab extra, only here
+    from visionssm.tasks.openmmlab.predictor import trained  # needs the openmmlab extra, only here
 
     return trained(checkpoint)
 

@@ -4,7 +4,6 @@ from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
 from visionssm.engine.hooks.corrupt import CorruptImageHook
 from visionssm.engine.hooks.figures import FiguresHook
 from visionssm.engine.hooks.final_test import FinalTestHook
-from visionssm.engine.hooks.frames import PredictedFramesHook
 from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
 
@@ -12,7 +11,6 @@ __all__ = [
     "CorruptImageHook",
     "FiguresHook",
     "FinalTestHook",
-    "PredictedFramesHook",
     "PredictionPicturesHook",
     "ProgressHook",
     "SafeCheckpointHook",

@@ -1,0 +1,83 @@
+"""torchvision's detectors on backbones of this package or of timm."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from visionssm.data.spelling import closest
+from visionssm.integrations.torchvision import detection_backbone
+
+Options = Mapping[str, Any]
+
+_ASPECT_RATIOS = (0.5, 1.0, 2.0)
+_ROI = 7
+
+
+def _anchors(sizes: Sequence[int]) -> AnchorGenerator:
+    return AnchorGenerator(tuple((size,) for size in sizes), (_ASPECT_RATIOS,) * len(sizes))
+
+
+def _faster_rcnn(backbone: Options, num_classes: int, channels: int, anchor_sizes: Sequence[int], rest: Options) -> Any:
+    return FasterRCNN(
+        detection_backbone(out_channels=channels, **backbone),
+        rpn_anchor_generator=_anchors(anchor_sizes),
+        box_head=TwoMLPHead(channels * _ROI**2, 4 * channels),
+        box_predictor=FastRCNNPredictor(4 * channels, num_classes + 1),
+        **rest,
+    )
+
+
+def _mask_rcnn(backbone: Options, num_classes: int, channels: int, anchor_sizes: Sequence[int], rest: Options) -> Any:
+    return MaskRCNN(
+        detection_backbone(out_channels=channels, **backbone),
+        rpn_anchor_generator=_anchors(anchor_sizes),
+        box_head=TwoMLPHead(channels * _ROI**2, 4 * channels),
+        box_predictor=FastRCNNPredictor(4 * channels, num_classes + 1),
+        mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
+        **rest,
+    )
+
+
+def _retinanet(backbone: Options, num_classes: int, channels: int, anchor_sizes: Sequence[int], rest: Options) -> Any:
+    scaled = tuple(tuple(int(size * 2 ** (part / 3)) for part in range(3)) for size in anchor_sizes)
+    body = detection_backbone(
+        out_channels=channels,
+        out_indices=(1, 2, 3),
+        extra_blocks=LastLevelP6P7(channels, channels),
+        **backbone,
+    )
+    anchors = AnchorGenerator(scaled, (_ASPECT_RATIOS,) * len(scaled))
+    return RetinaNet(body, num_classes + 1, anchor_generator=anchors, **rest)
+
+
+DETECTORS: Mapping[str, Callable[[Options, int, int, Sequence[int], Options], nn.Module]] = {
+    "FasterRCNN": _faster_rcnn,
+    "MaskRCNN": _mask_rcnn,
+    "RetinaNet": _retinanet,
+}
+"""torchvision's detectors by the name of their class."""
+
+LEVELS = 5
+
+_CLASSES: Mapping[str, type] = {"FasterRCNN": FasterRCNN, "MaskRCNN": MaskRCNN, "RetinaNet": RetinaNet}
+
+
+def check_options(architecture: str, options: Options) -> None:
+    """torchvision's classes take any keyword and ignore those that they do not know."""
+    known = {"size_divisible", "fixed_size", *inspect.signature(_CLASSES[architecture]).parameters}
+    known -= {"self", "backbone", "num_classes", "kwargs"}
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"options: torchvision's {architecture} takes no {name!r}; closest: {closest(name, known)}"
+            )

@@ -1,0 +1,1 @@
+"""A task is a folder: its data, model, metric, predictor and pictures."""

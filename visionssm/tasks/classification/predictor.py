@@ -1,0 +1,163 @@
+"""Classifying images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from PIL import Image
+from timm import create_model, is_model
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+from torch import Tensor, nn
+
+from visionssm.checkpoints import CheckpointError, create_official, read_checkpoint
+from visionssm.drawing import with_title
+from visionssm.engine.task import Row
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The best classes of an image, best first, with their probabilities."""
+
+    best: Sequence[tuple[str, float]]
+
+    def rows(self) -> list[Row]:
+        """Rank, class, score."""
+        return [(rank, name, score) for rank, (name, score) in enumerate(self.best, start=1)]
+
+    def plain(self) -> dict[str, Any]:
+        """{"classes": [{"class": …, "score": …}]}."""
+        return {"classes": [{"class": name, "score": score} for name, score in self.best]}
+
+    def drawn(self, image: Image.Image) -> Image.Image:
+        """The image below its best class."""
+        name, score = self.best[0]
+        return with_title(image.convert("RGB"), f"{name} {score:.2f}")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in evaluation mode with all that is needed to apply it to an image.
+
+    Attributes:
+        model: (B, C, H, W) to (B, classes) scores before softmax.
+        classes: class names in the order of the scores.
+        transform: PIL image to (C, H, W).
+        image_mode: "RGB", or "L" for models of one channel.
+        top_k: classes that a result holds.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
+
+    model: nn.Module
+    classes: Sequence[str]
+    transform: Callable[[Image.Image], Tensor]
+    image_mode: Literal["RGB", "L"]
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[ClassResult]:
+        """The best classes of every image.
+
+        Raises:
+            ValueError: class names and scores differ in number.
+        """
+        place = next(self.model.parameters(), torch.empty(0)).device
+        batch = torch.stack([self.transform(image) for image in images]).to(place)
+        scores = self.model(batch).float().softmax(-1).cpu()  # (B, classes)
+        if scores.shape[-1] != len(self.classes):
+            raise ValueError(f"the model gives {scores.shape[-1]} scores for {len(self.classes)} class names")
+        best = scores.topk(min(self.top_k, scores.shape[-1]))
+        return [
+            ClassResult([(self.classes[i], value) for i, value in zip(indices, values, strict=True)])
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def load_classifier(path: str | Path, *, model_name: str | None = None) -> Classifier:
+    """Load a classifier's checkpoint that training wrote, or with `model_name` an official or bare one.
+
+    Args:
+        path: checkpoint of `tools/train.py`, which holds the model's name, classes and input; or any file that
+            `visionssm.load_official` reads.
+        model_name: registered variant, needed for files that do not say what they are. Class names are ImageNet's where
+            the class count is, else "class 0", "class 1", …
+    Raises:
+        FileNotFoundError, CheckpointError: see `visionssm.checkpoints.read_checkpoint`.
+        ValueError: the checkpoint does not say what it is and `model_name` is missing or wrong.
+    """
+    if model_name is not None:
+        return official_classifier(model_name, path)
+    checkpoint = read_checkpoint(path)
+    task = task_of(checkpoint, path)
+    if task != "classification":
+        raise CheckpointError(f"{str(path)!r} is of the task {task!r}; a classifier is needed here")
+    return trained_classifier(checkpoint)
+
+
+def task_of(checkpoint: Any, path: str | Path) -> str:
+    """Task of a checkpoint that training wrote.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    about = meta.get("visionssm") if isinstance(meta, Mapping) else None
+    if not about:
+        raise CheckpointError(
+            f"{str(path)!r} does not say which model it is of; it was not written by this package's training. Name the "
+            "model (--model NAME) for an official or bare checkpoint."
+        )
+    return str(about.get("task", "classification"))
+
+
+def official_classifier(name: str, path: str | Path) -> Classifier:
+    """A registered variant with the weights of an official or bare checkpoint."""
+    model = create_official(name, path)
+    return _classifier(model, _class_names(model), resolve_model_data_config(model))
+
+
+def trained_classifier(checkpoint: Mapping[str, Any]) -> Classifier:
+    """What training wrote, as `read_checkpoint` returned it."""
+    from visionssm.engine.checkpoint import build_classifier  # needs the train extra, only here
+
+    model, classes, trained = build_classifier(checkpoint)
+    given = {"input_size" if key == "size" else key: value for key, value in trained.items() if value is not None}
+    return _classifier(model, classes, resolve_model_data_config(model) | given)
+
+
+def registered_classifier(name: str, *, pretrained: bool = False) -> Classifier:
+    """A registered model by name: untrained, or with `pretrained` the published weights.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if not is_model(name):
+        raise ValueError(f"{name!r} is neither a file nor a registered model; see visionssm.list_models()")
+    model = create_model(name, pretrained=pretrained)
+    return _classifier(model, _class_names(model), resolve_model_data_config(model))
+
+
+def _class_names(model: nn.Module) -> list[str]:
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return [f"class {index}" for index in range(cast(int, model.num_classes))]
+    return list(ImageNetInfo(subset).label_descriptions())
+
+
+def _classifier(model: nn.Module, classes: Sequence[str], config: Mapping[str, Any]) -> Classifier:
+    channels = int(config["input_size"][0])
+    if channels not in (1, 3):
+        raise ValueError(f"image files give 1 or 3 channels, but the model takes {channels}")
+    known = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    options: dict[str, Any] = {
+        key: tuple(v) if isinstance(v := config[key], list) else v for key in known if key in config
+    }
+    transform = create_transform(**options, is_training=False)
+    return Classifier(model.eval(), classes, transform, "RGB" if channels == 3 else "L")

@@ -1,0 +1,1 @@
+"""Object detection: torchvision's detectors, COCO's format and average precision."""

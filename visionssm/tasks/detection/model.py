@@ -1,0 +1,150 @@
+"""The task of finding objects: torchvision's detectors on any backbone, with COCO's average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from visionssm.engine.adapter import check_same_model, class_names, pixels
+from visionssm.engine.errors import ConfigError
+from visionssm.heads.detectors import DETECTORS, LEVELS, Options, check_options
+from visionssm.tasks.detection.metric import plain_objects
+
+
+@MODELS.register_module()
+class TorchvisionDetector(BaseModel):
+    """A detector of torchvision on a backbone of this package or of timm, as MMEngine trains it.
+
+    Args:
+        architecture: "FasterRCNN", "MaskRCNN" (the data must have masks) or "RetinaNet".
+        name: of the backbone.
+        num_classes: without the background.
+        size: (shortest, longest) side that images are scaled to.
+        channels: of the feature pyramid and the heads (torchvision's models: 256).
+        anchor_sizes: side of the anchors in pixels, one a level of the pyramid (5), fine to coarse.
+        pretrained: start the backbone from published ImageNet weights.
+        backbone: further arguments of `detection_backbone`, for example `dict(drop_path_rate=0.1)`.
+        options: further arguments of torchvision's class, for example `dict(box_detections_per_img=20)`.
+    Raises:
+        ConfigError: an argument is unknown or wrong.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        name: str,
+        num_classes: int,
+        size: Sequence[int] = (800, 1333),
+        channels: int = 256,
+        anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
+        pretrained: bool = False,
+        backbone: Options | None = None,
+        options: Options | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        if architecture not in DETECTORS:
+            raise ConfigError(
+                f"model.architecture={architecture!r} is unknown; choose one of {', '.join(sorted(DETECTORS))}"
+            )
+        if len(size) != 2 or not 0 < size[0] <= size[1]:
+            raise ConfigError(f"model.size={size!r} must be (shortest, longest) side in pixels")
+        if len(anchor_sizes) != LEVELS:
+            raise ConfigError(f"model.anchor_sizes must be {LEVELS} numbers, one a level, got {list(anchor_sizes)}")
+        arguments: dict[str, Any] = {
+            "architecture": architecture,
+            "name": name,
+            "num_classes": num_classes,
+            "size": list(size),
+            "channels": channels,
+            "anchor_sizes": list(anchor_sizes),
+            "backbone": dict(backbone or {}),
+            "options": dict(options or {}),
+        }
+        try:
+            check_options(architecture, options or {})
+            self.model = DETECTORS[architecture](
+                {"name": name, "pretrained": pretrained, **dict(backbone or {})},
+                num_classes,
+                channels,
+                anchor_sizes,
+                {"min_size": size[0], "max_size": size[1], **dict(options or {})},
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model: {error}") from error
+        self.num_classes = num_classes
+        self._about = arguments
+
+    def init_weights(self) -> None:
+        """Do nothing: the model is initialised, or loaded, when it is made."""
+
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        targets: Mapping[str, Sequence[Tensor]] | None = None,
+        index: Sequence[int] | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """Losses or detections of a batch.
+
+        Args:
+            inputs: (3, H, W) images in [0, 1], of any sizes; they are normalised and scaled inside.
+            targets: lists of `boxes` (n, 4), `labels` (n,) from 1, `masks` (n, H, W), `crowd` (n,), one item an image.
+            index: numbers of the samples in their data set.
+            mode: MMEngine's: "loss" gives torchvision's losses, "tensor" its detections, a dict an image with `boxes`,
+                `labels`, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1]; "predict" a dict an image for
+                `DetectionMetric`.
+        """
+        images = list(inputs)
+        if mode != "loss":
+            found = self.model(images)
+            return found if mode == "tensor" else self._rows(images, found, targets, index)
+        assert targets is not None
+        wanted = ["boxes", "labels", *(["masks"] if self.needs_masks else [])]
+        if "masks" in wanted and "masks" not in targets:
+            raise ConfigError("model.architecture='MaskRCNN' needs masks, but the data set has none; use FasterRCNN")
+        given = [{name: targets[name][number] for name in wanted} for number in range(len(images))]
+        losses = self.model(images, given)
+        # MMEngine trains the sum of what is named loss
+        return {name if name.startswith("loss") else f"loss_{name}": value for name, value in losses.items()}
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is trained with masks and predicts them."""
+        return isinstance(self.model, MaskRCNN)
+
+    def _rows(self, images: Sequence[Tensor], found: Any, targets: Any, index: Any) -> list[dict[str, Any]]:
+        rows = []
+        for number, (image, objects) in enumerate(zip(images, found, strict=True)):
+            row = {
+                "index": number if index is None else int(index[number]),
+                "image": pixels(image),
+                "found": plain_objects(objects),
+            }
+            if targets is not None:
+                row["truth"] = plain_objects({name: items[number] for name, items in targets.items()})
+            rows.append(row)
+        return rows
+
+    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """What a checkpoint says of itself, in plain types, so that it can be used without its config.
+
+        Raises:
+            ConfigError: the data sets and the model disagree on the classes.
+        """
+        names = class_names(train_set, val_set, self.num_classes)
+        return {"task": "detection", "model": dict(self._about), "classes": names}
+
+    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            CheckpointError: the checkpoint says that it is of another model.
+        """
+        check_same_model(meta, path, self._about, ("architecture", "name", "num_classes", "channels"))

@@ -1,0 +1,107 @@
+"""Finding objects in images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from visionssm.drawing import class_colour, draw_objects, shown_scale
+from visionssm.engine.task import Row
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Objects found in an image, most certain first.
+
+    Attributes:
+        classes: all class names of the model.
+        numbers: (n,) class of every object, from 0.
+        scores: (n,) between 0 and 1.
+        boxes: (n, 4) left, top, right, bottom in pixels.
+        masks: (n, H, W) bool, or None.
+    """
+
+    classes: Sequence[str]
+    numbers: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    masks: np.ndarray | None
+
+    def rows(self) -> list[Row]:
+        """Class, score and box of every object."""
+        return [
+            (self.classes[number], score, *(round(x, 1) for x in box))
+            for number, score, box in zip(self.numbers, self.scores.tolist(), self.boxes.tolist(), strict=True)
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """{"objects": [{"class": …, "score": …, "box": [left, top, right, bottom], "pixels": area of the mask}]}."""
+        objects = []
+        for place, number in enumerate(self.numbers):
+            entry: dict[str, Any] = {
+                "class": self.classes[number],
+                "score": float(self.scores[place]),
+                "box": self.boxes[place].tolist(),
+            }
+            if self.masks is not None:
+                entry["pixels"] = int(self.masks[place].sum())
+            objects.append(entry)
+        return {"objects": objects}
+
+    def drawn(self, image: Image.Image) -> Image.Image:
+        """The image with boxes, names, scores and masks."""
+        names = [f"{self.classes[number]} {score:.2f}" for number, score in zip(self.numbers, self.scores, strict=True)]
+        colours = [class_colour(int(number)) for number in self.numbers]
+        return draw_objects(image, self.boxes, names, colours, self.masks, scale=shown_scale(image))
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector in evaluation mode.
+
+    Attributes:
+        model: (3, H, W) images in [0, 1] of any sizes to torchvision's detections.
+        classes: class names; the first has the number 1 in the model.
+        threshold: least score of an object that is reported.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
+    image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
+
+    model: nn.Module
+    classes: Sequence[str]
+    threshold: float = 0.5
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
+        """Objects of every image whose score reaches the threshold."""
+        place = next(self.model.parameters()).device
+        tensors = [to_dtype(to_image(image), torch.float32, scale=True).to(place) for image in images]
+        results = []
+        for found in self.model(tensors):
+            certain = found["scores"] >= self.threshold
+            masks = (found["masks"][certain, 0] > 0.5).cpu().numpy() if "masks" in found else None
+            results.append(
+                Detection(
+                    self.classes,
+                    (found["labels"][certain] - 1).cpu().numpy(),
+                    found["scores"][certain].cpu().numpy(),
+                    found["boxes"][certain].cpu().numpy(),
+                    masks,
+                )
+            )
+        return results
+
+
+def trained_detector(checkpoint: Mapping[str, Any]) -> Detector:
+    """What training wrote, as `read_checkpoint` returned it."""
+    from visionssm.engine.adapter import rebuilt  # needs the train extra, only here
+    from visionssm.tasks.detection.model import TorchvisionDetector
+
+    return Detector(*rebuilt(TorchvisionDetector, checkpoint))

@@ -1,0 +1,1 @@
+"""Semantic segmentation: torchvision's models, label images, mean intersection over union."""

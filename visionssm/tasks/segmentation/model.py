@@ -1,0 +1,167 @@
+"""The task of telling every pixel's class: torchvision's segmentation models on any backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from visionssm.engine.adapter import check_same_model, class_names, pixels
+from visionssm.engine.errors import ConfigError
+from visionssm.heads.segmentors import segmentation_model
+from visionssm.tasks.segmentation.data import IGNORED
+from visionssm.tasks.segmentation.metric import confusion_of
+
+_AUXILIARY_WEIGHT = 0.4
+
+
+@MODELS.register_module()
+class TorchvisionSegmentor(BaseModel):
+    """A segmentation model in torchvision's form on a backbone of this package or of timm, as MMEngine trains it.
+
+    Args:
+        name: of the backbone.
+        num_classes: with the background, where that is one.
+        head: "deeplab" or "fcn".
+        channels: of the fused map and within the head.
+        atrous_rates: of the "deeplab" head.
+        auxiliary: train with an auxiliary head, whose loss counts 0.4.
+        class_weights: factors of the classes' pixels in the loss, for sets in which one class, as the background,
+            covers nearly everything; None for 1 each.
+        pretrained: start the backbone from published ImageNet weights.
+        mean, std: of the images in [0, 1], which are normalised inside.
+        backbone: further arguments of `segmentation_model`, for example `dict(drop_path_rate=0.1)`.
+    Raises:
+        ConfigError: an argument is unknown or wrong.
+    """
+
+    mean: Tensor
+    std: Tensor
+    class_weights: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        head: str = "deeplab",
+        channels: int = 256,
+        atrous_rates: Sequence[int] = (12, 24, 36),
+        auxiliary: bool = False,
+        class_weights: Sequence[float] | None = None,
+        pretrained: bool = False,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        backbone: Mapping[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        arguments: dict[str, Any] = {
+            "name": name,
+            "num_classes": num_classes,
+            "head": head,
+            "channels": channels,
+            "atrous_rates": list(atrous_rates),
+            "auxiliary": auxiliary,
+        }
+        try:
+            self.model = segmentation_model(**arguments, pretrained=pretrained, **dict(backbone or {}))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model: {error}") from error
+        self.num_classes = num_classes
+        weights = [1.0] * num_classes if class_weights is None else list(class_weights)
+        if len(weights) != num_classes or not all(weight > 0 for weight in weights):
+            raise ConfigError(f"model.class_weights={weights} must be {num_classes} positive numbers, one a class")
+        self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self._about = {**arguments, "mean": list(mean), "std": list(std), "backbone": dict(backbone or {})}
+
+    def init_weights(self) -> None:
+        """Do nothing: the model is initialised, or loaded, when it is made."""
+
+    def forward(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        labels: Tensor | Sequence[Tensor] | None = None,
+        index: Tensor | Sequence[int] | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """Scores, losses or predictions of a batch.
+
+        Args:
+            inputs: (B, 3, H, W) images in [0, 1], or a list of images of one size.
+            labels: (B, H, W) class numbers; 255 is ignored.
+            index: (B,) numbers of the samples in their data set.
+            mode: MMEngine's: "tensor" gives (B, num_classes, H, W) scores, "loss" `{"loss_pixels": …}` and
+                `loss_auxiliary` if there is such a head, "predict" a dict an image for `SegmentationMetric`.
+        """
+        images = _stacked(inputs)
+        scores = self.model((images - self.mean) / self.std)
+        if mode == "tensor":
+            return scores["out"]
+        truth = None if labels is None else _stacked(labels)
+        if mode == "predict":
+            return self._rows(images, scores["out"], truth, index)
+        assert truth is not None
+        losses = {"loss_pixels": _pixel_loss(scores["out"], truth, self.class_weights)}
+        if "aux" in scores:
+            losses["loss_auxiliary"] = _AUXILIARY_WEIGHT * _pixel_loss(scores["aux"], truth, self.class_weights)
+        return losses
+
+    def _rows(self, images: Tensor, scores: Tensor, truth: Tensor | None, index: Any) -> list[dict[str, Any]]:
+        numbers = scores.argmax(1)  # (B, H, W)
+        rows = []
+        for number, (image, predicted) in enumerate(zip(images, numbers, strict=True)):
+            row = {
+                "index": number if index is None else int(index[number]),
+                "image": pixels(image),
+                "predicted": predicted.to(torch.uint8).cpu().numpy(),
+            }
+            if truth is not None:
+                row["truth"] = truth[number].to(torch.uint8).cpu().numpy()
+                row["confusion"] = confusion_of(truth[number], predicted, self.num_classes)
+            rows.append(row)
+        return rows
+
+    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """What a checkpoint says of itself, in plain types, so that it can be used without its config.
+
+        Raises:
+            ConfigError: the data sets and the model disagree on the classes.
+        """
+        names = class_names(train_set, val_set, self.num_classes)
+        return {"task": "segmentation", "model": dict(self._about), "classes": names}
+
+    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            CheckpointError: the checkpoint says that it is of another model.
+        """
+        check_same_model(meta, path, self._about, ("name", "num_classes", "head", "channels"))
+
+
+def _stacked(images: Tensor | Sequence[Tensor]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images
+    sizes = {tuple(image.shape[-2:]) for image in images}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"the images of a batch have different sizes ({', '.join(f'{w}×{h}' for h, w in sorted(sizes)[:3])}, …); "
+            "set batch_size=1, or give the data set transforms=[dict(type='Resize', size=(H, W))] or RandomCrop"
+        )
+    return torch.stack(list(images))
+
+
+def _pixel_loss(scores: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy of the labelled pixels; 0 where a batch has none."""
+    total = cross_entropy(scores, labels, class_weights, ignore_index=IGNORED, reduction="sum")
+    weight = class_weights[labels[labels != IGNORED]].sum()
+    return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)

@@ -1,0 +1,1 @@
+"""Next-frame prediction: ConvS5 models, clips, error and PSNR."""
