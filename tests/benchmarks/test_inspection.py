@@ -16,7 +16,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
-from tests.kernels.interpreted_selective_scan import CASES, INPUTS, RESULTS, Case, _cotangents, expected, make_inputs
+from tests.kernels.interpreted_selective_scan import CASES, RESULTS, Case, _cotangents, expected, make_inputs
 from visionssm.benchmarks import ptx
 from visionssm.benchmarks.inspection import (
     execute,
@@ -31,6 +31,7 @@ from visionssm.benchmarks.kernels import SHAPES, VMAMBA_T, VMAMBA_V0_T, Shape
 from visionssm.benchmarks.traffic import GPUS, ideal_scan, least_on_chip, memory_traffic, our_passes, published_passes
 from visionssm.kernels.aot import TARGETS
 from visionssm.kernels.selective_scan import gpu
+from visionssm.kernels.selective_scan.scan import Scan
 
 ROOT = Path(__file__).parents[2]
 ONE_STATE = Shape("one state", 0, 0, channels=96, d_state=1, dt_rank=6, n_routes=2)
@@ -93,14 +94,12 @@ def test_counts_of_a_part_extend_to_the_whole_shape() -> None:
 
 def _errors_of_executed_code(case: Case, target: str) -> dict[str, float]:
     inputs, order = make_inputs(case)
-    tensors: dict[str, Any] = dict(zip(INPUTS, (*inputs[:-1], order, inputs[-1]), strict=True))
-    y, final_state, states, forward = gpu.forward_launch(**tensors, merge=case.merge, save_states=True)
+    scan = Scan(*inputs[:-1], order, inputs[-1])
+    y, final_state, states, forward = gpu.forward_launch(scan, merge=case.merge, save_states=True)
     execute(forward, target)
     y = y.to(case.dtype)
     grad_y, grad_state = _cotangents(y, final_state)
-    grads, backward = gpu.backward_launch(
-        grad_y, None if case.plain else grad_state, **tensors, states=states, merge=case.merge
-    )
+    grads, backward = gpu.backward_launch(grad_y, None if case.plain else grad_state, scan, states, merge=case.merge)
     execute(backward, target)
     gradients = [None if g is None else g.mT if name == "grad_a" else g for name, g in grads.items()]
     found = dict(zip(RESULTS, (y, final_state, *gradients), strict=True))
@@ -137,10 +136,10 @@ def _scan_with(order: Tensor, target: str) -> list[Tensor]:
 
     pixels, d, n, r = 6, 8, 2, 2
     u, low, b, c = normal(1, pixels, d), normal(1, pixels, 1, r), normal(1, pixels, 1, n), normal(1, pixels, 1, n)
-    tensors = (u, low, normal(1, r, d), -normal(1, d, n).exp(), b, c, normal(1, d), normal(1, d), order, None)
-    y, final_state, states, forward = gpu.forward_launch(*tensors, merge=True, save_states=True)
+    scan = Scan(u, low, normal(1, r, d), -normal(1, d, n).exp(), b, c, normal(1, d), normal(1, d), order, None)
+    y, final_state, states, forward = gpu.forward_launch(scan, merge=True, save_states=True)
     execute(forward, target)
-    grads, backward = gpu.backward_launch(y.cos(), None, *tensors, states, merge=True)
+    grads, backward = gpu.backward_launch(y.cos(), None, scan, states, merge=True)
     execute(backward, target)
     return [y, final_state, *(g for g in grads.values() if g is not None)]
 

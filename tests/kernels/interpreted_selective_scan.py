@@ -16,9 +16,9 @@ from torch import Tensor
 
 from visionssm.kernels import routes
 from visionssm.kernels.selective_scan.reference import selective_scan_reference
+from visionssm.kernels.selective_scan.scan import Scan
 
 SMALL_TILE = (4, 8)  # crosses chunk and block borders in tiny maps, and the interpreter's scan is slow
-INPUTS = ("u", "dt", "dt_weight", "a", "b", "c", "d", "dt_bias", "order", "initial_state")
 RESULTS = ("y", "final_state", "u", "dt", "dt_weight", "a", "b", "c", "d", "dt_bias", "initial_state")
 
 
@@ -141,8 +141,7 @@ def expected(case: Case) -> dict[str, Tensor]:
     """Values and gradients of the definition in float64."""
     inputs, order = make_inputs(case)
     leaves = [None if x is None else x.double().requires_grad_() for x in inputs]
-    before = leaves[:-1]
-    y, state = selective_scan_reference(*before, order, leaves[-1], case.merge)  # type: ignore[call-arg, arg-type]
+    y, state = selective_scan_reference(Scan(*leaves[:-1], order, leaves[-1]), case.merge)  # type: ignore[arg-type]
     grad_y, grad_state = _cotangents(y, state)
     total = (y * grad_y.to(case.dtype)).sum() + (0.0 if case.plain else (state * grad_state).sum())
     given = [x for x in leaves if x is not None]
@@ -164,7 +163,7 @@ def actual(case: Case) -> dict[str, Tensor]:
     from visionssm.kernels.selective_scan import gpu
 
     real = gpu.forward_tile, gpu.backward_tile, gpu._parts
-    gpu._parts = lambda u, a, order: _in_parts(case.parts, order.shape[2], gpu.backward_tile(a.shape[2]).steps)
+    gpu._parts = lambda scan: _in_parts(case.parts, scan.n_steps, gpu.backward_tile(scan.d_state).steps)
     if not case.real_tile:
         gpu.forward_tile = gpu.backward_tile = lambda d_state: gpu.Tile(*SMALL_TILE, num_warps=1)
     try:
@@ -172,13 +171,11 @@ def actual(case: Case) -> dict[str, Tensor]:
         if case.no_pixels:
             wrong = torch.tensor([4, 2**31 - 1, -2, -(2**31), 1000], dtype=torch.int32).repeat(order.numel())
             order = torch.where(order < 0, wrong[: order.numel()].view_as(order), order)
-        before = inputs[:-1]
-        initial = inputs[-1]
-        tensors = dict(zip(INPUTS, (*before, order, initial), strict=True))
-        y, state, saved = gpu.forward(**tensors, merge=case.merge, save_states=True)
+        scan = Scan(*inputs[:-1], order, inputs[-1])
+        y, state, saved = gpu.forward(scan, merge=case.merge, save_states=True)
         grad_y, grad_state = _cotangents(y, state)
         grad_final = None if case.plain else grad_state
-        grads = gpu.backward(grad_y, grad_final, **tensors, states=saved, merge=case.merge)
+        grads = gpu.backward(grad_y, grad_final, scan, saved, merge=case.merge)
     finally:
         gpu.forward_tile, gpu.backward_tile, gpu._parts = real
     found = zip(RESULTS, (y, state, *grads), strict=True)

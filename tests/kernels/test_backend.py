@@ -6,8 +6,9 @@ import threading
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from visionssm.kernels.backend import select_backend, use_backend
+from visionssm.kernels.backend import implementation, select_backend, use_backend
 
 
 def test_inner_blocks_win_and_outer_ones_return() -> None:
@@ -47,3 +48,24 @@ def test_unknown_backend_is_named_with_the_choices() -> None:
         use_backend("cuda"),
     ):
         pass
+
+
+def test_backend_that_cannot_read_the_tensors_is_refused_by_name() -> None:
+    with (
+        FakeTensorMode(),
+        use_backend("cpu"),
+        pytest.raises(ValueError, match=r"backend='cpu' computes on tensors in main memory, not on cuda:0: move"),
+    ):
+        implementation(torch.empty(1, device="cuda:0"), "visionssm.kernels.ssd")
+
+
+@pytest.mark.parametrize("operator", ["selective_scan", "ssd", "deformable_sum", "plstm2d", "linear_recurrence"])
+def test_kernels_follow_the_chosen_backend_else_the_device(operator: str) -> None:
+    pytest.importorskip("triton", reason="Triton is only published for Linux")
+    package = f"visionssm.kernels.{operator}"
+    with FakeTensorMode():
+        on_cpu, on_gpu = torch.empty(1), torch.empty(1, device="cuda")
+    assert implementation(on_cpu, package).__name__ == f"{package}.cpu"
+    assert implementation(on_gpu, package).__name__ == f"{package}.gpu"
+    with use_backend("triton"):
+        assert implementation(on_cpu, package).__name__ == f"{package}.gpu"

@@ -18,6 +18,7 @@ from torch import Tensor
 from visionssm.kernels import LowRank, routes, selective_scan, use_backend
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK
 from visionssm.kernels.selective_scan.reference import selective_scan_reference
+from visionssm.kernels.selective_scan.scan import Scan
 
 TOLERANCE = 1e-5  # of the norm; float32 PyTorch itself is within 1e-6 on these cases
 
@@ -96,6 +97,10 @@ def _compiled(u: Tensor, dt: Tensor, weight: Tensor | None, *rest: Any, merge: b
     return y, state
 
 
+def _defined(*tensors: Any, merge: bool) -> tuple[Tensor, Tensor]:
+    return selective_scan_reference(Scan(*tensors), merge)
+
+
 def _results(scan: Callable[..., tuple[Tensor, Tensor]], case: Case, inputs: tuple[Any, ...]) -> list[Tensor]:
     """The map, the final state and the gradients of all floating-point inputs under fixed random weights."""
     leaves = [x.detach().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
@@ -120,7 +125,7 @@ def _errors(case: Case, dtype: torch.dtype = torch.float32) -> list[float]:
     """Errors of values and gradients against the reference in float64, on inputs that `dtype` holds exactly."""
     rounded = tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in _inputs(case))
     double = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in rounded)
-    found, exact = _results(_compiled, case, rounded), _results(selective_scan_reference, case, double)
+    found, exact = _results(_compiled, case, rounded), _results(_defined, case, double)
     assert found[0].dtype == dtype
     assert all(g.dtype == dtype for g in found[2:])
     return [_error(x, y) for x, y in zip(found, exact, strict=True)]
@@ -223,7 +228,7 @@ def test_extreme_steps_and_rates_match_reference(step: float, rate: float) -> No
     u, dt, weight, a, *rest = _inputs(case)
     inputs = (u, torch.full_like(dt, step), weight, torch.full_like(a, rate), *rest)
     single = tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
-    exact = _results(selective_scan_reference, case, inputs)
+    exact = _results(_defined, case, inputs)
     for x, y in zip(_results(_compiled, case, single), exact, strict=True):
         assert torch.isfinite(x).all()
         # Gradients of a step of 1e4 and a rate of −1e4 are below float32's range: an absolute floor for those.
@@ -235,7 +240,7 @@ def test_slow_decay_does_not_drift_over_a_long_sequence() -> None:
     u, dt, weight, a, *rest = _inputs(case)
     inputs = (0 * u, dt, weight, torch.full_like(a, -1e-6), *rest)
     single = tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
-    assert _error(_compiled(*single, merge=True)[1], selective_scan_reference(*inputs, merge=True)[1]) < 1e-4
+    assert _error(_compiled(*single, merge=True)[1], _defined(*inputs, merge=True)[1]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -249,7 +254,7 @@ def test_empty_inputs_give_empty_or_zero_results(images: int, pixels: int, steps
     a = -torch.rand(2, 5, 3)
     initial = torch.randn(images, 2, 1, 5, 3, requires_grad=True)
     y, state = _compiled(u, dt, None, a, b, c, None, None, order, initial, merge=True)
-    expected = selective_scan_reference(u, dt, None, a, b, c, None, None, order, initial, True)
+    expected = _defined(u, dt, None, a, b, c, None, None, order, initial, merge=True)
     torch.testing.assert_close((y, state), expected)
     (y.sum() + state.sum()).backward()
     assert u.grad is not None

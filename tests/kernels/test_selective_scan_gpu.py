@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
 from tests.kernels.interpreted_selective_scan import CASES
+from visionssm.kernels import selective_scan, use_backend
 from visionssm.kernels.aot import TARGETS, KernelLaunch, compile_for
 from visionssm.kernels.selective_scan import gpu
+from visionssm.kernels.selective_scan.scan import Scan
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,9 +106,9 @@ def test_full_rank_steps_and_given_states_compile(target: str) -> None:
     u, dt, a, b = (torch.empty(shape, dtype=torch.float16, device="meta") for shape in tensors.values())
     order = torch.empty((2, 1, 9), dtype=torch.int32, device="meta")
     state = torch.empty((1, 2, 1, 8, 3), device="meta")
-    inputs = (u, dt, None, a.float(), b, b, None, None, order, state)
-    y, final, saved, forward = gpu.forward_launch(*inputs, merge=False, save_states=True)
-    _, backward = gpu.backward_launch(y, final, *inputs, saved, merge=False)
+    scan = Scan(u, dt, None, a.float(), b, b, None, None, order, state)
+    y, final, saved, forward = gpu.forward_launch(scan, merge=False, save_states=True)
+    _, backward = gpu.backward_launch(y, final, scan, saved, merge=False)
     assert forward.compile_for(target).registers > 0
     assert backward.compile_for(target).registers > 0
 
@@ -122,12 +124,15 @@ def test_saved_tensors_are_at_most_three_maps(shape: tuple[int, int, int]) -> No
     assert total <= 3 * u.numel() * 4
 
 
+def _sized(u: torch.Tensor, a: torch.Tensor, order: torch.Tensor) -> Scan:
+    return Scan(u, u, None, a, u, u, None, None, order, None)
+
+
 def test_states_are_saved_only_between_chunks() -> None:
-    u, a = torch.empty(2, 9, 8), torch.empty(1, 8, 16)
     chunk = gpu.backward_tile(16).steps
 
     def saved(n_steps: int) -> int:
-        return gpu.states_shape(u, a, torch.empty(1, 1, n_steps))[3]
+        return gpu.states_shape(_sized(torch.empty(2, 9, 8), torch.empty(1, 8, 16), torch.empty(1, 1, n_steps)))[3]
 
     assert [saved(n) for n in (0, 1, chunk, chunk + 1, 2 * chunk, 2 * chunk + 1)] == [0, 0, 0, 1, 1, 2]
 
@@ -136,12 +141,12 @@ def test_saved_states_have_a_shape_for_symbolic_sizes() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def states(u: torch.Tensor, a: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        return u.new_empty(gpu.states_shape(u, a, order))
+        return u.new_empty(gpu.states_shape(_sized(u, a, order)))
 
     sizes = torch.empty(2, 200, 8), torch.empty(2, 8, 16), torch.empty(2, 3, 200)
     traced = make_fx(states, tracing_mode="symbolic")(*sizes)
     other = torch.empty(3, 500, 6), torch.empty(4, 6, 16), torch.empty(4, 2, 500)
-    assert traced(*other).shape == gpu.states_shape(*other)
+    assert traced(*other).shape == gpu.states_shape(_sized(*other))
 
 
 def test_backward_chunks_are_whole_forward_chunks() -> None:
@@ -152,3 +157,13 @@ def test_backward_chunks_are_whole_forward_chunks() -> None:
 def test_unknown_target_is_named() -> None:
     with pytest.raises(ValueError, match=r"target='sm75'.*sm80"):
         compile_for(None, {}, {}, "sm75", 1)
+
+
+def test_states_saved_by_another_backend_are_refused() -> None:
+    steps = 4 * gpu.backward_tile(16).steps
+    u, dt = torch.randn(1, steps, 8, requires_grad=True), torch.randn(1, steps, 1, 8)
+    b, order = torch.randn(1, steps, 1, 16), torch.arange(steps, dtype=torch.int32).view(1, 1, steps)
+    y = selective_scan(u, dt, -torch.rand(1, 8, 16), b, b, order=order)
+    assert isinstance(y, torch.Tensor)
+    with use_backend("triton"), pytest.raises(RuntimeError, match="run forward and backward pass on the same backend"):
+        y.sum().backward()

@@ -37,6 +37,7 @@ from visionssm.benchmarks.traffic import (
 )
 from visionssm.files import complete_or_absent
 from visionssm.kernels.aot import TARGETS, KernelLaunch
+from visionssm.kernels.selective_scan.scan import Scan
 
 Row = dict[str, Any]
 EXECUTED_ON = "sm90"
@@ -150,9 +151,8 @@ def forward_example(shape: Shape, steps: int, dtype: torch.dtype) -> KernelLaunc
     low, b, c = (normal(batch, steps, k, width).to(dtype) for width in (r, n, n))
     order = torch.stack([torch.randperm(steps, generator=generator) for _ in range(k)])[:, None].int()
     skip, bias = normal(k, d), normal(k, d)
-    *_, launch = gpu.forward_launch(
-        u, low, normal(k, r, d), -normal(k, d, n).exp(), b, c, skip, bias, order, None, merge=True, save_states=True
-    )
+    scan = Scan(u, low, normal(k, r, d), -normal(k, d, n).exp(), b, c, skip, bias, order, None)
+    *_, launch = gpu.forward_launch(scan, merge=True, save_states=True)
     return launch
 
 

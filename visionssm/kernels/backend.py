@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -80,3 +82,20 @@ def select_backend(x: Tensor) -> str:
     if x.device.type == "cuda" and _has_triton:
         return "triton"
     return "reference"
+
+
+def implementation(x: Tensor, package: str | None) -> ModuleType:
+    """The module with the compiled kernels of an operator for `x`: `gpu` (Triton) or `cpu` of its package.
+
+    Args:
+        x: an input of the operator.
+        package: of the operator, `visionssm.kernels.…`.
+
+    Raises:
+        ValueError: the backend that was asked for cannot read the memory that holds `x`.
+    """
+    chosen, device = select_backend(x), x.device.type
+    if chosen == "cpu" and device not in ("cpu", "meta"):
+        raise ValueError(f"backend='cpu' computes on tensors in main memory, not on {x.device}: move them with .cpu()")
+    on_gpu = chosen == "triton" or device == "cuda"  # backward passes may run outside the block that chose another one
+    return importlib.import_module(f"{package}.{'gpu' if on_gpu else 'cpu'}")

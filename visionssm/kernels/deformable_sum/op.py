@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import backend
+from visionssm.kernels.backend import implementation
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define("deformable_sum(Tensor value, Tensor offset, Tensor mask, float scale) -> Tensor")
@@ -25,19 +25,8 @@ def deformable_sum_op(value: Tensor, offset: Tensor, mask: Tensor, scale: float)
     return torch.ops.visionssm.deformable_sum(value, offset, mask, scale)
 
 
-def _implementation(x: Tensor) -> Any:
-    """The module that runs the operator: `gpu` or `cpu`, both with `forward` and `backward`."""
-    if backend.select_backend(x) == "triton" or x.device.type == "cuda":
-        from visionssm.kernels.deformable_sum import gpu
-
-        return gpu
-    from visionssm.kernels.deformable_sum import cpu
-
-    return cpu
-
-
 def _forward(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
-    return _implementation(value).forward(value, offset, mask, scale=scale)
+    return implementation(value, __package__).forward(value, offset, mask, scale=scale)
 
 
 def _forward_fake(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -47,7 +36,7 @@ def _forward_fake(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> 
 def _backward(
     grad_y: Tensor, value: Tensor, offset: Tensor, mask: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _implementation(value).backward(grad_y, value, offset, mask, scale=scale)
+    return implementation(value, __package__).backward(grad_y, value, offset, mask, scale=scale)
 
 
 def _backward_fake(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import backend
+from visionssm.kernels.backend import implementation
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define("linear_recurrence(Tensor a, Tensor b, Tensor? state, bool reverse, bool adjoint) -> Tensor")
@@ -28,20 +28,9 @@ def linear_recurrence_op(a: Tensor, b: Tensor, state: Tensor | None, reverse: bo
     return torch.ops.visionssm.linear_recurrence(a, b, state, reverse, False)
 
 
-def _implementation(x: Tensor) -> Any:
-    """The module that runs the operator: `gpu` or `cpu`."""
-    if backend.select_backend(x) == "triton" or x.device.type == "cuda":
-        from visionssm.kernels.linear_recurrence import gpu
-
-        return gpu
-    from visionssm.kernels.linear_recurrence import cpu
-
-    return cpu
-
-
 def _states(a: Tensor, b: Tensor, state: Tensor | None, reverse: bool, adjoint: bool) -> Tensor:
     """With `adjoint`, the factor of a step is the conjugate of that at the step visited before it; no state then."""
-    return _implementation(b).states(a, b, state, reverse=reverse, adjoint=adjoint)
+    return implementation(b, __package__).states(a, b, state, reverse=reverse, adjoint=adjoint)
 
 
 def _states_fake(a: Tensor, b: Tensor, state: Tensor | None, reverse: bool, adjoint: bool) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import backend
+from visionssm.kernels.backend import implementation
 
 _GATES = (
     "Tensor source_r, Tensor source_d, Tensor transition_rl, Tensor transition_du, Tensor mark_l, Tensor mark_u,"
@@ -26,21 +26,10 @@ _library.define(
 )
 
 
-def _implementation(x: Tensor) -> Any:
-    """The module that runs the operator: `gpu` or `cpu`, both with `forward` and `backward`."""
-    if backend.select_backend(x) == "triton" or x.device.type == "cuda":
-        from visionssm.kernels.plstm2d import gpu
-
-        return gpu
-    from visionssm.kernels.plstm2d import cpu
-
-    return cpu
-
-
 def _forward(*inputs: Tensor | None) -> Tensor:
     *gates, direct = inputs
     assert gates[0] is not None
-    weights: Tensor = _implementation(gates[0]).forward(tuple(gates), direct)
+    weights: Tensor = implementation(gates[0], __package__).forward(tuple(gates), direct)
     return weights
 
 
@@ -52,7 +41,7 @@ def _forward_fake(*inputs: Tensor | None) -> Tensor:
 
 
 def _backward(grad_weights: Tensor, *gates: Tensor | None) -> tuple[Tensor, ...]:
-    grads = _implementation(grad_weights).backward(grad_weights, gates)
+    grads = implementation(grad_weights, __package__).backward(grad_weights, gates)
     return tuple(grad_weights.new_empty(0) if g is None else g for g in grads)
 
 

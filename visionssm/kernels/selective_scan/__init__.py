@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_order, check_same_device, check_shape
-from visionssm.kernels.selective_scan import op as _op  # noqa: F401  (registers the operator)
 from visionssm.kernels.selective_scan.export import exportable_steps
+from visionssm.kernels.selective_scan.op import selective_scan_op
 from visionssm.kernels.selective_scan.reference import selective_scan_reference, step_by_step
+from visionssm.kernels.selective_scan.scan import Scan
 
 __all__ = ["LowRank", "selective_scan"]
 
@@ -87,66 +87,50 @@ def selective_scan(
         torch.Size([1, 35, 16])
     """
     low, weight = dt if isinstance(dt, LowRank) else (dt, None)
-    _check_inputs(u, low, weight, a, b, c, d, dt_bias, order, initial_state)
+    scan = Scan(u, low, weight, a, b, c, d, dt_bias, order, initial_state)
+    _check_inputs(scan)
     backend = select_backend(u)
     if backend in ("reference", "export"):
         recurrence = exportable_steps if backend == "export" else step_by_step
         with without_autocast(u.device.type):  # which would round the product of low-rank steps
-            y, state = selective_scan_reference(
-                u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge, recurrence
-            )
+            y, state = selective_scan_reference(scan, merge, recurrence)
     else:
-        tensors = (u, low, weight, a, b, c, d, dt_bias, initial_state)
-        save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        y, state, _ = torch.ops.visionssm.selective_scan(
-            u, low, weight, a, b, c, d, dt_bias, order, initial_state, merge, save_states
-        )
+        y, state = selective_scan_op(scan, merge)
     return (y, state) if return_final_state else y
 
 
-def _check_inputs(
-    u: Tensor,
-    dt: Tensor,
-    weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-) -> None:
-    names = ("u", "dt", "dt.weight", "a", "b", "c", "d", "dt_bias", "initial_state")
-    given = dict(zip(names, (u, dt, weight, a, b, c, d, dt_bias, initial_state), strict=True))
-    tensors = {name: x for name, x in given.items() if x is not None}
-    check_floating(tensors)
-    check_same_device({**tensors, "order": order})
+def _check_inputs(scan: Scan) -> None:
+    shown = {"skip": "d", "dt_weight": "dt.weight", "dt": "dt" if scan.dt_weight is None else "dt.low"}
+    tensors = {shown.get(name, name): x for name, x in scan._asdict().items() if x is not None}
+    check_same_device(tensors)
+    check_floating({name: x for name, x in tensors.items() if name != "order"})
 
-    check_shape("u", u, ("B", "L", "D"))
-    check_shape("a", a, ("K", "Dk", "N"))
-    check_shape("order", order, ("K", "S", "T"))
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
+    check_shape("u", scan.u, ("B", "L", "D"))
+    check_shape("a", scan.a, ("K", "Dk", "N"))
+    check_shape("order", scan.order, ("K", "S", "T"))
+    channels, n_routes, route_channels = scan.channels, scan.n_routes, scan.route_channels
     if route_channels != channels and n_routes * route_channels != channels:
         raise ValueError(
             f"a has {route_channels} channels a route and u has {channels}: give {channels} (every route scans every"
             f" channel) or u's channels divided by the {n_routes} routes"
         )
-    if not 1 <= d_state <= MAX_STATE:
-        raise ValueError(f"a has a state of N={d_state}; the scan takes 1 to {MAX_STATE}")
-    sizes = {"B": batch, "L": pixels, "K": n_routes, "Dk": route_channels, "N": d_state, "S": order.shape[1]}
-    if weight is None:
+    if not 1 <= scan.d_state <= MAX_STATE:
+        raise ValueError(f"a has a state of N={scan.d_state}; the scan takes 1 to {MAX_STATE}")
+    sizes = {"B": scan.batch, "L": scan.pixels, "K": n_routes, "Dk": route_channels, "N": scan.d_state}
+    sizes["S"] = scan.n_sequences
+    dt = scan.dt
+    if scan.dt_weight is None:
         check_shape("dt", dt, ("B", "L", "K", "Dk"), sizes)
     else:
         check_shape("dt.low", dt, ("B", "L", "K", "R"), sizes)
-        check_shape("dt.weight", weight, ("K", "R", "Dk"), {**sizes, "R": dt.shape[-1]})
-    check_shape("b", b, ("B", "L", "K", "N"), sizes)
-    check_shape("c", c, ("B", "L", "K", "N"), sizes)
-    check_shape("order", order, ("K", "S", "T"), sizes)
-    if d is not None:
-        check_shape("d", d, ("K", "Dk"), sizes)
-    if dt_bias is not None:
-        check_shape("dt_bias", dt_bias, ("K", "Dk"), sizes)
-    if initial_state is not None:
-        check_shape("initial_state", initial_state, ("B", "K", "S", "Dk", "N"), sizes)
-    check_order(order, pixels)
+        check_shape("dt.weight", scan.dt_weight, ("K", "R", "Dk"), {**sizes, "R": dt.shape[-1]})
+    check_shape("b", scan.b, ("B", "L", "K", "N"), sizes)
+    check_shape("c", scan.c, ("B", "L", "K", "N"), sizes)
+    check_shape("order", scan.order, ("K", "S", "T"), sizes)
+    if scan.skip is not None:
+        check_shape("d", scan.skip, ("K", "Dk"), sizes)
+    if scan.dt_bias is not None:
+        check_shape("dt_bias", scan.dt_bias, ("K", "Dk"), sizes)
+    if scan.initial_state is not None:
+        check_shape("initial_state", scan.initial_state, ("B", "K", "S", "Dk", "N"), sizes)
+    check_order(scan.order, scan.pixels)

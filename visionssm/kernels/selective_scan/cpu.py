@@ -19,6 +19,7 @@ from visionssm.kernels.cpu_math import LANES
 from visionssm.kernels.layout import address, address_and_strides, packed, with_unit_stride
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
+from visionssm.kernels.selective_scan.scan import Scan
 
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
 _BACKWARD_TILE_FLOATS = 160 * 1024  # what a backward tile keeps of a chunk: part of a second-level cache
@@ -26,100 +27,58 @@ _MAX_TILE = 128
 _MAX_SUMS_FLOATS = 1 << 20  # part of a last-level cache
 
 
-def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[Any, ...]:
+def states_shape(scan: Scan) -> tuple[Any, ...]:
     """Shape of the states saved for the backward pass: one at the end of every whole chunk of each sequence."""
-    n_routes, route_channels, d_state = a.shape
-    n_sequences, n_steps = order.shape[1:]
-    return (u.shape[0], n_routes, n_sequences, n_steps // CHUNK, d_state, route_channels)
+    chunks = scan.n_steps // CHUNK
+    return (scan.batch, scan.n_routes, scan.n_sequences, chunks, scan.d_state, scan.route_channels)
 
 
-def forward(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    *,
-    merge: bool,
-    save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The map, the final state and (if `save_states`, else empty) the states that `backward` starts from.
+def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The map, the final state and (if `save_states`, else empty) the states that `backward` starts from."""
+    dtype = scan.u.dtype
+    check_order(scan.order, scan.pixels)  # compiled graphs come here without it, and the kernels trust the table
+    scan = _as_kernels_read(scan)
+    d_state, rank, route_channels = scan.d_state, scan.rank, scan.route_channels
 
-    Shapes are those of `visionssm.kernels.selective_scan`.
-    """
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    n_sequences, n_steps = order.shape[1:]
-    dtype = u.dtype
-    (u,), (dt, b, c) = _in_one_format(u), _in_one_format(dt, b, c)
-    weight, a, d, bias, initial = (packed(x) for x in (dt_weight, a, d, dt_bias, initial_state))
-    check_order(order, pixels)  # compiled graphs come here without it, and the kernels trust the table
-    order = _packed_order(order)
+    y = torch.empty(scan.y_shape(merge), dtype=scan.u.dtype)
+    final = torch.empty(scan.state_shape)
+    states = torch.empty(states_shape(scan) if save_states else (0,))
 
-    y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
-    y = torch.empty(y_shape, dtype=u.dtype)
-    final = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
-    states = torch.empty(states_shape(u, a, order) if save_states else (0,))
-
-    rank = 0 if weight is None else weight.shape[1]
     floats_a_channel = 2 * d_state + rank + 3 * PANEL
     limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
-    tile = _even_tile(route_channels, batch, limit, torch.get_num_threads())
-    tasks = batch * math.ceil(route_channels / tile)
-    apart = _sums_apart(u, a, tasks > batch, pixels * tile)
+    tile = _even_tile(route_channels, scan.batch, limit, torch.get_num_threads())
+    tasks = scan.batch * math.ceil(route_channels / tile)
+    apart = _sums_apart(scan, tasks > scan.batch, scan.pixels * tile)
     threads.run_kernel(
         scan_forward,
         tasks,
-        forward_scratch(tile, d_state, rank, pixels if apart else 0),
+        forward_scratch(tile, d_state, rank, scan.pixels if apart else 0),
         (
-            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype], apart),
-            *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
-            *_map_strides(u, route_channels, n_routes),
-            *address_and_strides(dt),
-            *address_and_strides(b),
-            *address_and_strides(c),
-            *_map_strides(y, route_channels, n_routes),
-            *(address(x) for x in (weight, a, d, bias, initial)),
-            final.data_ptr(),
-            states.data_ptr() if states.numel() else 0,
+            *(tile, FORMATS[scan.u.dtype], FORMATS[scan.dt.dtype], apart),
+            *_sizes(scan),
+            *_map_strides(scan.u, scan),
+            *address_and_strides(scan.dt),
+            *address_and_strides(scan.b),
+            *address_and_strides(scan.c),
+            *_map_strides(y, scan),
+            *_parameters(scan),
+            *(address(x) for x in (final, states)),
         ),
     )
     return y.to(dtype), final, states
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    states: Tensor,
-    *,
-    merge: bool,
+    grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, states: Tensor, *, merge: bool
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, dt, dt_weight, a, b, c, d, dt_bias and initial_state; None for an input that is None."""
-    inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    n_sequences, n_steps = order.shape[1:]
-    (u, grad_y), (dt, b, c) = _in_one_format(u, grad_y), _in_one_format(dt, b, c)
-    weight, a, d, bias, initial, grad_final, states = (
-        packed(x) for x in (dt_weight, a, d, dt_bias, initial_state, grad_final_state, states)
-    )
-    order = _packed_order(order)
-    rank = 0 if weight is None else weight.shape[1]
+    """Gradients of `scan.differentiable()`; None for an input that is None."""
+    del merge  # grad_y's shape says it
+    inputs = scan.differentiable()
+    scan = _as_kernels_read(scan, grad_y)
+    (grad_y,) = _in_format(scan.u.dtype, grad_y)
+    grad_final, states = packed(grad_final_state), packed(states)
+    batch, pixels, n_routes, route_channels = scan.batch, scan.pixels, scan.n_routes, scan.route_channels
+    d_state, rank = scan.d_state, scan.rank
 
     # A task is a group of images and a range of channels. Sums over channels are kept a range, those over images a
     # group; both are added up below, in an order that does not depend on which thread ran what.
@@ -132,33 +91,34 @@ def backward(
     tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
     tile = min(range_size, _MAX_TILE, tile_limit)
 
-    grad_u = torch.empty(batch, pixels, channels, dtype=u.dtype)
+    grad_u = torch.empty(scan.u.shape, dtype=scan.u.dtype)
     grad_dt = torch.empty(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
     grad_b = torch.empty(ranges, batch, pixels, n_routes, d_state)
     grad_c = torch.empty_like(grad_b)
     grad_a = torch.empty(groups, n_routes, d_state, route_channels)
     grad_weight = torch.empty(groups, n_routes, rank, route_channels)
-    grad_d = torch.empty(groups, n_routes, route_channels)
-    grad_bias = torch.empty_like(grad_d)
-    grad_initial = torch.empty(batch, n_routes, n_sequences, route_channels, d_state)
+    grad_skip = torch.empty(groups, n_routes, route_channels)
+    grad_bias = torch.empty_like(grad_skip)
+    grad_initial = torch.empty(scan.state_shape)
     largest_group = math.ceil(batch / groups) if groups else 0
-    apart = _sums_apart(u, a, ranges > 1, largest_group * pixels * tile)
+    apart = _sums_apart(scan, ranges > 1, largest_group * pixels * tile)
     threads.run_kernel(
         scan_backward,
         groups * ranges,
         backward_scratch(tile, d_state, rank, largest_group * pixels if apart else 0),
         (
-            *(tile, FORMATS[u.dtype], FORMATS[dt.dtype], apart),
+            *(tile, FORMATS[scan.u.dtype], FORMATS[scan.dt.dtype], apart),
             *(batch, groups, range_size),
-            *(pixels, n_routes, n_sequences, n_steps, route_channels, d_state, rank, order.data_ptr()),
-            *_map_strides(u, route_channels, n_routes),
-            *address_and_strides(dt),
-            *address_and_strides(b),
-            *address_and_strides(c),
-            *_map_strides(grad_y, route_channels, n_routes),
-            *_map_strides(grad_u, route_channels, n_routes),
-            *(address(x) for x in (weight, a, d, bias, initial, states, grad_final)),
-            *(x.data_ptr() for x in (grad_dt, grad_b, grad_c, grad_a, grad_weight, grad_d, grad_bias, grad_initial)),
+            *_sizes(scan),
+            *_map_strides(scan.u, scan),
+            *address_and_strides(scan.dt),
+            *address_and_strides(scan.b),
+            *address_and_strides(scan.c),
+            *_map_strides(grad_y, scan),
+            *_map_strides(grad_u, scan),
+            *_parameters(scan),
+            *(address(x) for x in (states, grad_final)),
+            *(x.data_ptr() for x in (grad_dt, grad_b, grad_c, grad_a, grad_weight, grad_skip, grad_bias, grad_initial)),
         ),
     )
     results = (
@@ -168,24 +128,57 @@ def backward(
         _sum_of_parts(grad_a).mT,
         _sum_of_parts(grad_b),
         _sum_of_parts(grad_c),
-        _sum_of_parts(grad_d),
+        _sum_of_parts(grad_skip),
         _sum_of_parts(grad_bias),
         grad_initial,
     )
-    return tuple(
-        None if x is None or g is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, results, strict=True)
+    return tuple(None if x is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, results, strict=True))
+
+
+def _as_kernels_read(scan: Scan, *other_maps: Tensor) -> Scan:
+    """Maps and vectors in one format each, parameters packed in float32, the table packed in int32.
+
+    Args:
+        scan: as the caller gave it.
+        other_maps: that have to be in the format of the map `u` too.
+    """
+    maps, vectors = _format_of(scan.u, *other_maps), _format_of(scan.dt, scan.b, scan.c)
+    (u,), (dt, b, c) = _in_format(maps, scan.u), _in_format(vectors, scan.dt, scan.b, scan.c)
+    return Scan(
+        u=u,
+        dt=dt,
+        dt_weight=packed(scan.dt_weight),
+        a=packed(scan.a),
+        b=b,
+        c=c,
+        skip=packed(scan.skip),
+        dt_bias=packed(scan.dt_bias),
+        order=scan.order.to(torch.int32).contiguous(),
+        initial_state=packed(scan.initial_state),
     )
 
 
-def _in_one_format(*maps: Tensor) -> tuple[Tensor, ...]:
-    """The maps as the kernels read them: in one format, with neighbouring channels; views where that is so already."""
+def _format_of(*maps: Tensor) -> torch.dtype:
+    """The format in which the kernels read these maps: their own if it is one, else float32."""
     dtype = maps[0].dtype
-    if not readable(dtype) or any(x.dtype != dtype for x in maps):
-        dtype = torch.float32
+    return dtype if readable(dtype) and all(x.dtype == dtype for x in maps) else torch.float32
+
+
+def _in_format(dtype: torch.dtype, *maps: Tensor) -> tuple[Tensor, ...]:
+    """The maps in a format, with neighbouring channels; views where that is so already."""
     return tuple(with_unit_stride(x.to(dtype)) for x in maps)
 
 
-def _sums_apart(u: Tensor, a: Tensor, shared: bool, floats: int) -> bool:
+def _sizes(scan: Scan) -> tuple[int, ...]:
+    sizes = (scan.pixels, scan.n_routes, scan.n_sequences, scan.n_steps, scan.route_channels, scan.d_state, scan.rank)
+    return (*sizes, scan.order.data_ptr())
+
+
+def _parameters(scan: Scan) -> tuple[int, ...]:
+    return tuple(address(x) for x in (scan.dt_weight, scan.a, scan.skip, scan.dt_bias, scan.initial_state))
+
+
+def _sums_apart(scan: Scan, shared: bool, floats: int) -> bool:
     """Whether tiles sum their routes in working memory instead of in the map.
 
     Half precision and blocks that are not full ask for it. Else it is for speed, an eighth of the time: a tile's own
@@ -193,26 +186,21 @@ def _sums_apart(u: Tensor, a: Tensor, shared: bool, floats: int) -> bool:
     too large for a cache would cost more than that.
 
     Args:
-        u, a: of the scan.
+        scan: as the kernels read it.
         shared: several tasks work on one image.
         floats: that a task sums.
     """
-    n_routes, route_channels, _ = a.shape
-    for_speed = shared and n_routes > 1 and torch.get_num_threads() > 1 and floats <= _MAX_SUMS_FLOATS
-    return for_speed or u.dtype != torch.float32 or route_channels % LANES != 0
+    for_speed = shared and scan.n_routes > 1 and torch.get_num_threads() > 1 and floats <= _MAX_SUMS_FLOATS
+    return for_speed or scan.u.dtype != torch.float32 or scan.route_channels % LANES != 0
 
 
-def _packed_order(order: Tensor) -> Tensor:
-    return order.to(torch.int32).contiguous()
-
-
-def _map_strides(x: Tensor, route_channels: int, n_routes: int) -> tuple[int, int, int, int]:
+def _map_strides(x: Tensor, scan: Scan) -> tuple[int, int, int, int]:
     """Address, and strides over batch, pixels and routes, of a map (B, L, D) or of a map a route (B, K, L, Dk)."""
     if x.ndim == 4:
         batch, route, pixel, _ = x.stride()
     else:
         batch, pixel, _ = x.stride()
-        route = 0 if route_channels == x.shape[-1] else route_channels
+        route = 0 if scan.route_channels == x.shape[-1] else scan.route_channels
     return x.data_ptr(), batch, pixel, route
 
 

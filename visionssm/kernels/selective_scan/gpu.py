@@ -20,12 +20,14 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     Carried,
     Parts,
     Tile,
+    as_kernels_read,
     kernel_inputs,
     launch_of,
     map_strides,
     sizes,
     zeros,
 )
+from visionssm.kernels.selective_scan.scan import Scan
 
 FEW_STATES = 4
 
@@ -67,79 +69,46 @@ def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -
     return Parts(max(1, triton.cdiv(n_steps, steps)), steps)
 
 
-def _parts(u: Tensor, a: Tensor, order: Tensor) -> Parts:
+def _parts(scan: Scan) -> Parts:
     """`parts_for` a scan on the GPU that holds it; one part where there is none."""
-    n_routes, route_channels, d_state = a.shape
-    multiprocessors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 0
-    blocks = triton.cdiv(route_channels, forward_tile(d_state).channels)
-    return parts_for(u.shape[0] * n_routes * order.shape[1] * blocks, order.shape[2], d_state, multiprocessors)
+    on_gpu = scan.u.is_cuda
+    multiprocessors = torch.cuda.get_device_properties(scan.u.device).multi_processor_count if on_gpu else 0
+    blocks = triton.cdiv(scan.route_channels, forward_tile(scan.d_state).channels)
+    programs = scan.batch * scan.n_routes * scan.n_sequences * blocks
+    return parts_for(programs, scan.n_steps, scan.d_state, multiprocessors)
 
 
-def states_shape(u: Tensor, a: Tensor, order: Tensor) -> tuple[int, ...]:
+def states_shape(scan: Scan) -> tuple[int, ...]:
     """States saved for the backward pass: one between every two of its chunks, (B, K, S, chunks − 1, N, Dk)."""
-    n_routes, route_channels, d_state = a.shape
-    steps = backward_tile(d_state).steps
-    n_sequences, n_steps = order.shape[1:]
-    between = torch.sym_max((n_steps + steps - 1) // steps - 1, 0)
-    return (u.shape[0], n_routes, n_sequences, between, d_state, route_channels)  # type: ignore[return-value]
+    steps = backward_tile(scan.d_state).steps
+    between = torch.sym_max((scan.n_steps + steps - 1) // steps - 1, 0)
+    return (scan.batch, scan.n_routes, scan.n_sequences, between, scan.d_state, scan.route_channels)  # type: ignore[return-value]
 
 
-def forward(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    *,
-    merge: bool,
-    save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Map, final state and saved states (empty unless `save_states`); shapes as in `reference.py`."""
-    tensors = (u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
-    parts = _parts(u, a, order)
-    carried = carried_states(*tensors, parts=parts) if parts.count > 1 else None
+    scan, parts = as_kernels_read(scan), _parts(scan)
+    carried = carried_states(scan, parts=parts) if parts.count > 1 else None
     if carried is not None:
         carried.run()
     y, final_state, states, launch = forward_launch(
-        *tensors, merge=merge, save_states=save_states, parts=parts, carried=carried
+        scan, merge=merge, save_states=save_states, parts=parts, carried=carried
     )
     launch.run()
-    return y.to(u.dtype), final_state, states
+    return y.to(scan.u.dtype), final_state, states
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    states: Tensor,
-    *,
-    merge: bool,
+    grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, states: Tensor, *, merge: bool
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, dt, dt_weight, a, b, c, d, dt_bias and initial_state; None where the input is None."""
-    tensors = (u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
-    parts = _parts(u, a, order)
-    carried = carried_flows(grad_y, grad_final_state, *tensors, parts=parts) if parts.count > 1 else None
+    """Gradients of `scan.differentiable()`; None where the input is None."""
+    inputs = scan.differentiable()
+    scan, parts = as_kernels_read(scan), _parts(scan)
+    carried = carried_flows(grad_y, grad_final_state, scan, parts=parts) if parts.count > 1 else None
     if carried is not None:
         carried.run()
-    grads, launch = backward_launch(
-        grad_y, grad_final_state, *tensors, states, merge=merge, parts=parts, carried=carried
-    )
+    grads, launch = backward_launch(grad_y, grad_final_state, scan, states, merge=merge, parts=parts, carried=carried)
     launch.run()
-    inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
     results: list[Tensor | None] = []
     for (name, grad), x in zip(grads.items(), inputs, strict=True):
         if grad is None or x is None:
@@ -150,16 +119,7 @@ def backward(
 
 
 def forward_launch(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
+    scan: Scan,
     *,
     merge: bool,
     save_states: bool,
@@ -170,14 +130,12 @@ def forward_launch(
 
     With several `parts`, `carried` holds the states that enter them (see `carried_states`).
     """
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
-    y = u.new_zeros(y_shape, dtype=torch.float32)
-    final_state = carried.leaves if carried else _new_state(u, a, order)
-    states = u.new_empty(states_shape(u, a, order) if save_states else (0,), dtype=torch.float32)
-    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
-    parts = parts or Parts(1, _whole(order, d_state))
+    scan = as_kernels_read(scan)
+    y = scan.u.new_zeros(scan.y_shape(merge), dtype=torch.float32)
+    final_state = carried.leaves if carried else _new_state(scan)
+    states = scan.u.new_empty(states_shape(scan) if save_states else (0,), dtype=torch.float32)
+    inputs, strides = kernel_inputs(scan)
+    parts = parts or Parts(1, _whole(scan))
     arguments: Arguments = {
         **inputs,
         "carried": carried.enters if carried else None,
@@ -186,33 +144,19 @@ def forward_launch(
         "states": states if save_states else None,
         "deltas": None,
         **strides,
-        **map_strides(y, a),
-        **sizes(u, order, parts),
+        **map_strides(y, scan),
+        **sizes(scan, parts),
     }
-    tile = forward_tile(d_state)
-    only_here = {"SAVED_APART": backward_tile(d_state).steps}
-    launch = launch_of(gpu_kernels.selective_scan_forward, tile, arguments, only_here, u, dt, dt_weight, a, order)
+    only_here = {"SAVED_APART": backward_tile(scan.d_state).steps}
+    launch = launch_of(gpu_kernels.selective_scan_forward, forward_tile(scan.d_state), arguments, only_here, scan)
     return y, final_state, states, launch
 
 
-def carried_states(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    *,
-    parts: Parts,
-) -> Carried:
+def carried_states(scan: Scan, *, parts: Parts) -> Carried:
     """The states that enter the parts of every sequence, and the final states."""
-    del d
-    ends, deltas = _part_tensors(u, a, order, parts)
-    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, None, dt_bias, order, None)
+    scan = as_kernels_read(scan)
+    ends, deltas = _part_tensors(scan, parts)
+    inputs, strides = kernel_inputs(scan._replace(skip=None, initial_state=None))
     arguments: Arguments = {
         **inputs,
         "c": None,
@@ -223,34 +167,18 @@ def carried_states(
         "deltas": deltas,
         **strides,
         **dict.fromkeys(("y_batch", "y_route", "y_pixel"), 0),
-        **sizes(u, order, parts),
+        **sizes(scan, parts),
     }
-    tile = forward_tile(a.shape[2])
-    only_here = {"SAVED_APART": backward_tile(a.shape[2]).steps}
-    first = launch_of(gpu_kernels.selective_scan_forward, tile, arguments, only_here, u, dt, dt_weight, a, order)
-    return _carry_over(first, initial_state, ends, deltas, u, a, order, backwards=False)
+    only_here = {"SAVED_APART": backward_tile(scan.d_state).steps}
+    first = launch_of(gpu_kernels.selective_scan_forward, forward_tile(scan.d_state), arguments, only_here, scan)
+    return _carry_over(first, scan.initial_state, ends, deltas, scan, backwards=False)
 
 
-def carried_flows(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    *,
-    parts: Parts,
-) -> Carried:
+def carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, *, parts: Parts) -> Carried:
     """The gradients that flow into the last states of the parts, and those that reach the initial states."""
-    del d, initial_state
-    flows, deltas = _part_tensors(u, a, order, parts)
-    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, None, dt_bias, order, None)
+    scan = as_kernels_read(scan)
+    flows, deltas = _part_tensors(scan, parts)
+    inputs, strides = kernel_inputs(scan)
     grad_y = with_unit_stride(grad_y)
     needed = ("dt", "dt_weight", "a", "c", "dt_bias", "order")
     arguments: Arguments = {
@@ -259,48 +187,36 @@ def carried_flows(
         "flows": flows,
         "deltas": deltas,
         **{name: stride for name, stride in strides.items() if name.startswith(("dt_", "c_"))},
-        **map_strides(grad_y, a),
-        **sizes(u, order, parts),
+        **map_strides(grad_y, scan),
+        **sizes(scan, parts),
     }
-    tile = backward_tile(a.shape[2])
-    first = launch_of(gpu_kernels.part_flows, tile, arguments, {}, u, dt, dt_weight, a, order)
+    first = launch_of(gpu_kernels.part_flows, backward_tile(scan.d_state), arguments, {}, scan)
     first = replace(first, constants={k: x for k, x in first.constants.items() if k != "MAP_CHANNELS"})
-    return _carry_over(first, grad_final_state, flows, deltas, u, a, order, backwards=True)
+    return _carry_over(first, grad_final_state, flows, deltas, scan, backwards=True)
 
 
-def _part_tensors(u: Tensor, a: Tensor, order: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+def _part_tensors(scan: Scan, parts: Parts) -> tuple[Tensor, Tensor]:
     """What each part of a sequence does to the state, to be filled: ends (rows, parts, N, Dk) and ΣΔ (rows, parts, Dk).
 
     A row is a batch element, a route and a sequence.
     """
-    n_routes, route_channels, d_state = a.shape
-    rows = u.shape[0] * n_routes * order.shape[1]
-    ends = u.new_empty((rows, parts.count, d_state, route_channels), dtype=torch.float32)
-    return ends, ends.new_empty((rows, parts.count, route_channels))
+    rows = scan.batch * scan.n_routes * scan.n_sequences
+    ends = scan.u.new_empty((rows, parts.count, scan.d_state, scan.route_channels), dtype=torch.float32)
+    return ends, ends.new_empty((rows, parts.count, scan.route_channels))
 
 
-def _new_state(u: Tensor, a: Tensor, order: Tensor) -> Tensor:
+def _new_state(scan: Scan) -> Tensor:
     """A state for every sequence, (B, K, S, Dk, N), to be filled."""
-    n_routes, route_channels, d_state = a.shape
-    return u.new_empty((u.shape[0], n_routes, order.shape[1], route_channels, d_state), dtype=torch.float32)
+    return scan.u.new_empty(scan.state_shape, dtype=torch.float32)
 
 
 def _carry_over(
-    before: KernelLaunch,
-    first: Tensor | None,
-    ends: Tensor,
-    deltas: Tensor,
-    u: Tensor,
-    a: Tensor,
-    order: Tensor,
-    *,
-    backwards: bool,
+    before: KernelLaunch, first: Tensor | None, ends: Tensor, deltas: Tensor, scan: Scan, *, backwards: bool
 ) -> Carried:
     """Compose what the parts do, which the launch `before` finds out; `first` enters the first, or None for zeros."""
-    n_routes, route_channels, d_state = a.shape
-    enters, leaves = torch.empty_like(ends), _new_state(u, a, order)
+    enters, leaves = torch.empty_like(ends), _new_state(scan)
     channels = 32
-    blocks = triton.cdiv(route_channels, channels)
+    blocks = triton.cdiv(scan.route_channels, channels)
     arguments: Arguments = {
         "a": before.arguments["a"],
         "first": None if first is None else first.contiguous(),
@@ -308,16 +224,16 @@ def _carry_over(
         "deltas": deltas,
         "carried": enters,
         "last": leaves,
-        "n_sequences": order.shape[1],
+        "n_sequences": scan.n_sequences,
         "n_parts": ends.shape[1],
     }
     constants = {
-        "K": n_routes,
-        "D": route_channels,
-        "N": d_state,
+        "K": scan.n_routes,
+        "D": scan.route_channels,
+        "N": scan.d_state,
         "CHANNELS": channels,
         "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": triton.next_power_of_2(d_state),
+        "N_PADDED": triton.next_power_of_2(scan.d_state),
         "BACKWARDS": backwards,
     }
     grid = (ends.shape[0] * blocks,)
@@ -328,41 +244,33 @@ def _carry_over(
 def backward_launch(
     grad_y: Tensor,
     grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
+    scan: Scan,
     states: Tensor,
     *,
     merge: bool,
     parts: Parts | None = None,
     carried: Carried | None = None,
 ) -> tuple[dict[str, Tensor | None], KernelLaunch]:
-    """Float32 gradients that the launch fills, by name in the order of the inputs (a's as (K, N, Dk)); the launch.
+    """Float32 gradients that the launch fills, in the order of `Scan.differentiable` (a's as (K, N, Dk)); the launch.
 
     With several `parts`, `carried` holds the gradients that flow into their last states (see `carried_flows`).
     """
     del merge  # grad_y's shape says it
-    n_routes, route_channels, d_state = a.shape
-    parts = parts or Parts(1, _whole(order, d_state))
-    inputs, strides = kernel_inputs(u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state)
+    scan = as_kernels_read(scan)
+    parts = parts or Parts(1, _whole(scan))
+    inputs, strides = kernel_inputs(scan)
     grad_y = with_unit_stride(grad_y)
+    initial = scan.initial_state
     grads: dict[str, Tensor | None] = {
-        "grad_u": zeros(u),
-        "grad_dt": zeros(dt),
-        "grad_weight": zeros(dt_weight),
-        "grad_a": a.new_zeros((n_routes, d_state, route_channels), dtype=torch.float32),
-        "grad_b": zeros(b),
-        "grad_c": zeros(c),
-        "grad_skip": zeros(d),
-        "grad_bias": zeros(dt_bias),
-        "grad_initial": None if initial_state is None else carried.leaves if carried else zeros(initial_state),
+        "grad_u": zeros(scan.u),
+        "grad_dt": zeros(scan.dt),
+        "grad_weight": zeros(scan.dt_weight),
+        "grad_a": zeros(scan.a.mT),
+        "grad_b": zeros(scan.b),
+        "grad_c": zeros(scan.c),
+        "grad_skip": zeros(scan.skip),
+        "grad_bias": zeros(scan.dt_bias),
+        "grad_initial": None if initial is None else carried.leaves if carried else zeros(initial),
     }
     arguments: Arguments = {
         "grad_y": grad_y,
@@ -373,19 +281,19 @@ def backward_launch(
         **grads,
         "grad_initial": None if carried else grads["grad_initial"],
         **strides,
-        **map_strides(grad_y, a),
-        **sizes(u, order, parts),
+        **map_strides(grad_y, scan),
+        **sizes(scan, parts),
     }
-    tile = backward_tile(d_state)
-    only_here = {"RANK_PADDED": triton.next_power_of_2(1 if dt_weight is None else max(dt_weight.shape[1], 1))}
-    launch = launch_of(gpu_kernels.selective_scan_backward, tile, arguments, only_here, u, dt, dt_weight, a, order)
+    only_here = {"RANK_PADDED": triton.next_power_of_2(max(scan.rank, 1))}
+    tile = backward_tile(scan.d_state)
+    launch = launch_of(gpu_kernels.selective_scan_backward, tile, arguments, only_here, scan)
     return grads, launch
 
 
-def _whole(order: Tensor, d_state: int) -> int:
+def _whole(scan: Scan) -> int:
     """Steps of a part that holds a whole sequence: whole chunks."""
-    chunk = backward_tile(d_state).steps
-    return max(1, triton.cdiv(order.shape[2], chunk)) * chunk
+    chunk = backward_tile(scan.d_state).steps
+    return max(1, triton.cdiv(scan.n_steps, chunk)) * chunk
 
 
 def launches(
@@ -418,19 +326,17 @@ def launches(
     u = meta(batch, pixels, channels, dtype=dtype)
     low, b, c = (meta(batch, pixels, routes, width, dtype=dtype) for width in (rank, d_state, d_state))
     parameters = meta(routes, rank, channels), meta(routes, channels, d_state), meta(routes, channels)
-    weight, a, d = parameters
+    weight, a, skip = parameters
     order = meta(routes, 1, pixels, dtype=torch.int32)
     state = meta(batch, routes, 1, channels, d_state) if initial_state else None
-    tensors = (u, low, weight, a, b, c, d, d, order, state)
+    scan = Scan(u, low, weight, a, b, c, skip, skip, order, state)
     programs = batch * routes * triton.cdiv(channels, forward_tile(d_state).channels)
     parts = parts_for(programs, pixels, d_state, multiprocessors)
-    states_in = carried_states(*tensors, parts=parts) if parts.count > 1 else None
-    y, final_state, states, forward = forward_launch(
-        *tensors, merge=True, save_states=True, parts=parts, carried=states_in
-    )
+    states_in = carried_states(scan, parts=parts) if parts.count > 1 else None
+    y, final_state, states, forward = forward_launch(scan, merge=True, save_states=True, parts=parts, carried=states_in)
     grad_y, grad_final = y.to(dtype), final_state if initial_state else None
-    flows_in = carried_flows(grad_y, grad_final, *tensors, parts=parts) if parts.count > 1 else None
-    _, backward = backward_launch(grad_y, grad_final, *tensors, states, merge=True, parts=parts, carried=flows_in)
+    flows_in = carried_flows(grad_y, grad_final, scan, parts=parts) if parts.count > 1 else None
+    _, backward = backward_launch(grad_y, grad_final, scan, states, merge=True, parts=parts, carried=flows_in)
     found = {"forward": forward, "backward": backward}
     if states_in and flows_in:
         found |= dict(zip(("part ends", "states carried"), states_in.launches, strict=True))

@@ -11,116 +11,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import backend
+from visionssm.kernels.backend import implementation
+from visionssm.kernels.selective_scan.scan import Scan
 
-_library = torch.library.Library("visionssm", "FRAGMENT")
-_library.define(
-    "selective_scan(Tensor u, Tensor dt, Tensor? dt_weight, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? dt_bias,"
-    " Tensor order, Tensor? initial_state, bool merge, bool save_states) -> (Tensor, Tensor, Tensor)"
+_SCAN = (
+    "Tensor u, Tensor dt, Tensor? dt_weight, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? dt_bias, Tensor order,"
+    " Tensor? initial_state"
 )
+_N_TENSORS = len(Scan._fields)
+_library = torch.library.Library("visionssm", "FRAGMENT")
+_library.define(f"selective_scan({_SCAN}, bool merge, bool save_states) -> (Tensor, Tensor, Tensor)")
 _library.define(
-    "selective_scan_backward(Tensor grad_y, Tensor? grad_final_state, Tensor u, Tensor dt, Tensor? dt_weight, Tensor a,"
-    " Tensor b, Tensor c, Tensor? d, Tensor? dt_bias, Tensor order, Tensor? initial_state, Tensor states, bool merge)"
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_final_state, {_SCAN}, Tensor states, bool merge)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-def _implementation(u: Tensor) -> Any:
-    """The module that runs the operator: `gpu` or `cpu`, both with `forward`, `backward` and `states_shape`."""
-    if backend.select_backend(u) == "triton" or u.device.type == "cuda":
-        from visionssm.kernels.selective_scan import gpu
-
-        return gpu
-    from visionssm.kernels.selective_scan import cpu
-
-    return cpu
+def selective_scan_op(scan: Scan, merge: bool) -> tuple[Tensor, Tensor]:
+    """The map and the final state from compiled kernels."""
+    needs_grad = any(x is not None and x.requires_grad for x in scan)
+    y, state, _ = torch.ops.visionssm.selective_scan(*scan, merge, needs_grad and torch.is_grad_enabled())
+    return y, state
 
 
-def _forward(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    merge: bool,
-    save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _implementation(u).forward(
-        u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state, merge=merge, save_states=save_states
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, merge, save_states = inputs
+    scan = Scan(*tensors)
+    results: tuple[Tensor, Tensor, Tensor] = implementation(scan.u, __package__).forward(
+        scan, merge=merge, save_states=save_states
     )
+    return results
 
 
-def _forward_fake(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    merge: bool,
-    save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    y_shape = (batch, pixels, channels) if merge else (batch, n_routes, pixels, route_channels)
-    final_shape = (batch, n_routes, order.shape[1], route_channels, d_state)
-    states_shape = _implementation(u).states_shape(u, a, order) if save_states else (0,)
+def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, merge, save_states = inputs
+    scan = Scan(*tensors)
+    u = scan.u
+    states_shape = implementation(u, __package__).states_shape(scan) if save_states else (0,)
     return (
-        u.new_empty(y_shape),
-        u.new_empty(final_shape, dtype=torch.float32),
+        u.new_empty(scan.y_shape(merge)),
+        u.new_empty(scan.state_shape, dtype=torch.float32),
         u.new_empty(states_shape, dtype=torch.float32),
     )
 
 
-def _backward(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    states: Tensor,
-    merge: bool,
-) -> tuple[Tensor, ...]:
-    grads = _implementation(u).backward(
-        grad_y, grad_final_state, u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state, states, merge=merge
-    )
-    return tuple(u.new_empty(0) if g is None else g for g in grads)
+def _backward(grad_y: Tensor, grad_final_state: Tensor | None, *inputs: Any) -> tuple[Tensor, ...]:
+    *tensors, states, merge = inputs
+    scan = Scan(*tensors)
+    module = implementation(scan.u, __package__)
+    if states.shape != module.states_shape(scan):
+        raise RuntimeError(
+            f"the scan saved states of shape {tuple(states.shape)} and {module.__name__} starts from"
+            f" {tuple(module.states_shape(scan))}: run forward and backward pass on the same backend"
+        )
+    grads = module.backward(grad_y, grad_final_state, scan, states, merge=merge)
+    return tuple(scan.u.new_empty(0) if g is None else g for g in grads)
 
 
-def _backward_fake(
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    states: Tensor,
-    merge: bool,
-) -> tuple[Tensor, ...]:
-    inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
-    return tuple(u.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
+def _backward_fake(grad_y: Tensor, grad_final_state: Tensor | None, *inputs: Any) -> tuple[Tensor, ...]:
+    scan = Scan(*inputs[:_N_TENSORS])
+    return tuple(scan.u.new_empty(0) if x is None else x.new_empty(x.shape) for x in scan.differentiable())
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -133,15 +83,11 @@ def _autograd(
     ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     *tensors, states = ctx.saved_tensors
-    u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state = tensors
+    scan = Scan(*tensors)
     if grad_y is None:  # only the final state was used
-        shape = u.shape if ctx.merge else (u.shape[0], a.shape[0], u.shape[1], a.shape[1])
-        grad_y = u.new_zeros(shape)
-    grads = torch.ops.visionssm.selective_scan_backward(
-        grad_y, grad_final_state, u, dt, dt_weight, a, b, c, d, dt_bias, order, initial_state, states, ctx.merge
-    )
-    inputs = (u, dt, dt_weight, a, b, c, d, dt_bias, initial_state)
-    *given, grad_initial = (None if x is None else g for x, g in zip(inputs, grads, strict=True))
+        grad_y = scan.u.new_zeros(scan.y_shape(ctx.merge))
+    found = torch.ops.visionssm.selective_scan_backward(grad_y, grad_final_state, *scan, states, ctx.merge)
+    *given, grad_initial = (None if x is None else g for x, g in zip(scan.differentiable(), found, strict=True))
     return (*given, None, grad_initial, None, None)
 
 

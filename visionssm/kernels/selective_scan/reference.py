@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionssm.kernels.selective_scan.scan import Scan
+
 Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -22,56 +24,35 @@ def step_by_step(h: Tensor, delta: Tensor, drive: Tensor, b: Tensor, c: Tensor, 
     return (torch.stack(outputs, 3) if outputs else torch.zeros_like(delta)), h
 
 
-def selective_scan_reference(
-    u: Tensor,
-    dt: Tensor,
-    dt_weight: Tensor | None,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    dt_bias: Tensor | None,
-    order: Tensor,
-    initial_state: Tensor | None,
-    merge: bool,
-    recurrence: Recurrence = step_by_step,
-) -> tuple[Tensor, Tensor]:
-    """h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t u_t,  y_t = <c_t, h_t> + d u_t,  along every route of `order`.
+def selective_scan_reference(scan: Scan, merge: bool, recurrence: Recurrence = step_by_step) -> tuple[Tensor, Tensor]:
+    """h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t u_t,  y_t = <c_t, h_t> + skip u_t,  along every route of `order`.
 
-    Shapes are those of `visionssm.kernels.selective_scan`; `dt_weight` is None for a full-rank `dt`.
     Returns the map and the final state (B, K, S, Dk, N).
     """
-    batch, pixels, channels = u.shape
-    n_routes, route_channels, d_state = a.shape
-    compute = torch.float64 if u.dtype == torch.float64 else torch.float32
-    u_, dt, a, b, c = (x.to(compute) for x in (u, dt, a, b, c))
+    compute = torch.float64 if scan.u.dtype == torch.float64 else torch.float32
+    u, dt, a, b, c = (x.to(compute) for x in (scan.u, scan.dt, scan.a, scan.b, scan.c))
+    n_routes, route_channels = scan.n_routes, scan.route_channels
+    shared = route_channels == scan.channels  # every route reads all channels; else route k its own k-th group of them
 
-    # Every route reads all channels, or route k its own k-th group of channels.
-    if route_channels == channels:
-        per_route = u_[:, :, None].expand(-1, -1, n_routes, -1)
-    else:
-        per_route = u_.unflatten(-1, (n_routes, route_channels))  # (B, L, K, Dk)
-    if dt_weight is not None:
-        dt = torch.einsum("blkr,krd->blkd", dt, dt_weight.to(compute))
+    per_route = u[:, :, None].expand(-1, -1, n_routes, -1) if shared else u.unflatten(-1, (n_routes, route_channels))
+    if scan.dt_weight is not None:
+        dt = torch.einsum("blkr,krd->blkd", dt, scan.dt_weight.to(compute))
 
-    steps = [along_routes(x, order) for x in (per_route, dt, b, c)]
-    u_steps, dt_steps, b_steps, c_steps = steps  # (B, K, S, T, ·)
-    if dt_bias is not None:
-        dt_steps = dt_steps + dt_bias.to(compute)[:, None, None]
+    # Each (B, K, S, T, ·).
+    u_steps, dt_steps, b_steps, c_steps = (along_routes(x, scan.order) for x in (per_route, dt, b, c))
+    if scan.dt_bias is not None:
+        dt_steps = dt_steps + scan.dt_bias.to(compute)[:, None, None]
     delta = F.softplus(dt_steps)
 
-    if initial_state is None:
-        h = u_.new_zeros(batch, n_routes, order.shape[1], route_channels, d_state)
-    else:
-        h = initial_state.to(compute)
+    h = u.new_zeros(scan.state_shape) if scan.initial_state is None else scan.initial_state.to(compute)
     y, h = recurrence(h, delta, delta * u_steps, b_steps, c_steps, a)
-    if d is not None:
-        y = y + d.to(compute)[:, None, None] * u_steps
+    if scan.skip is not None:
+        y = y + scan.skip.to(compute)[:, None, None] * u_steps
 
-    maps = back_to_pixels(y, order, pixels)  # (B, K, L, Dk)
+    maps = back_to_pixels(y, scan.order, scan.pixels)  # (B, K, L, Dk)
     if merge:
-        maps = maps.sum(1) if route_channels == channels else maps.transpose(1, 2).flatten(2)
-    return maps.to(u.dtype), h
+        maps = maps.sum(1) if shared else maps.transpose(1, 2).flatten(2)
+    return maps.to(scan.u.dtype), h
 
 
 def along_routes(x: Tensor, order: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import backend
+from visionssm.kernels.backend import implementation
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define(
@@ -25,17 +25,6 @@ _library.define(
 )
 
 
-def _implementation(x: Tensor) -> Any:
-    """The module that runs the operator: `gpu` or `cpu`, both with `forward`, `backward` and `states_shape`."""
-    if backend.select_backend(x) == "triton" or x.device.type == "cuda":
-        from visionssm.kernels.ssd import gpu
-
-        return gpu
-    from visionssm.kernels.ssd import cpu
-
-    return cpu
-
-
 def _forward(
     x: Tensor,
     dt: Tensor,
@@ -47,7 +36,9 @@ def _forward(
     chunk_size: int,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _implementation(x).forward(x, dt, a, b, c, d, initial_state, chunk_size=chunk_size, save_states=save_states)
+    return implementation(x, __package__).forward(
+        x, dt, a, b, c, d, initial_state, chunk_size=chunk_size, save_states=save_states
+    )
 
 
 def _forward_fake(
@@ -62,7 +53,7 @@ def _forward_fake(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, _, heads, width = x.shape
-    states_shape = _implementation(x).states_shape(x, b, chunk_size) if save_states else (0,)
+    states_shape = implementation(x, __package__).states_shape(x, b, chunk_size) if save_states else (0,)
     return (
         x.new_empty(x.shape),
         x.new_empty((batch, heads, width, b.shape[-1]), dtype=torch.float32),
@@ -83,7 +74,7 @@ def _backward(
     states: Tensor,
     chunk_size: int,
 ) -> tuple[Tensor, ...]:
-    grads = _implementation(x).backward(
+    grads = implementation(x, __package__).backward(
         grad_y, grad_final_state, x, dt, a, b, c, d, initial_state, states, chunk_size=chunk_size
     )
     return tuple(x.new_empty(0) if g is None else g for g in grads)
