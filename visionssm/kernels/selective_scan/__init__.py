@@ -49,7 +49,7 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective state-space scan (S6) of a feature map along several routes.
 
-    h_t = exp(Δ_t a)·h_{t-1} + Δ_t b_t u_t,   y_t = <c_t, h_t> + d u_t,   Δ_t = softplus(dt_t + dt_bias)
+    h_t = exp(Δ_t a)·h_{t-1} + Δ_t b_t u_t,   y_t = ⟨c_t, h_t⟩ + d u_t,   Δ_t = softplus(dt_t + dt_bias)
     (Gu & Dao 2023, arXiv 2312.00752, eq. 2; four routes over a map: Liu et al. 2024, arXiv 2401.10166).
 
     Route k visits the pixels that `order[k]` names, as S independent sequences of T steps; all sequences of a route

@@ -1,0 +1,149 @@
+"""Every command of README and docs is one that its tool takes; those that need no download or long time are run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
+
+# Which commands are not run, and why. What their tool makes of the arguments is checked all the same.
+ONLY_PARSED = {
+    r"imagenet|_coco|_ade20k|PATH": "needs a data set",
+    r"shapes_|arrow_pointing|moving_digits": "trains for minutes; tests/tasks train it for a step",
+    r"benchmark\.py|inspect_kernels\.py": "measures for minutes",
+    r"--launcher": "needs several processes",
+    r"vssm1_|--pretrained": "needs a file of the authors",
+    r"epoch_300|CHECKPOINT|…": "stands for any",
+}
+SLOW = re.compile(r"export\.py")  # run only with the slow tests
+DIGITS = "python tools/train.py configs/vmamba_nano_digits.py"  # what other pages take for granted
+DIGITS_WEIGHTS = "work_dirs/vmamba_nano_digits/best.pth"
+OTHER_PROGRAMS = {"pip", "pytest", "ruff", "mypy", "mkdocs", "pre-commit", "python3"}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a clone has and with the files that the commands name."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    numbers = np.random.default_rng(0)
+    for name in ("photo.jpg", "cat.jpg", "photo.png", "page.png", "folder/a.png", "digits/45_3.png", "photos/b.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(numbers.integers(0, 255, (40, 48), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_of_a_page_run_from_top_to_bottom(
+    page: Path, slow: bool, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("VISIONSSM_CACHE", str(clone / "cache"))
+    torch.manual_seed(0)
+    namespace: dict[str, Any] = {}
+    for block in blocks(page):
+        assert block.language in ("bash", "python", "text"), f"{block}: say what the block is: ```bash, python or text"
+        if block.not_run is not None or block.language == "text":
+            continue
+        try:
+            if block.language == "python":
+                exec(compile(block.code, str(block), "exec"), namespace)
+            else:
+                for command in commands(block.code):
+                    _command(command, slow)
+        except Exception as error:
+            raise AssertionError(f"{block}: {type(error).__name__}: {error}") from error
+
+
+def _command(command: str, slow: bool) -> None:
+    words = shlex.split(command, comments=True)
+    if words[0] == "export":
+        return
+    program = Path(words[0]).name
+    if program == "pip":
+        _check_extras(command)
+    elif program == "torchrun" or (program == "python" and words[1].startswith("tools/")):
+        script = next(i for i, word in enumerate(words) if word.startswith("tools/"))
+        _tool(words[script], words[script + 1 :], " ".join(words[script:]), slow)
+    elif program == "python" and words[1] == "-m":
+        assert importlib.util.find_spec(words[2]) is not None, f"no module {words[2]}"
+    else:
+        assert program in OTHER_PROGRAMS, f"unknown command {command!r}"
+
+
+def _check_extras(command: str) -> None:
+    for given in re.findall(r"(?:visionssm|\.)\[([\w,]+)\]", command):
+        for extra in given.split(","):
+            assert extra in EXTRAS, f"no extra {extra!r}"
+
+
+_done: set[str] = set()
+
+
+def _tool(script: str, arguments: list[str], command: str, slow: bool) -> None:
+    """Parse the arguments as the tool does, look for the config, and run the command where it can run."""
+    main = _main(script)
+    for word in arguments:
+        if word.startswith("configs/"):
+            assert Path(word).is_file(), f"no configuration {word}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", _parse_only)
+        with pytest.raises(_ParsedError):
+            main(arguments)
+    if any(re.search(pattern, command) for pattern in ONLY_PARSED) or (SLOW.search(command) and not slow):
+        return
+    if DIGITS_WEIGHTS in arguments and not Path(DIGITS_WEIGHTS).exists():
+        _command(DIGITS, slow)
+    if command in _done:
+        return
+    _done.add(command)
+    if script == "tools/train.py" and "--cfg-options" not in arguments:
+        arguments = [*arguments, "--cfg-options", "train_cfg.max_epochs=1"]
+    assert main(arguments) == 0, command
+
+
+class _ParsedError(Exception):
+    """The arguments were parsed."""
+
+
+def _parse_only(parser: argparse.ArgumentParser, arguments: list[str] | None = None, _: Any = None) -> None:
+    _, unknown = parser.parse_known_args(arguments)
+    assert not unknown, f"unknown arguments {unknown}"
+    raise _ParsedError
+
+
+def _main(script: str) -> Callable[[list[str]], int]:
+    name = f"tools_{Path(script).stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / script)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name].main
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_that_do_not_run_say_why(page: Path) -> None:
+    def reason(block: Block) -> str:
+        return (block.not_run or "").strip()
+
+    assert [str(block) for block in blocks(page) if block.not_run is not None and len(reason(block)) < 10] == []
+    indented = re.findall(r"(?m)^\n    (?:python|pip|torchrun) .*$", page.read_text(encoding="utf-8"))
+    assert indented == [], "commands stand in fenced blocks, where this test finds them"

@@ -1,0 +1,141 @@
+"""README and docs: links lead somewhere, figures are those of files and registry, nothing contradicts itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import timm
+
+import visionssm
+from tests.docs.pages import PAGES, ROOT, anchors, links
+from visionssm.benchmarks.model_zoo import checkpoints, rows
+from visionssm.benchmarks.models import shown
+from visionssm.benchmarks.timing import table
+from visionssm.checkpoints import OfficialCfg
+
+DOCS = ROOT / "docs"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EVERYTHING = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in links(page):
+        if link.startswith("http"):
+            continue
+        path, _, part = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not part or part in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=lambda page: page.name)
+def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
+    for link in links(page):
+        if not link.startswith(("http", "#")):
+            assert (page.parent / link.partition("#")[0]).resolve().is_relative_to(DOCS), link
+
+
+@pytest.mark.parametrize("name", ["convolution", "deformable", "kernels", "models", "networks"])
+def test_table_of_a_benchmark_is_that_of_its_file(name: str) -> None:
+    measured = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]
+    lines = table(shown(measured) if name == "models" else measured).splitlines()
+    assert len(lines) > 2
+    assert [line for line in lines if line not in EVERYTHING] == []
+
+
+def test_second_core_is_told_as_it_was_measured() -> None:
+    small, large = json.loads((DOCS / "benchmarks" / "cores.json").read_text())["rows"]
+    text = re.sub(r"\s+", " ", (DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    told = re.search(r"the scan of a single 56 × 56 map to 1/([\d.]+), of a 256 × 256 map to 1/([\d.]+)", text)
+    assert told
+    for row, figure in zip((small, large), told.groups(), strict=True):
+        assert f"{row['one thread / ours']:.3g}" == figure
+
+
+def test_extremes_of_the_readme_are_those_of_the_table() -> None:
+    ratios = [row["sequential / ours"] for row in json.loads((DOCS / "benchmarks/kernels.json").read_text())["rows"]]
+    (network, *_) = json.loads((DOCS / "benchmarks/networks.json").read_text())["rows"]
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert f"the scan is {min(ratios):.1f} to {max(ratios):.0f} times as fast as the published fall-back" in readme
+    assert network["network"].startswith("vmamba_tiny")
+    assert f"takes {network['ours / identity scan']:.2f} times as long as without the scan" in readme
+
+
+def test_one_training_has_one_duration_everywhere() -> None:
+    assert set(re.findall(r"(?:embedded default|\(seed 0\)) (?:takes|took) (\d+ s)", EVERYTHING)) == {"52 s"}
+    comments = re.findall(r"train\.py configs/vmamba_nano_digits\.py +# (.+)", EVERYTHING)
+    assert comments
+    assert [comment for comment in comments if "about a minute on two CPU cores" not in comment] == []
+    benchmarks = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    seconds = re.findall(r"(?m)^\| `\w+/shapes_\w+\.py`.*?\| (\d+) s \|", benchmarks)
+    assert {round(int(x) / 60) for x in seconds} == {4, 5}
+    told = re.findall(r"(\w+ \w+ \w+) minutes on two", EVERYTHING)
+    assert set(told) == {"four to five"}
+
+
+def test_readme_points_to_every_guide() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (
+        "install",
+        "training",
+        "dense_prediction",
+        "export",
+        "visualize",
+        "models",
+        "benchmarks",
+        "gpu",
+        "index",
+    ):
+        assert f"(docs/{name}.md)" in readme, name
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    listed = {line.split(".")[-1] for page in (DOCS / "api").glob("*.md") for line in _directives(page)}
+    assert set(visionssm.__all__) - {"__version__"} <= listed
+
+
+def _directives(page: Path) -> list[str]:
+    return re.findall(r"(?m)^::: (\S+)$", page.read_text(encoding="utf-8"))
+
+
+def test_install_names_every_extra_and_the_versions_that_the_package_asks_for() -> None:
+    text = (DOCS / "install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", text)) == PROJECT["optional-dependencies"].keys()
+    wanted = {"Python": PROJECT["requires-python"]}
+    wanted |= dict(re.match(r"([\w-]+)(.*)", x).groups() for x in PROJECT["dependencies"])  # type: ignore[union-attr]
+    for name, package in (("Python", "Python"), ("PyTorch", "torch"), ("timm", "timm")):
+        assert f"| {name} | {wanted[package].removeprefix('>=')} or newer" in text
+        assert name == "timm" or f"{name} {wanted[package].removeprefix('>=')} or newer" in EVERYTHING
+
+
+def test_model_zoo_has_a_row_for_every_registered_checkpoint() -> None:
+    listed = {name for name, _ in checkpoints()}
+    for name in visionssm.list_models():
+        for tagged in timm.list_models(name, include_tags=True):
+            cfg = timm.get_pretrained_cfg(tagged)
+            published = bool(cfg.url or cfg.hf_hub_id or (isinstance(cfg, OfficialCfg) and cfg.manual_url))
+            assert (tagged in listed) == published, tagged
+    assert {"mambaout_tiny.in1k", "vssd_base.authors_mesa_in1k", "groupmamba_base.authors_in1k"} <= listed
+
+
+def test_rows_of_the_model_zoo_have_accuracy_size_input_licence_and_link() -> None:
+    table = list(rows())
+    assert len(table) == len({row.split("`")[1] for row in table}) > 40
+    for row in table:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert re.fullmatch(r"8\d\.\d|7\d\.\d", cells[1]), row
+        assert re.fullmatch(r"[\d.]+M", cells[2]), row
+        assert re.fullmatch(r"\d+×\d+", cells[3]), row
+        assert cells[4], row
+        assert re.search(r"\[.+\]\(https://\S+\)", cells[5]), row
+    assert any(row.startswith("| `vssd_base.authors_mesa_in1k` | 85.4 |") for row in table)
