@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.checkpoints.files import (
     NAME,
     assert_holds,
     authors_state,
+    saved,
     write,
 )
+from tools import convert_checkpoint
 from visionssm.checkpoints import (
     CheckpointError,
     create_official,
@@ -112,3 +115,122 @@ def test_failed_conversion_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         save_converted(timm.create_model(NAME), path)
     assert [file.name for file in tmp_path.iterdir()] == ["nano.safetensors"]
     assert path.read_bytes() == b"old"
+
+
+UNFIT = {
+    "int8": (lambda x: x.to(torch.int8), r"torch\.int8, where the model has torch\.float32"),
+    "bool": (lambda x: x > 0, r"torch\.bool, where"),
+    "complex": (lambda x: x.to(torch.complex64), r"torch\.complex64, where"),
+    "float8": (lambda x: x.to(torch.float8_e4m3fn), r"torch\.float8_e4m3fn, where"),
+    "too large": (lambda x: x.double().fill_(1e300), r"1e\+300, which torch\.float32 cannot hold"),
+    "not a number": (lambda x: x.clone().fill_(float("nan")), "24 values that are NaN or infinite, of 24"),
+    "infinite": (lambda x: x.clone().index_fill(0, torch.tensor([1]), float("inf")), "1 values that are NaN"),
+    "sparse": (lambda x: x.to_sparse(), "is sparse; weights must be ordinary"),
+    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "is quantised"),
+    "nested": (lambda x: torch.nested.nested_tensor([x]), "is nested"),
+    "meta": (lambda x: x.to("meta"), "has no values"),
+    "a list": (lambda x: x.tolist(), "hold no tensor"),
+    "none": (lambda x: None, "hold no tensor"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, on what it deprecates
+@pytest.mark.parametrize("way", ["dictionary", "file", "pretrained"])
+@pytest.mark.parametrize("kind", sorted(UNFIT))
+def test_weights_of_another_kind_than_the_models_are_refused_by_name(kind: str, way: str, tmp_path: Path) -> None:
+    change, message = UNFIT[kind]
+    model = timm.create_model(NAME)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = {"model": {**authors_state(), "patch_embed.0.bias": change(authors_state()["patch_embed.0.bias"])}}
+    message = message.replace("24", str(before["patch_embed.0.bias"].numel()))
+    if kind == "meta" and way != "dictionary":
+        message = r"without values \(of the meta device\)"
+    source: Any = state if way == "dictionary" else write(tmp_path / "file.pth", saved(state))
+    if way == "pretrained":
+        with pytest.raises(CheckpointError, match=message):
+            timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(source)})
+        return
+    with pytest.raises(CheckpointError, match=message):
+        load_official(model, source)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_half_precision_and_double_weights_are_what_they_were() -> None:
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        state = {key: value.to(kind) for key, value in authors_state().items()}
+        assert_holds(load_official(timm.create_model(NAME), state), {k: v.float() for k, v in state.items()})
+    with pytest.raises(CheckpointError, match=r"70000|7e\+04"):
+        load_official(timm.create_model(NAME).half(), {k: v * 0 + 7e4 for k, v in authors_state().items()})
+
+
+def test_model_without_memory_is_refused() -> None:
+    with torch.device("meta"):
+        model = timm.create_model(NAME)
+    with pytest.raises(CheckpointError, match="built on the meta device"):
+        load_official(model, authors_state())
+
+
+def trained_file(folder: Path, **arguments: Any) -> tuple[Path, dict[str, Tensor]]:
+    """A classifier's file as `tools/train.py` writes it, and its weights."""
+    torch.manual_seed(9)
+    state = {key: torch.randn_like(x) for key, x in timm.create_model(NAME, **arguments).state_dict().items()}
+    content = {"meta": {"epoch": 3}, "state_dict": {f"model.{key}": value for key, value in state.items()}}
+    return write(folder / "best.pth", saved(content)), state
+
+
+def test_file_of_training_loads_by_every_way_that_a_published_one_does(tmp_path: Path) -> None:
+    path, state = trained_file(tmp_path, num_classes=10, in_chans=1)
+    options: dict[str, Any] = {"num_classes": 10, "in_chans": 1}
+    models = [
+        load_official(timm.create_model(NAME, **options), path),
+        create_official(NAME, path),
+        timm.create_model(NAME, checkpoint_path=str(path), **options),
+        timm.create_model(
+            NAME, pretrained=True, pretrained_cfg_overlay={"file": str(path), "input_size": (1, 32, 32)}, **options
+        ),
+    ]
+    for model in models:
+        torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    assert convert_checkpoint.main([str(path), str(tmp_path / "best.safetensors"), "--model", NAME]) == 0
+    torch.testing.assert_close(load_file(tmp_path / "best.safetensors"), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("head", ["ten classes", "no classifier", "no head"])
+def test_file_of_other_classes_or_without_a_head_gives_a_backbone(tmp_path: Path, head: str) -> None:
+    path, state = trained_file(tmp_path, num_classes=10 if head == "ten classes" else 0)
+    if head == "no head":
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+        path = write(path, saved(state))
+    options: dict[str, Any] = {"features_only": True, "out_indices": (0, 2)}
+    for model in (
+        timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options),
+        load_official(timm.create_model(NAME, **options), path),
+        timm.create_model(NAME, checkpoint_path=str(path), **options),
+    ):
+        weights = {key.removeprefix("model."): value for key, value in model.state_dict().items()}
+        assert len(weights) < len(state)
+        torch.testing.assert_close(weights, {key: state[key] for key in weights}, rtol=0, atol=0)
+    if head != "no head":
+        headless = load_official(timm.create_model(NAME, num_classes=0), path)
+        torch.testing.assert_close(dict(headless.state_dict()), {k: state[k] for k in headless.state_dict()})
+
+
+def test_backbone_file_that_lacks_a_stage_is_refused(tmp_path: Path) -> None:
+    _, state = trained_file(tmp_path)
+    path = write(tmp_path / "cut.pth", saved({k: v for k, v in state.items() if not k.startswith("layers.1.")}))
+    with pytest.raises(CheckpointError, match=r"missing: layers\.1\."):
+        timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, features_only=True)
+
+
+def test_feature_maps_recompute_their_blocks_when_asked_to() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 32, 32)
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        model = timm.create_model(NAME, features_only=True)
+        model.set_grad_checkpointing(recompute)
+        assert model.model.layers[0].grad_checkpointing is recompute
+        sum(level.square().mean() for level in model(image)).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])

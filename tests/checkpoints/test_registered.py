@@ -32,7 +32,7 @@ from visionssm.checkpoints import (
     convert_state_dict,
     load_official,
 )
-from visionssm.checkpoints.load import compare
+from visionssm.checkpoints.fitting import compare
 
 
 def official_cfgs() -> dict[str, PretrainedCfg]:

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, cast
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
-from timm.models._features import feature_take_indices
+from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from visionssm.checkpoints import OfficialCfg, load_pretrained_file, local_pretrained_overlay
+from visionssm.checkpoints.fitting import check_values
+from visionssm.checkpoints.load import TRAINING_PREFIX, without_training_prefix
 from visionssm.layers import NormClassifierHead
 
 StateDict = dict[str, Tensor]
@@ -59,8 +61,13 @@ def _formatted(y: Tensor, output_fmt: str) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """What all backbones have in common, of whatever shape."""
+    """What all backbones have in common, of whatever shape.
 
+    Attributes:
+        dropped_keys: parameters of the whole model that a `features_only` one was left without.
+    """
+
+    dropped_keys: frozenset[str] = frozenset()
     output_formats: ClassVar[tuple[str, ...]] = ("NCHW", "NHWC")
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -132,6 +139,18 @@ class Backbone(nn.Module):
     def load_pretrained(self, path: str) -> None:
         """Load the authors' checkpoint file; timm calls this for `pretrained=True` (see `build`)."""
         load_pretrained_file(self, path)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """PyTorch's, which also takes what training wrote, as `timm.create_model(…, checkpoint_path=…)` hands it over.
+
+        Raises:
+            RuntimeError: as PyTorch's.
+            CheckpointError: a weight is not finite, or of another kind than the model's.
+        """
+        state = without_training_prefix(state_dict, self)
+        if not assign:
+            check_values(state, self, "the state dict")
+        return super().load_state_dict(state, strict=strict, assign=assign)
 
 
 class HierarchicalBackbone(Backbone):
@@ -237,6 +256,30 @@ class HierarchicalBackbone(Backbone):
         return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else blocks}
 
 
+class FeatureMapsGetter(FeatureGetterNet):
+    """What `features_only=True` gives: timm's, with what detectors ask of it beside the maps."""
+
+    model: Backbone
+
+    def __init__(self, model: Backbone, *arguments: Any, **options: Any) -> None:
+        complete = set(model.state_dict())
+        super().__init__(model, *arguments, **options)
+        model.dropped_keys = frozenset(complete.difference(model.state_dict()))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory: recompute blocks in the backward pass."""
+        cast(Any, self.model).set_grad_checkpointing(enable)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """PyTorch's, which also takes a state dict of the whole model, and leaves out what the maps do not need."""
+        dropped = self.model.dropped_keys
+        bare = {key.removeprefix(TRAINING_PREFIX): value for key, value in state_dict.items()}
+        needed = {TRAINING_PREFIX + key: value for key, value in bare.items() if key not in dropped}
+        if not assign:
+            check_values(needed, self, "the state dict")
+        return super().load_state_dict(needed, strict=strict, assign=assign)
+
+
 def init_linear_(module: nn.Module) -> None:
     """Linear weights truncated normal 0.02, biases 0: the rule of all published hierarchical families."""
     if isinstance(module, nn.Linear):
@@ -275,21 +318,30 @@ def build(
 
     `feature_indices` are the `out_indices` of `features_only` where the caller names none.
     """
+    overlay: dict[str, Any] = {}
     if pretrained:
-        kwargs["pretrained_cfg_overlay"] = local_pretrained_overlay(
+        overlay = kwargs["pretrained_cfg_overlay"] = local_pretrained_overlay(
             variant,
             kwargs.get("pretrained_cfg"),
             kwargs.get("pretrained_cfg_overlay"),
             cache_dir=kwargs.get("cache_dir"),
         )
-    return build_model_with_cfg(
+    # Maps are loaded when they have lost the parts that they do not need, which the file then need not have.
+    is_getter = bool(kwargs.get("features_only")) and kwargs.get("feature_cls", "getter") == "getter"
+    load_after = is_getter and bool(overlay.get("custom_load"))
+    if is_getter:
+        kwargs["feature_cls"] = FeatureMapsGetter
+    model = build_model_with_cfg(
         model_class,
         variant,
-        pretrained,
+        pretrained and not load_after,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(feature_indices), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(feature_indices), "feature_cls": FeatureMapsGetter},
         **kwargs,
     )
+    if load_after:
+        load_pretrained_file(model, overlay["file"])
+    return model
 
 
 def register_variants(

@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import safetensors.torch
 import timm
 import torch
 from timm.models import load_pretrained as timm_load_pretrained
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from visionssm.checkpoints import sealed
 from visionssm.checkpoints.fetch import preferred_keys
+from visionssm.checkpoints.fitting import Mismatch, check_values, classifier_keys, compare, layer_names
 from visionssm.checkpoints.read import CheckpointError, read_checkpoint, some, unwrap_state_dict
 from visionssm.files import complete_or_absent
+
+_logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Source = str | Path | Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How a state dict differs from what a model needs."""
-
-    missing: list[str]
-    unexpected: list[str]
-    misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # key, shape in the file, shape in the model
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.misshaped)
-
-    def __str__(self) -> str:
-        shapes = [f"{key} is {ours} in the model and {theirs} in the file" for key, theirs, ours in self.misshaped]
-        lines = [("missing", self.missing), ("unexpected", self.unexpected), ("mis-shaped", shapes)]
-        return "\n".join(f"  {len(keys)} {kind}: {some(keys)}" for kind, keys in lines if keys)
-
-
-def compare(state: Mapping[str, Tensor], model: nn.Module) -> Mismatch:
-    """Compare names and shapes of a state dict in our layout with those of a model."""
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    return Mismatch(
-        missing=[key for key in wanted if key not in state],
-        unexpected=[key for key in state if key not in wanted],
-        misshaped=[
-            (key, tuple(state[key].shape), shape)
-            for key, shape in wanted.items()
-            if key in state and tuple(state[key].shape) != shape
-        ],
-    )
+TRAINING_PREFIX = "model."
+"""What training, and timm's `features_only` models, put before the names of a model's weights."""
 
 
 def convert_state_dict(model: nn.Module, source: Source, *, prefer: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Read a checkpoint and rename it to the layout of `model`; the weights are not loaded and not yet compared.
+
+    Checkpoints of this package's training, and of `features_only` models, are renamed too.
 
     Args:
         model: gives the key map, `checkpoint_filter_fn(state_dict, model)` of its class or of the class's module, as
@@ -69,6 +47,7 @@ def convert_state_dict(model: nn.Module, source: Source, *, prefer: Sequence[str
         source if isinstance(source, Mapping) else read_checkpoint(source),
         prefer or preferred_keys(getattr(model, "pretrained_cfg", {})),
     )
+    state = without_training_prefix(state, model)
     family = type(model)
     key_map = getattr(family, "checkpoint_filter_fn", None) or getattr(
         sys.modules[family.__module__], "checkpoint_filter_fn", None
@@ -84,41 +63,61 @@ def convert_state_dict(model: nn.Module, source: Source, *, prefer: Sequence[str
         ) from error
 
 
+def without_training_prefix(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict whose keys all start with `TRAINING_PREFIX`, without it, unless those of `model` do as well."""
+    prefixed = all(key.startswith(TRAINING_PREFIX) for key in state)
+    if not prefixed or any(key.startswith(TRAINING_PREFIX) for key in model.state_dict()):
+        return dict(state)
+    return {key.removeprefix(TRAINING_PREFIX): value for key, value in state.items()}
+
+
 def load_official(model: ModelT, source: Source, *, prefer: Sequence[str] | None = None) -> ModelT:
     """Load a checkpoint as its authors published it, or one of ours, into a model; all keys must match.
 
-    The model is changed only if everything fits.
+    The model is changed only if everything fits. A model without a classifier (`num_classes=0`) or without the parts
+    that feature maps do not need (`features_only=True`) takes what it has from files of the whole model, of any number
+    of classes.
+
+        model = load_official(timm.create_model("vmamba_tiny_s1l8"), "vssm1_tiny_0230s_ckpt_epoch_264.pth")
 
     Args:
         model: a model of this package, with the class count of the checkpoint.
-        source: the file (PyTorch or safetensors), or the dictionary read from it, with or without wrapper keys.
+        source: the file (PyTorch or safetensors), or the dictionary read from it, with or without wrapper keys. Files
+            of the authors, of `tools/convert_checkpoint.py` and of `tools/train.py` are taken.
         prefer: wrapper keys in order of preference, for files that hold several sets of weights, for example
             `prefer=("model_ema", "model")`.
     Returns:
         The same model.
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: a key is missing, unexpected or mis-shaped, or the file is unreadable or wants to run code.
-
-    Examples:
-        >>> import timm, torch, visionssm
-        >>> torch.save(timm.create_model("vmamba_nano_test").state_dict(), "weights.pth")
-        >>> model = visionssm.load_official(timm.create_model("vmamba_nano_test"), "weights.pth")
-        >>> visionssm.load_official(timm.create_model("vim_nano_test"), "weights.pth")
-        Traceback (most recent call last):
-        ...
-        visionssm.checkpoints.read.CheckpointError: ...does not fit vim_nano_test; nothing was loaded...
+        CheckpointError: a key is missing, unexpected or mis-shaped, a weight is not finite or of another kind than the
+            model's, or the file is unreadable or wants to run code.
     """
-    state = convert_state_dict(model, source, prefer=prefer)
-    mismatch = compare(state, model)
+    inner = _inner(model)
+    state = convert_state_dict(inner, source, prefer=prefer)
+    unneeded = _unneeded(inner)
+    mismatch = compare(state, inner).without(unneeded)
     if mismatch:
-        raise _does_not_fit(model, mismatch, source, prefer)
-    model.load_state_dict(state, strict=True)
+        raise _does_not_fit(inner, mismatch, source, prefer)
+    check_values(state, inner, _origin(source))
+    inner.load_state_dict({key: value for key, value in state.items() if key not in unneeded}, strict=True)
     return model
 
 
+def _inner(model: nn.Module) -> nn.Module:
+    """The model that a `features_only` one holds; any other as it is."""
+    return cast(nn.Module, model.model) if isinstance(model, FeatureGetterNet) else model
+
+
+def _unneeded(model: nn.Module) -> frozenset[str]:
+    """Keys of the whole model that this one was made without."""
+    dropped: frozenset[str] = getattr(model, "dropped_keys", frozenset())
+    headless = getattr(model, "num_classes", None) == 0
+    return dropped | (classifier_keys(getattr(model, "pretrained_cfg", {})) if headless else frozenset())
+
+
 def create_official(name: str, source: Source, *, prefer: Sequence[str] | None = None) -> nn.Module:
-    """Build a registered variant with the class count of a checkpoint and load that checkpoint strictly.
+    """Build a registered variant with the classes and channels of a checkpoint and load that checkpoint strictly.
 
     Args:
         name: variant as registered with timm, for example "vmamba_tiny_s1l8".
@@ -130,51 +129,72 @@ def create_official(name: str, source: Source, *, prefer: Sequence[str] | None =
         raise ValueError(f"model {name!r} is not registered; visionssm.list_models() names those that are")
     raw = source if isinstance(source, Mapping) else read_checkpoint(source)
     model: nn.Module = timm.create_model(name)
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     try:
         state = convert_state_dict(model, raw, prefer=prefer)
-        weights = [state.get(f"{layer}.weight") for layer in _names(cfg.get("classifier"))]
-        classes = {weight.shape[0] for weight in weights if weight is not None}
-        if classes and classes != {model.num_classes}:
-            model = timm.create_model(name, num_classes=classes.pop())
+        changed = _sizes(state, model)
+        if changed:
+            model = timm.create_model(name, **changed)
         return load_official(model, raw, prefer=prefer)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("the state dict", _origin(source), 1)) from error
+
+
+def _sizes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
+    """Class count and channels of a state dict, where they differ from those of the model."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    classes = _class_count(state, cfg)
+    changed = {} if classes in (None, getattr(model, "num_classes", None)) else {"num_classes": cast(int, classes)}
+    for key in (f"{layer}.weight" for layer in layer_names(cfg.get("first_conv"))):
+        theirs, ours = state.get(key), model.state_dict().get(key)
+        if theirs is None or ours is None or theirs.dim() != 4:
+            continue
+        if theirs.shape[1] != ours.shape[1] == getattr(model, "in_chans", None):
+            changed["in_chans"] = theirs.shape[1]
+    return changed
+
+
+def _class_count(state: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> int | None:
+    """Classes that a state dict has a classifier for; None if it has none."""
+    weights = [state.get(f"{layer}.weight") for layer in layer_names(cfg.get("classifier"))]
+    counts = {weight.shape[0] for weight in weights if weight is not None and weight.dim()}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def load_pretrained_file(model: nn.Module, path: str | Path) -> None:
     """Load the pretrained file that timm's builder chose; timm adapts the input channels and the classifier.
 
     This is what `load_pretrained` of our models calls, timm's hook for weights in a format of their own. Unlike
-    `load_official` it accepts a model with other input channels or another number of classes than the checkpoint; all
-    the rest must match as strictly.
+    `load_official` it accepts a model with other input channels, or one that was asked for with another number of
+    classes than the checkpoint; all the rest must match as strictly.
     """
-    state = convert_state_dict(model, path)
-    cfg = dict(getattr(model, "pretrained_cfg", {}))
-    new_classifier, in_chans = _adaptations(model, cfg)
-    full = compare(state, model)
-    classifiers = [f"{name}.{part}" for name in new_classifier for part in ("weight", "bias")]
-    first_convs = [f"{name}.weight" for name in _names(cfg.get("first_conv"))]
-    stem_adapts = in_chans != _source_channels(cfg)
-    mismatch = Mismatch(
-        missing=[key for key in full.missing if key not in classifiers],
-        unexpected=[key for key in full.unexpected if key not in classifiers],
-        misshaped=[
-            entry
-            for entry in full.misshaped
-            if entry[0] not in classifiers and not (stem_adapts and entry[0] in first_convs)
-        ],
-    )
+    inner = _inner(model)
+    state = convert_state_dict(inner, path)
+    cfg = dict(getattr(inner, "pretrained_cfg", {}))
+    classes, in_chans = cast(int, getattr(inner, "num_classes", 0)), _channels(inner, cfg)
+    unneeded = _unneeded(inner)
+    stated = cfg.get("num_classes", 1000)
+    same_classes = _class_count(state, cfg) == classes  # as in a file that was trained for them
+    new_classifier = not same_classes and classes != stated
+    if new_classifier:
+        unneeded |= classifier_keys(cfg)
+    state = {key: value for key, value in state.items() if key not in unneeded}
+    mismatch = compare(state, inner).without(unneeded)
+    if in_chans != _source_channels(cfg):
+        adapted = frozenset(f"{name}.weight" for name in layer_names(cfg.get("first_conv")))
+        mismatch = Mismatch(mismatch.missing, mismatch.unexpected, mismatch.without(adapted).misshaped)
     if mismatch:
-        raise _does_not_fit(model, mismatch, path, None)
+        raise _does_not_fit(inner, mismatch, path, None)
+    check_values(state, inner, _origin(path))
+    if new_classifier and classes:
+        _logger.info("%s: the classifier for %d classes is new, untrained", path, classes)
     sources = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
     plain = {key: value for key, value in cfg.items() if key not in sources}
-    num_classes = cfg.get("num_classes", 1000)
     timm_load_pretrained(
-        model,
-        pretrained_cfg={**plain, "num_classes": num_classes, "state_dict": state},
-        num_classes=cast(int, getattr(model, "num_classes", num_classes)),
+        inner,
+        pretrained_cfg={**plain, "num_classes": classes if same_classes else stated, "state_dict": state},
+        num_classes=classes,
         in_chans=in_chans,
+        strict=not unneeded,
     )
 
 
@@ -182,7 +202,7 @@ def save_converted(model: nn.Module, path: str | Path, *, metadata: Mapping[str,
     """Write a model's weights as safetensors, complete or not at all.
 
     The file is what `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=path))` and
-    `load_official` read back.
+    `load_official` read back. It holds a digest of itself, which `read_checkpoint` compares.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -190,25 +210,19 @@ def save_converted(model: nn.Module, path: str | Path, *, metadata: Mapping[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with complete_or_absent(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt", **(metadata or {})}))
+        temporary.write_bytes(sealed.to_bytes(state, metadata))
     return path
-
-
-def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def _source_channels(cfg: Mapping[str, Any]) -> int:
     return int((cfg.get("input_size") or (3,))[0])
 
 
-def _adaptations(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-    """Names of the classifier layers to start afresh (none if the class counts agree), and the model's channels."""
-    replaced = getattr(model, "num_classes", None) != cfg.get("num_classes", 1000)
-    first_conv = next(iter(_names(cfg.get("first_conv"))), None)
+def _channels(model: nn.Module, cfg: Mapping[str, Any]) -> int:
+    """Input channels of a model."""
+    first_conv = next(iter(layer_names(cfg.get("first_conv"))), None)
     stem_channels = getattr(model.get_submodule(first_conv), "in_channels", None) if first_conv else None
-    in_chans = getattr(model, "in_chans", None) or stem_channels or _source_channels(cfg)
-    return (_names(cfg.get("classifier")) if replaced else ()), int(in_chans)
+    return int(getattr(model, "in_chans", None) or stem_channels or _source_channels(cfg))
 
 
 def _origin(source: Source) -> str:
@@ -229,14 +243,13 @@ def _likely_cause(model: nn.Module, mismatch: Mismatch, source: Source, prefer: 
     cfg = getattr(model, "pretrained_cfg", {})
     different = {key for key, _, _ in mismatch.misshaped}
     complete = not mismatch.missing and not mismatch.unexpected
-    heads = {f"{name}.{part}" for name in _names(cfg.get("classifier")) for part in ("weight", "bias")}
-    if complete and different <= heads:
+    if complete and different <= classifier_keys(cfg):
         classes = next(theirs[0] for _, theirs, _ in mismatch.misshaped)
         return (
             f"the checkpoint has {classes} classes: build the model with num_classes={classes}, load, then call "
             "model.reset_classifier(number of classes)."
         )
-    if complete and different <= {f"{name}.weight" for name in _names(cfg.get("first_conv"))}:
+    if complete and different <= {f"{name}.weight" for name in layer_names(cfg.get("first_conv"))}:
         return (
             "the model has another number of input channels; build it with in_chans=3, or let "
             "timm.create_model(…, pretrained=True) adapt the first layer."

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import codecs
-import collections
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
+
+from visionssm.checkpoints import sealed
+from visionssm.checkpoints.archives import read_legacy, read_zip
+from visionssm.checkpoints.extent import MAX_DEPTH
+from visionssm.checkpoints.pickles import UnfitTensor, UnsafePickleError
 
 WRAPPER_KEYS: tuple[str, ...] = (
     "model",
@@ -37,77 +35,51 @@ class CheckpointError(ValueError):
     """A checkpoint is unreadable, refused, or does not fit the model."""
 
 
-class _Record:
-    """Stands for a harmless bookkeeping object whose class need not be installed; keeps its state, does nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def _no_attribute(_owner: object, _name: str) -> None:
-    """Stands for `getattr`, by which MMEngine's curves refer to their own methods; looks nothing up."""
-
-
-def _harmless_globals() -> list[Any]:
-    """Classes besides tensors that published files hold: run arguments, configurations, numbers.
-
-    Classes of packages that may be missing are replaced by inert stand-ins (dictionaries become OrderedDict, the only
-    mapping that PyTorch's restricted unpickler fills), so that reading never imports or runs anything of theirs.
-    """
-    numpy_rebuild = np.zeros(1).__reduce__()[0]
-    numpy_scalar = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    return [
-        argparse.Namespace,
-        codecs.encode,  # numpy scalars are pickled as text passed through it
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        *[(numpy_rebuild, f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")],
-        *[(numpy_scalar, f"{package}.multiarray.scalar") for package in ("numpy.core", "numpy._core")],
-        (collections.OrderedDict, "yacs.config.CfgNode"),
-        (collections.OrderedDict, "easydict.EasyDict"),
-        (collections.OrderedDict, "addict.addict.Dict"),
-        (collections.OrderedDict, "mmcv.utils.config.ConfigDict"),
-        (collections.OrderedDict, "mmengine.config.config.ConfigDict"),
-        (_Record, "mmengine.logging.history_buffer.HistoryBuffer"),
-        (_no_attribute, "builtins.getattr"),
-        *[(_Record, f"pathlib.{name}") for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")],
-    ]
-
-
 def read_checkpoint(path: str | Path) -> Any:
     """Read a PyTorch (`torch.save`, zip or legacy) or safetensors file onto the CPU without running code from it.
 
-    The kind of file is told from its content, not from its name. Zip files are memory-mapped, so that an optimizer
-    state stored beside the weights costs nothing.
+    The kind of file is told from its content, not from its name. PyTorch files are memory-mapped, so that an optimizer
+    state stored beside the weights costs nothing. Checksums are compared where the file has them: zip files of PyTorch
+    (CRC-32 of every record) and safetensors files of this package (SHA-256).
 
     Returns:
         What was saved: usually a dict of tensors, or a dict that wraps one (see `unwrap_state_dict`).
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is empty, truncated, damaged, not a checkpoint, or wants to run code.
+        CheckpointError: the file is empty, truncated, damaged, not a checkpoint, wants to run code, or would make more
+            than its size accounts for.
     """
+    path, head = _start_of(path)
+    size = path.stat().st_size
+    if not _is_safetensors(head):
+        return _read_pytorch(path, size, is_zip=head.startswith(b"PK\x03\x04"))
+    try:
+        return sealed.read(path)
+    except Exception as error:  # SafetensorError, OSError, and what a type unknown to PyTorch ends in
+        raise CheckpointError(
+            f"{str(path)!r} ({size:,} bytes) is a truncated or damaged safetensors file: {error}. Fetch it again."
+        ) from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file that `read_checkpoint` accepted; none of a file of another kind."""
+    path, head = _start_of(path)
+    return sealed.read_metadata(path) if _is_safetensors(head) else {}
+
+
+def _start_of(path: str | Path) -> tuple[Path, bytes]:
     path = Path(path).expanduser()
     if not path.is_file():
         kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"checkpoint {str(path)!r} {kind}; give the path of a .pth or .safetensors file")
-    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_documents(path, head)
-    header_bytes = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header_bytes < 100 << 20:
-        try:
-            return safetensors.torch.load_file(path, device="cpu")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{str(path)!r} ({size:,} bytes) is a truncated or damaged safetensors file: {error}. Fetch it again."
-            ) from error
-    return _torch_load(path, size, is_zip=head.startswith(b"PK\x03\x04"))
+    return path, head
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 << 20
 
 
 def _refuse_documents(path: Path, head: bytes) -> None:
@@ -133,51 +105,22 @@ def _quote(start: bytes) -> str:
     return repr(start[:60].decode("ascii", "replace"))
 
 
-def _torch_load(path: Path, size: int, *, is_zip: bool) -> Any:
+def _read_pytorch(path: Path, size: int, *, is_zip: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        names = _refused_globals(path, error, is_zip=is_zip)
-        if not names:
-            raise CheckpointError(
-                f"{str(path)!r} ({size:,} bytes) is not a PyTorch checkpoint, or a damaged one: "
-                f"{_first_reason(error)}. Fetch it again."
-            ) from error
+        return read_zip(path) if is_zip else read_legacy(path)
+    except UnsafePickleError as error:
+        names = ", ".join(name[:100].encode("unicode_escape").decode("ascii") for name in error.names[:20])
         raise CheckpointError(
-            f"{str(path)!r} wants to run code when it is opened, and is refused: it refers to {', '.join(names)}. "
+            f"{str(path)!r} wants to run code when it is opened, and is refused: it refers to {names}. "
             "Weights need nothing but tensors. If you trust where it comes from, open it in an isolated place with the "
             "authors' code installed, keep only its state dict, and save that with safetensors."
         ) from error
-    except Exception as error:  # the restricted unpickler meets damaged data with struct.error, KeyError, EOFError, …
+    except Exception as error:  # damaged data end in struct.error, KeyError, EOFError, BadZipFile, …
+        reason = str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
         raise CheckpointError(
-            f"{str(path)!r} ({size:,} bytes) is a truncated or damaged checkpoint: {_first_reason(error)}. "
+            f"{str(path)!r} ({size:,} bytes) is a truncated or damaged checkpoint, or none of PyTorch: {reason}. "
             "Fetch it again."
         ) from error
-
-
-def _refused_globals(path: Path, error: Exception, *, is_zip: bool) -> list[str]:
-    """Names of the functions and classes in the file that reading it safely does not allow."""
-    if is_zip:
-        try:
-            with torch.serialization.safe_globals(_harmless_globals()):
-                return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-        except (RuntimeError, ValueError, pickle.UnpicklingError):
-            pass  # fall through to what the message names
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 256))
-        tail = file.read()
-    named = set(re.findall(r"GLOBAL ([\w.]+)", str(error)))
-    # a file cut off in the middle of a name is damaged; the unpickler has taken its last character for the line's end
-    return sorted(name for name in named if not tail[:-1].endswith(name.rpartition(".")[2].encode()))
-
-
-def _first_reason(error: Exception) -> str:
-    """The one line of PyTorch's long message that tells what happened."""
-    text = str(error)
-    reason = re.search(r"(?:WeightsUnpickler error|UnpicklingError):\s*(.+)", text)
-    line = reason.group(1) if reason else (text.strip().splitlines() or [type(error).__name__])[0]
-    return line.split(". This is an internal")[0].strip().rstrip(".")
 
 
 def unwrap_state_dict(obj: Any, prefer: Sequence[str] = WRAPPER_KEYS) -> dict[str, Tensor]:
@@ -194,21 +137,49 @@ def unwrap_state_dict(obj: Any, prefer: Sequence[str] = WRAPPER_KEYS) -> dict[st
         CheckpointError: there is no dictionary of tensors under any of these keys.
     """
     state: Any = obj
-    while isinstance(state, Mapping):
-        key = next((key for key in prefer if isinstance(state.get(key), Mapping) and state[key]), None)
+    for _ in range(MAX_DEPTH):  # a dictionary made in memory may contain itself
+        keys = prefer if isinstance(state, Mapping) else ()
+        key = next((key for key in keys if isinstance(state.get(key), Mapping) and state[key]), None)
         if key is None:
             break
         state = state[key]
     if not isinstance(state, Mapping):
         raise CheckpointError(f"the checkpoint holds a {type(state).__name__}, not a dictionary of tensors")
-    others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [str(key) for key, value in state.items() if not isinstance(value, (Tensor, UnfitTensor))]
     if others or not state:
         raise CheckpointError(
             f"no state dict found: of the {len(state)} keys {some(state)}, {len(others)} hold no tensor "
             f"({some(others)}), and none of the wrapper keys {', '.join(prefer)} is among them. If the weights lie "
             "under another key, name it in `prefer`."
         )
-    return _strip_prefixes({str(key): value for key, value in state.items()})
+    state = _strip_prefixes({str(key): value for key, value in state.items()})
+    for key, value in state.items():
+        check_kind(key, value)
+    return state
+
+
+def check_kind(key: str, value: Tensor | UnfitTensor) -> None:
+    """Refuse a tensor whose values cannot be taken one by one.
+
+    Raises:
+        CheckpointError: naming the key and what it is.
+    """
+    kind = value.kind if isinstance(value, UnfitTensor) else _unfit_kind(value)
+    if kind is not None:
+        raise CheckpointError(
+            f"the weight {key!r} is {kind}; weights must be ordinary tensors. Load the file with the code that wrote "
+            "it, and save its weights as such (`x.dequantize()`, `x.to_dense()`)."
+        )
+
+
+def _unfit_kind(x: Tensor) -> str | None:
+    if x.is_quantized:
+        return "quantised"
+    if x.is_nested:
+        return "nested"
+    if x.layout == torch.strided:
+        return None
+    return "sparse" if "sparse" in str(x.layout) else f"of the layout {x.layout}"
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.checkpoints import CheckpointError, read_checkpoint
-from visionssm.checkpoints.load import compare
+from visionssm.checkpoints.fitting import compare
 from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
 from visionssm.files import complete_or_absent

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from visionssm.checkpoints import CheckpointError, convert_state_dict, read_checkpoint, unwrap_state_dict
-from visionssm.checkpoints.load import compare
+from visionssm.checkpoints.fitting import compare
 from visionssm.integrations.feature_maps import FeatureMaps
 
 BACKBONE = "backbone."
