@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates
 from timm.models import checkpoint_seq, generate_default_cfgs
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from visionssm.backbones._base import (
     register_variants,
 )
 from visionssm.checkpoints import OfficialCfg
-from visionssm.layers import SS2D, MapConv2d
+from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
 from visionssm.layers.ss2d import default_dt_rank
@@ -285,8 +285,8 @@ class HRVMamba(HierarchicalBackbone):
             for n, count in zip((2, 3, 4), modules, strict=True)
         )
         self.neck: nn.Module = PyramidNeck(dims, neck_dims, neck_out_dim, **factory)
-        self.head: ClassifierHead = ClassifierHead(  # type: ignore[assignment]
-            neck_out_dim, num_classes, global_pool, drop_rate, input_fmt="NHWC", **factory
+        self.head: MapClassifierHead = MapClassifierHead(  # type: ignore[assignment]
+            neck_out_dim, num_classes, global_pool, drop_rate, **factory
         )
         self.apply(init_linear_)
 

@@ -7,7 +7,7 @@ from visionssm.layers.conditional_position import (
 )
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.downsample import PatchMerging, StridedConvDownsample
-from visionssm.layers.head import NormClassifierHead
+from visionssm.layers.head import MapClassifierHead, NormClassifierHead
 from visionssm.layers.mamba import BidirectionalMamba, Mamba
 from visionssm.layers.ss2d import SS2D, GatedSS2D, RouteScan
 from visionssm.layers.stem import OverlappingStem, PatchStem
@@ -20,6 +20,7 @@ __all__ = [
     "GatedSS2D",
     "InvertedBottleneckDownsample",
     "Mamba",
+    "MapClassifierHead",
     "MapConv2d",
     "NormClassifierHead",
     "OverlappingStem",
