@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.children import ROOT, interpreted
 from visionssm.benchmarks.gpu import scans as gpu
 from visionssm.benchmarks.gpu import stages
 from visionssm.benchmarks.kernels import Inputs, Shape, ours
 
-ROOT = Path(__file__).parents[2]
 TINY = Shape("tiny", height=2, width=3, channels=4, d_state=2, dt_rank=2, n_routes=4, batch=2)
 
 
@@ -67,11 +66,7 @@ print(json.dumps(rows))
 
 
 def test_dry_run_in_the_interpreter_gives_a_row_for_every_dtype_and_pass() -> None:
-    pytest.importorskip("triton", reason="Triton is only published for Linux")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", CHILD], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = json.loads(interpreted("-c", CHILD))
     passes = ("forward", "forward + backward")
     assert [(r["dtype"], r["pass"]) for r in rows] == [(t, p) for t in ("float32", "bfloat16") for p in passes]
     assert {r["batch"] for r in rows} == {2}

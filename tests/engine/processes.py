@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.children import ROOT, environment
 
 
 def run_on_two_processes(config: Path, *arguments: str) -> None:
@@ -18,6 +17,6 @@ def run_on_two_processes(config: Path, *arguments: str) -> None:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     command += [f"--master-port={port}", str(ROOT / "tools/train.py"), str(config), "--launcher", "pytorch"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=400)
+    variables = environment(OMP_NUM_THREADS="1")
+    done = subprocess.run([*command, *arguments], env=variables, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,12 +12,12 @@ import pytest
 import timm
 import torch
 
+from tests.children import ROOT, environment
 from tests.engine.tiny import MIXUP, assert_equal_weights, logged, write_config
 from visionssm.cli.launch import evaluate, train
 from visionssm.engine.checkpoint import build_classifier, load_checkpoint
 from visionssm.engine.errors import CheckpointError, ConfigError
 
-ROOT = Path(__file__).parents[2]
 BY_ITERATION = {"default_hooks.checkpoint": {"type": "SafeCheckpointHook", "interval": 3, "by_epoch": False}}
 
 
@@ -48,7 +47,7 @@ def test_run_killed_within_an_epoch_resumes_to_the_same_bits(uninterrupted: Path
     options += ["default_hooks.checkpoint.interval=3", "default_hooks.checkpoint.by_epoch=False"]
     run = subprocess.Popen(
         [sys.executable, ROOT / "tools/train.py", config, "--work-dir", tmp_path, "--cfg-options", *options],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        env=environment(tmp_path),
         stdout=subprocess.DEVNULL,
         stderr=(tmp_path / "stderr").open("wb"),
     )

@@ -5,11 +5,7 @@ Reports: hustvl/Vim issue 30, NVlabs/MambaVision issue 38, bowang-lab/U-Mamba is
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import visionssm
+from tests.children import interpreted
 from visionssm.kernels import (
     LowRank,
     deformable_sum,
@@ -28,7 +25,6 @@ from visionssm.kernels import (
     use_backend,
 )
 
-ROOT = Path(__file__).parents[2]
 # Half a unit in the last place of the results, and of what they are made of, relative to the largest value.
 ROUNDING = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 halves = pytest.mark.parametrize("dtype", list(ROUNDING), ids=lambda d: str(d).removeprefix("torch."))
@@ -147,10 +143,7 @@ print("passed")
 
 
 def test_triton_kernels_of_extreme_inputs_are_finite_and_close_to_the_definition() -> None:
-    pytest.importorskip("triton", reason="Triton is only published for Linux")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", CHILD], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "passed\n", done.stderr
+    assert interpreted("-c", CHILD) == "passed\n"
 
 
 # --------------------------------------------------------------------------------------------------- other operators

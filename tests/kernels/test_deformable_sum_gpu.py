@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
+from tests.children import errors_of_cases
 from tests.kernels.interpreted_deformable_sum import CASES
 from visionssm.kernels.aot import TARGETS
 from visionssm.kernels.deformable_sum import gpu
-
-ROOT = Path(__file__).parents[2]
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 NANO = {"height": 56, "width": 56, "groups": 1, "channels": 16}
@@ -28,11 +21,7 @@ WIDE = {"height": 33, "width": 47, "groups": 3, "channels": 200, "batch": 2}
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, float]:
     """Errors of every case, from one process in which Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.interpreted_deformable_sum"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return errors_of_cases("tests.kernels.interpreted_deformable_sum")
 
 
 @pytest.mark.parametrize("case", CASES)

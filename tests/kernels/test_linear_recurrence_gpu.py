@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
+from tests.children import errors_of_cases
 from tests.kernels.interpreted_linear_recurrence import CASES
 from visionssm.kernels.aot import TARGETS
 from visionssm.kernels.linear_recurrence import gpu
-
-ROOT = Path(__file__).parents[2]
 
 TOLERANCE = 1e-5  # rounding of float32 in second derivatives over up to 40 steps
 
@@ -25,11 +18,7 @@ TOLERANCE = 1e-5  # rounding of float32 in second derivatives over up to 40 step
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, float]:
     """Errors of every case, from one process in which Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.interpreted_linear_recurrence"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return errors_of_cases("tests.kernels.interpreted_linear_recurrence")
 
 
 @pytest.mark.parametrize("case", CASES)

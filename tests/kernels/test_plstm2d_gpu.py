@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
+from tests.children import errors_of_cases
 from tests.kernels.interpreted_plstm2d import CASES
 from visionssm.kernels.aot import TARGETS
 from visionssm.kernels.plstm2d import gpu
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6  # rounding in float32
 TURNS = {"propagation": (True, True), "diffusion": (True, False)}
 
@@ -25,11 +20,7 @@ TURNS = {"propagation": (True, True), "diffusion": (True, False)}
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, dict[str, float]]:
     """Errors of every case, from one process in which Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.interpreted_plstm2d"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return errors_of_cases("tests.kernels.interpreted_plstm2d")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
@@ -15,13 +9,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
+from tests.children import errors_of_cases
 from tests.kernels.interpreted_selective_scan import CASES
 from visionssm.kernels import selective_scan, use_backend
 from visionssm.kernels.aot import TARGETS, KernelLaunch, compile_for
 from visionssm.kernels.selective_scan import gpu
 from visionssm.kernels.selective_scan.scan import Scan
-
-ROOT = Path(__file__).parents[2]
 
 # Rounding of results and gradients in the case's dtype; steps of 40 amplify the rounding of dt before exp.
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 8e-4}
@@ -36,11 +29,7 @@ SHAPES = [(1, *stage) for stage in VMAMBA] + [(16, *stage) for stage in VMAMBA_V
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, dict[str, float]]:
     """Errors of every case, from one process in which Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.interpreted_selective_scan"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return errors_of_cases("tests.kernels.interpreted_selective_scan")
 
 
 @pytest.mark.parametrize("case", CASES)

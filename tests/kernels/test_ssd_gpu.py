@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
+from tests.children import errors_of_cases
 from tests.kernels.interpreted_ssd import CASES
 from visionssm.kernels.aot import TARGETS, KernelLaunch
 from visionssm.kernels.ssd import gpu
-
-ROOT = Path(__file__).parents[2]
 
 # Rounding of results and gradients in the case's dtype.
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 5e-3, torch.float16: 8e-4}
@@ -27,11 +20,7 @@ OF_SUMS = 1e-5  # gradients of a, in float32: sums over all steps of terms of bo
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, dict[str, float]]:
     """Errors of every case, from one process in which Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.interpreted_ssd"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return errors_of_cases("tests.kernels.interpreted_ssd")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -46,7 +46,7 @@ class MapClassifierHead(ClassifierHead):
             self.in_features = in_features
         if pool_type is None:
             pool_type = self.global_pool.pool_type
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.global_pool, self.fc = create_classifier(
             self.in_features, num_classes, pool_type, input_fmt="NHWC", **factory
         )
