@@ -76,6 +76,15 @@ def test_published_files_have_sound_addresses_and_names_of_their_own_in_the_cach
             assert cached.setdefault(file, url) == url, f"{name} would be confused with another file in the cache"
 
 
+def test_published_files_say_whose_they_are_and_where_they_are_from() -> None:
+    for name, cfg in official_cfgs().items():
+        if cfg.url or cfg.hf_hub_id or getattr(cfg, "manual_url", None):
+            assert cfg.paper_name, name
+            assert cfg.paper_ids is None or re.fullmatch(r"arXiv:\d{4}\.\d{5}", cfg.paper_ids), name
+            assert re.fullmatch(r"https://(github\.com|huggingface\.co|drive\.google\.com)/\S+", cfg.origin_url), name
+            assert cfg.license is None or re.fullmatch(r"[a-z0-9.-]+", cfg.license), name
+
+
 @pytest.fixture
 def register() -> Iterator[Any]:
     """Registers a variant of the smallest model with a configuration of its own, for the time of a test."""

@@ -138,4 +138,6 @@ def test_rows_of_the_model_zoo_have_accuracy_size_input_licence_and_link() -> No
         assert re.fullmatch(r"\d+×\d+", cells[3]), row
         assert cells[4], row
         assert re.search(r"\[.+\]\(https://\S+\)", cells[5]), row
+        assert cells[6], row
+        assert re.fullmatch(r"`[0-9a-f]{16}…`|not recorded", cells[7]), row
     assert any(row.startswith("| `vssd_base.authors_mesa_in1k` | 85.4 |") for row in table)

@@ -6,6 +6,7 @@ The counterpart for models of one resolution is in `_plain.py`.
 from __future__ import annotations
 
 import fnmatch
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -289,8 +290,11 @@ def init_linear_(module: nn.Module) -> None:
 
 
 def imagenet_cfg(url: str = "", **overrides: Any) -> OfficialCfg:
-    """timm's pretrained configuration of an ImageNet-1k classifier at 224×224, with `OfficialCfg`'s fields beside."""
-    values = {
+    """timm's pretrained configuration of an ImageNet-1k classifier at 224×224, with `OfficialCfg`'s fields beside.
+
+    `origin_url` is made from the source: the repository, or the page from which a person downloads.
+    """
+    values: dict[str, Any] = {
         "url": url,
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -302,7 +306,12 @@ def imagenet_cfg(url: str = "", **overrides: Any) -> OfficialCfg:
         "first_conv": "patch_embed.0",
         "classifier": "head.fc",
     }
-    return OfficialCfg(**{**values, **overrides})
+    values |= overrides
+    hub = values.get("hf_hub_id")
+    address = values["url"] if isinstance(values["url"], str) else values["url"][0]
+    repository = re.match(r"https://github\.com/[^/]+/[^/]+", address)
+    page = f"https://huggingface.co/{hub}" if hub else repository[0] if repository else values.get("manual_url")
+    return OfficialCfg(**{"origin_url": page, **values})
 
 
 def build(

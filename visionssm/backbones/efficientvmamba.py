@@ -26,6 +26,11 @@ from visionssm.kernels import routes
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
 from visionssm.layers.cells import into_cells, out_of_cells
 
+PAPER = {
+    "paper_name": "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
+    "paper_ids": "arXiv:2403.09977",
+}
+
 STEP = 2  # pixels between neighbours on a route
 
 
@@ -166,6 +171,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 
 def _hub_cfg(size: str, *wrapper_keys: str) -> OfficialCfg:
     return imagenet_cfg(
+        **PAPER,
         hf_hub_id=f"TerryPei/EfficientVMamba-{size.capitalize()}",
         hf_hub_filename=f"efficient_vmamba_{size}.ckpt",
         prefer=wrapper_keys,
@@ -178,7 +184,7 @@ default_cfgs = generate_default_cfgs(
         "efficientvmamba_tiny.authors_in1k": _hub_cfg("tiny", "state_dict", "model", "ema_model"),
         "efficientvmamba_small.authors_in1k": _hub_cfg("small", "state_dict", "model", "ema_model"),
         "efficientvmamba_base.authors_in1k": _hub_cfg("base", "state_dict", "ema_model", "model"),
-        "efficientvmamba_nano_test": imagenet_cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
+        "efficientvmamba_nano_test": imagenet_cfg(**PAPER, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )
 

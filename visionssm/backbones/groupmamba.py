@@ -28,6 +28,8 @@ from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
 from visionssm.layers.conv import PreciseConv2d
 from visionssm.layers.ss2d import default_dt_rank
 
+PAPER = {"paper_name": "GroupMamba: Efficient Group-Based Visual State Space Model", "paper_ids": "arXiv:2407.13772"}
+
 GROUPS = 4  # one a direction: rows, columns, reversed rows, reversed columns
 NORM_EPS = 1e-6  # of the norms outside the mixer and the patch embeddings, which have 1e-5
 
@@ -327,6 +329,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 
 def _cfg(drive_id: str | None = None, **overrides: Any) -> OfficialCfg:
     return imagenet_cfg(
+        **PAPER,
         manual_url=f"https://drive.google.com/file/d/{drive_id}/view" if drive_id else None,
         classifier=("head.fc", "head.dist_fc"),
         **overrides,

@@ -31,6 +31,8 @@ from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
 from visionssm.layers.ss2d import default_dt_rank
 
+PAPER = {"paper_name": "HRVMamba: High-Resolution Visual State Space Model"}
+
 BRANCHES = 4
 MULTI_SCALE_KERNELS = (3, 5, 7, 9)
 
@@ -386,7 +388,7 @@ def _cfg(drive_id: str | None = None, size: int = 256, **overrides: Any) -> Offi
         "crop_pct": 1.0,
         "first_conv": "conv1",
     }
-    return imagenet_cfg(**{**values, **overrides})
+    return imagenet_cfg(**PAPER, **{**values, **overrides})
 
 
 # The nano and tiny files were replaced in April 2026, together with a change of block from the attentive to the plain

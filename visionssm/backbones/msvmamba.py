@@ -33,6 +33,11 @@ from visionssm.layers import (
 )
 from visionssm.layers.ss2d import default_dt_rank
 
+PAPER = {
+    "paper_name": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
+    "paper_ids": "arXiv:2405.14174",
+}
+
 
 class MultiScaleSS2D(nn.Module):
     """A scan of the map along its rows, and one of a half-size map along three orders, added; no gate.
@@ -258,12 +263,12 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 
 def _v1_cfg(drive_folder: str) -> OfficialCfg:
     return imagenet_cfg(
-        manual_url=f"https://drive.google.com/drive/folders/{drive_folder}", prefer=("model", "model_ema")
+        **PAPER, manual_url=f"https://drive.google.com/drive/folders/{drive_folder}", prefer=("model", "model_ema")
     )
 
 
 def _v3_cfg(file: str) -> OfficialCfg:
-    return imagenet_cfg(hf_hub_id="YuhengSSS/MSVMamba", hf_hub_filename=file, prefer=("model_ema", "model"))
+    return imagenet_cfg(**PAPER, hf_hub_id="YuhengSSS/MSVMamba", hf_hub_filename=file, prefer=("model_ema", "model"))
 
 
 _TEST: dict[str, Any] = {"input_size": (3, 64, 64), "pool_size": (2, 2), "crop_pct": 1.0}
@@ -275,8 +280,8 @@ default_cfgs = generate_default_cfgs(
         "msvmamba_v3_tiny.authors_in1k": _v3_cfg("msvmambav3_tiny_224.pth"),
         "msvmamba_v3_small.authors_in1k": _v3_cfg("msvmambav3_small_224.pth"),
         "msvmamba_v3_base.authors_in1k": _v3_cfg("msvmambav3_base_224.pth"),
-        "msvmamba_nano_test": imagenet_cfg(**_TEST),
-        "msvmamba_v3_nano_test": imagenet_cfg(**_TEST),
+        "msvmamba_nano_test": imagenet_cfg(**PAPER, **_TEST),
+        "msvmamba_v3_nano_test": imagenet_cfg(**PAPER, **_TEST),
     }
 )
 

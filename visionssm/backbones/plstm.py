@@ -25,6 +25,8 @@ from visionssm.kernels import plstm2d_four_directions
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
 from visionssm.layers.tokens import PatchEmbedding, resample_positions
 
+PAPER = {"paper_name": "pLSTM: parallelizable Linear Source Transition Mark networks", "paper_ids": "arXiv:2506.11997"}
+
 N_DIRECTIONS = len(FOUR_DIRECTIONS)
 _EPS = 1e-5
 
@@ -419,7 +421,7 @@ def _shaped(name: str, value: Tensor, model: nn.Module) -> Tensor:
 def _cfg(*, grid: int = 14, **overrides: Any) -> OfficialCfg:
     size = {"input_size": (3, 16 * grid, 16 * grid), "pool_size": (grid, grid)}
     names = {"first_conv": "patch_embed.proj", "classifier": "head", "fixed_input_size": True}
-    return imagenet_cfg(**{**size, **names, **overrides})
+    return imagenet_cfg(**PAPER, **{**size, **names, **overrides})
 
 
 _TINY = {"embed_dim": 192, "num_heads": 3}

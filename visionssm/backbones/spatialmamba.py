@@ -22,6 +22,11 @@ from visionssm.kernels import LowRank, routes, scan_states
 from visionssm.layers import MapConv2d, RouteScan
 from visionssm.layers.ss2d import default_dt_rank
 
+PAPER = {
+    "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware State Fusion",
+    "paper_ids": "arXiv:2410.15091",
+}
+
 DILATIONS = (1, 3, 5)
 REACH = max(DILATIONS)  # pixels to every side
 
@@ -154,7 +159,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 def _cfg(file_id: str) -> OfficialCfg:
     """A checkpoint on Google Drive, which only a person can download."""
     url = f"https://drive.google.com/file/d/{file_id}/view?usp=drive_link"
-    return imagenet_cfg(first_conv="patch_embed.conv1.conv", manual_url=url)
+    return imagenet_cfg(**PAPER, first_conv="patch_embed.conv1.conv", manual_url=url)
 
 
 default_cfgs = generate_default_cfgs(
@@ -163,7 +168,7 @@ default_cfgs = generate_default_cfgs(
         "spatialmamba_small.authors_in1k": _cfg("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O"),
         "spatialmamba_base.authors_in1k": _cfg("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
         "spatialmamba_nano_test": imagenet_cfg(
-            input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, first_conv="patch_embed.conv1.conv"
+            **PAPER, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, first_conv="patch_embed.conv1.conv"
         ),
     }
 )

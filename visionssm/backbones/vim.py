@@ -20,6 +20,11 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.layers.mamba import BidirectionalMamba, convert_mamba_key
 from visionssm.layers.tokens import PatchEmbedding, insert_token, resample_positions
 
+PAPER = {
+    "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
+    "paper_ids": "arXiv:2401.09417",
+}
+
 
 class Stream(NamedTuple):
     """What passes from block to block, each (B, T, C): a block's output is added only by whoever needs the sum."""
@@ -207,7 +212,7 @@ def _cfg(repository: str = "", file: str = "", *, grid: int = 14, **overrides: A
         "fixed_input_size": True,
         **hub,
     }
-    return imagenet_cfg(**{**options, **overrides})
+    return imagenet_cfg(**PAPER, **{**options, **overrides})
 
 
 default_cfgs = generate_default_cfgs(

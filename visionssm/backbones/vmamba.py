@@ -28,6 +28,8 @@ from visionssm.layers import (
     StridedConvDownsample,
 )
 
+PAPER = {"paper_name": "VMamba: Visual State Space Model", "paper_ids": "arXiv:2401.10166"}
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -120,11 +122,11 @@ _RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
 
 
 def _v05_url(file: str) -> OfficialCfg:
-    return imagenet_cfg(f"{_RELEASES}/%23v2cls/{file}")
+    return imagenet_cfg(**PAPER, url=f"{_RELEASES}/%23v2cls/{file}")
 
 
 def _v0_url(file: str) -> OfficialCfg:
-    return imagenet_cfg(f"{_RELEASES}/%23v0cls/{file}")
+    return imagenet_cfg(**PAPER, url=f"{_RELEASES}/%23v0cls/{file}")
 
 
 default_cfgs = generate_default_cfgs(
@@ -138,7 +140,7 @@ default_cfgs = generate_default_cfgs(
         "vmamba_v0_tiny.authors_in1k": _v0_url("vssmtiny_dp01_ckpt_epoch_292.pth"),
         "vmamba_v0_small.authors_in1k": _v0_url("vssmsmall_dp03_ckpt_epoch_238.pth"),
         "vmamba_v0_base.authors_in1k": _v0_url("vssmbase_dp06_ckpt_epoch_241.pth"),
-        "vmamba_nano_test": imagenet_cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
+        "vmamba_nano_test": imagenet_cfg(**PAPER, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )
 

@@ -24,6 +24,8 @@ from visionssm.kernels import non_causal_ssd
 from visionssm.layers import MapConv2d
 from visionssm.layers.ss2d import init_dt_bias_
 
+PAPER = {"paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality", "paper_ids": "arXiv:2407.18559"}
+
 
 @register_notrace_module  # a leaf for torch.fx: the operator's input checks branch on sizes
 class NonCausalSSD(nn.Module):
@@ -130,7 +132,7 @@ def _cfg(file: str, *, averaged: bool) -> OfficialCfg:
     """`averaged`: the published accuracy is that of the moving average in the file."""
     prefer = ("model_ema", "model") if averaged else None
     hub = {"hf_hub_id": "YuhengSSS/VSSD", "hf_hub_filename": file}
-    return imagenet_cfg(first_conv="patch_embed.conv1.conv", prefer=prefer, **hub)
+    return imagenet_cfg(**PAPER, first_conv="patch_embed.conv1.conv", prefer=prefer, **hub)
 
 
 default_cfgs = generate_default_cfgs(
@@ -143,7 +145,7 @@ default_cfgs = generate_default_cfgs(
         "vssd_small.authors_mesa_in1k": _cfg("vssd_small_e300_with_mesa.pth", averaged=True),
         "vssd_base.authors_mesa_in1k": _cfg("vssd_base_e300_with_mesa.pth", averaged=True),
         "vssd_nano_test": imagenet_cfg(
-            input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, first_conv="patch_embed.conv1.conv"
+            **PAPER, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, first_conv="patch_embed.conv1.conv"
         ),
     }
 )

@@ -12,8 +12,9 @@ from visionssm.benchmarks.published import figures
 from visionssm.checkpoints import OfficialCfg
 
 HEADER = (
-    "| checkpoint | top-1 (published) | parameters (published) | input | licence of the weights | source |",
-    "|---|---|---|---|---|---|",
+    "| checkpoint | top-1 (published) | parameters (published) | input | licence of the weights | source | paper "
+    "| sha256 |",
+    "|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -40,8 +41,16 @@ def rows() -> Iterator[str]:
             "×".join(map(str, cfg.input_size[1:])),
             cfg.license or "not stated",
             _source(cfg),
+            _paper(cfg),
+            f"`{sha256[:16]}…`" if (sha256 := getattr(cfg, "sha256", None)) else "not recorded",
         )
         yield f"| {' | '.join(cells)} |"
+
+
+def _paper(cfg: PretrainedCfg) -> str:
+    """The paper's number on arXiv as a Markdown link, or its name."""
+    number = str(cfg.paper_ids or "").removeprefix("arXiv:")
+    return f"[{number}](https://arxiv.org/abs/{number})" if number else cfg.paper_name or "not stated"
 
 
 def _source(cfg: PretrainedCfg) -> str:
