@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,9 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from visionssm.data import images
-from visionssm.data.images import UnreadableImageError, read_image
+from visionssm.data.images import (
+    ImageHeader,
+    UnreadableImageError,
+    inspect_images,
+    read_image,
+    read_numbers,
+    to_8_bit,
+)
 
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
@@ -225,3 +234,110 @@ def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
         read_image(path, "HSV")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_pixels must be at least 1"):
         read_image(path, max_pixels=0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", sorted(UPRIGHT))
+def test_header_tells_the_sizes_that_reading_gives(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"a.{suffix}", corner_image(), exif=exif)
+    header = inspect_images([path])[0]
+    assert isinstance(header, ImageHeader)
+    assert header.upright == read_image(path).size == ((6, 4) if orientation < 5 else (4, 6))
+    assert header.stored == read_image(path, upright=False).size
+    assert header.turned == (orientation != 1 and suffix != "tiff")
+
+
+def test_orientation_in_metadata_text_of_png_files_is_seen(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    path = save(tmp_path / "a.png", corner_image(), pnginfo=text)
+    header = inspect_images([path])[0]
+    assert isinstance(header, ImageHeader)
+    assert (header.stored, header.upright) == ((6, 4), (4, 6)) == (header.stored, read_image(path).size)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tiff", "gif"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_files_that_end_too_early_are_told_without_reading_them(tmp_path: Path, suffix: str, share: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+    path = save(tmp_path / f"a.{suffix}", pixels)
+    assert isinstance(inspect_images([path])[0], ImageHeader)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    found = inspect_images([path])[0]
+    assert isinstance(found, UnreadableImageError)
+    assert "decoded" in found.reason
+
+
+def test_whole_jpeg_and_png_files_are_not_decoded_to_look_at_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [save(tmp_path / name, corner_image()) for name in ("a.jpg", "b.png")]
+
+    def decode(*_: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    assert [header.stored for header in inspect_images(paths) if isinstance(header, ImageHeader)] == [(6, 4), (6, 4)]
+
+
+def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name, reason in (
+        ("pipe.png", "named pipe"),
+        ("lost.png", "a link to a file that is not there"),
+        ("loop.png", "cannot be opened"),
+        ("n" * 300, "cannot be opened"),
+        ("a\0.png", "cannot be opened"),
+    ):
+        with pytest.raises(UnreadableImageError, match=reason):
+            read_image(tmp_path / name)
+    with pytest.raises(UnreadableImageError, match=r"cannot be opened|no such file"):
+        read_image("~nobody-of-this-name/a.png")
+
+
+def test_files_named_with_a_tilde_are_read_and_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "~a.png", corner_image())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_image("~a.png").size == read_image("~/~a.png").size == (6, 4)
+
+
+def test_open_files_are_read_and_named_where_they_are_damaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", corner_image())
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(values(read_image(file)), values(corner_image()))
+    path.write_bytes(b"nothing")
+    with path.open("rb") as file, pytest.raises(UnreadableImageError, match=r"a\.png"):
+        read_image(file)
+
+
+def test_colours_that_stand_for_transparency_are_white_in_16_bits_too(tmp_path: Path) -> None:
+    pixels = np.array([[0, 500, 65535]], np.uint16)
+    path = save(tmp_path / "a.png", pixels, transparency=500)
+    np.testing.assert_array_equal(values(read_image(path, "L")), [[0, 255, 255]])
+
+
+def test_image_opened_elsewhere_is_converted_by_the_same_rules(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    path = save(tmp_path / "a.png", pixels, exif=exif)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(values(to_8_bit(image)), values(read_image(path)))
+    with pytest.raises(ValueError, match="mode must be"):
+        to_8_bit(corner_image(), "HSV")  # type: ignore[arg-type]
+
+
+def test_numbers_are_those_in_the_file(tmp_path: Path) -> None:
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette([7, 8, 9] * 12)
+    np.testing.assert_array_equal(read_numbers(save(tmp_path / "a.png", image, transparency=3)), indices)
+    wide = indices.astype(np.uint16) * 1000
+    np.testing.assert_array_equal(read_numbers(save(tmp_path / "b.png", wide)), wide)

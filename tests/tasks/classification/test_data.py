@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,3 +158,33 @@ def test_stream_depends_on_the_epoch_and_not_on_the_passes_before() -> None:
     assert labels_and_draws(make(), 1) == second
     assert [row[1:] for row in first] != [row[1:] for row in second]
     assert len({tuple(row[1:]) for row in first}) == 6
+
+
+def test_classes_are_names_not_the_letters_of_one(root: Path) -> None:
+    with pytest.raises(DatasetError, match=r"got the string 'black'; write classes=\['black'\]"):
+        timm_dataset(str(root), "val", classes="black")
+
+
+def test_images_of_every_format_are_found(root: Path) -> None:
+    Image.new("RGB", (8, 8)).save(root / "val" / "black" / "a.webp")
+    Image.new("RGB", (8, 8)).save(root / "val" / "black" / "b.TIFF")
+    assert len(timm_dataset(str(root), "val", transform=TRANSFORM)) == 8
+
+
+def test_folders_that_cannot_be_listed_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "val" / "black" / "below").mkdir()
+    monkeypatch.setattr("os.scandir", refusing(root / "val" / "black" / "below"))
+    with pytest.raises(DatasetError, match=r"below' cannot be listed \(Permission denied\)"):
+        timm_dataset(str(root), "val", transform=TRANSFORM)
+
+
+def refusing(folder: Path) -> Any:
+    """`os.scandir` for somebody who may not list a folder (tests may run as one who may everything)."""
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if os.fspath(path) == str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    return refuse

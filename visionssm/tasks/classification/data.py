@@ -6,17 +6,19 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_transform
-from timm.data.readers import get_img_extensions
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.images import SUFFIXES, Mode, read_image, to_8_bit
+from visionssm.data.problems import checked_classes, first_readable
 from visionssm.data.seeding import isolated_randomness, mixed_seed
 from visionssm.data.spelling import closest
 
@@ -26,7 +28,6 @@ STREAMS = ("wds", "hfids", "tfds")
 """timm's name prefixes of data sets that can only be read in order."""
 
 _PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
-_MOST_CORRUPT_IN_A_ROW = 20
 
 HELP = (
     "Point to the data with `--cfg-options train_dataloader.dataset.root=DIR val_dataloader.dataset.root=DIR` (and the "
@@ -65,11 +66,14 @@ def timm_dataset(
     check_timm_dataset(root=root, split=split, name=name, transform=transform, corrupt=corrupt, options=options)
     training = split.lower() in TRAIN_NAMES
     transform = dict(transform or {})
-    mode = "L" if _channels(transform) == 1 else "RGB"
-    kwargs: dict[str, Any] = {"input_img_mode": mode, **dict(options or {})}
+    mode: Mode = "L" if _channels(transform) == 1 else "RGB"
+    # Readers that decode images themselves hand them over as they are stored, for `to_8_bit`; TensorFlow cannot.
     prefix = _prefix(name)
+    kwargs: dict[str, Any] = {"input_img_mode": mode if prefix == "tfds" else "", **dict(options or {})}
     if prefix in STREAMS:
         kwargs |= {"is_training": training, "seed": seed}
+    if prefix in ("", "folder"):
+        kwargs.setdefault("input_key", ";".join(SUFFIXES))
     if prefix == "torch":
         kwargs.pop("input_img_mode")  # torchvision's data sets do not take it; images are converted below
     try:
@@ -79,10 +83,12 @@ def timm_dataset(
             f"data set name={name!r} root={root!r} split={split!r} cannot be opened "
             f"({type(error).__name__}: {error}). {HELP}"
         ) from error
+    if hasattr(source, "loader"):  # torchvision's folders
+        source.loader = partial(read_image, mode=mode)
     pipeline = create_transform(**transform, is_training=training)
     about = {"classes": _class_names(source, classes), "input": _input_description(transform)}
     if prefix in STREAMS:
-        return ClassificationStream(source, pipeline, about, seed)
+        return ClassificationStream(source, pipeline, about, seed, mode)
     return ClassificationImages(source, pipeline, about, mode, training, corrupt == "raise")
 
 
@@ -94,7 +100,7 @@ class ClassificationImages(Dataset):
         source: Any,
         transform: Callable[[Image.Image], Tensor],
         metainfo: dict[str, Any],
-        mode: str,
+        mode: Mode,
         training: bool,
         stop_at_corrupt: bool,
     ) -> None:
@@ -116,33 +122,34 @@ class ClassificationImages(Dataset):
             return str(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        for skipped in range(_MOST_CORRUPT_IN_A_ROW):
-            number = (index + skipped) % len(self)
-            try:
-                image, label = self._read(number)
-            except Exception as error:  # decoders of damaged data raise whatever comes
-                if self.stop_at_corrupt:
-                    raise CorruptImageError(
-                        f"image {self.sample_name(number)!r} cannot be read ({type(error).__name__}: {error}); remove "
-                        "or replace it, or set corrupt='skip' in the data set's config"
-                    ) from error
-                if not self.training:
-                    blank = torch.zeros(self.metainfo["input"]["size"])
-                    return {"inputs": blank, "labels": -1, "index": index, "skipped": 1}
-                continue
-            return {"inputs": self.transform(image), "labels": label, "index": number, "skipped": skipped}
-        raise CorruptImageError(
-            f"{_MOST_CORRUPT_IN_A_ROW} images in a row, from {self.sample_name(index)!r} on, cannot be read; is the "
-            "storage available?"
-        )
+        if self.stop_at_corrupt:
+            return self._sample(index)
+        if self.training:
+            sample, skipped = first_readable(self._sample, index, len(self))
+            return {**sample, "skipped": skipped}
+        try:
+            return self._sample(index)
+        except CorruptImageError:
+            blank = torch.zeros(self.metainfo["input"]["size"])
+            return {"inputs": blank, "labels": -1, "index": index, "skipped": 1}
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        try:
+            image, label = self._read(index)
+        except Exception as error:  # decoders of damaged data raise whatever comes
+            raise CorruptImageError(
+                f"image {self.sample_name(index)!r} cannot be read ({type(error).__name__}: {error}); remove "
+                "or replace it, or set corrupt='skip' in the data set's config"
+            ) from error
+        return {"inputs": self.transform(image), "labels": label, "index": index, "skipped": 0}
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         if hasattr(self.source, "reader"):  # timm's own data sets would skip by themselves, without a count
             stream, label, *_ = self.source.reader[index]
-            with stream, Image.open(stream) as image:
-                return image.convert(self.mode), int(label)
+            with stream:
+                return read_image(stream, self.mode), int(label)
         image, label = self.source[index]
-        return image.convert(self.mode), int(label)
+        return to_8_bit(image, self.mode), int(label)
 
 
 class ClassificationStream(IterableDataset):
@@ -153,12 +160,18 @@ class ClassificationStream(IterableDataset):
     """
 
     def __init__(
-        self, source: Any, transform: Callable[[Image.Image], Tensor], metainfo: dict[str, Any], seed: int
+        self,
+        source: Any,
+        transform: Callable[[Image.Image], Tensor],
+        metainfo: dict[str, Any],
+        seed: int,
+        mode: Mode = "RGB",
     ) -> None:
         self.source = source
         self.transform = transform
         self.metainfo = metainfo
         self.seed = seed
+        self.mode = mode
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -180,7 +193,7 @@ class ClassificationStream(IterableDataset):
             self.source.reader.ds = None  # without workers the reader's shuffling would go on from the pass before
         for position, (image, label) in enumerate(self.source):
             with isolated_randomness(mixed_seed(self.seed, self.epoch, worker, position)):
-                inputs = self.transform(image)
+                inputs = self.transform(to_8_bit(image, self.mode))
             yield {"inputs": inputs, "labels": int(label), "index": position, "skipped": 0}
 
 
@@ -231,11 +244,10 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _check_class_folders(folder: Path, class_map: Any) -> None:
-    extensions = tuple(get_img_extensions())
     kinds = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not kinds:
         raise DatasetError(f"{str(folder.absolute())!r} has no class folders; expected {folder.name}/CLASS/image.jpg")
-    empty = [path.name for path in kinds if not _has_image(path, extensions)]
+    empty = [path.name for path in kinds if not _has_image(path)]
     if empty and not class_map:  # a class without images would shift the numbers of all the classes behind it
         listed = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         raise DatasetError(
@@ -244,8 +256,18 @@ def _check_class_folders(folder: Path, class_map: Any) -> None:
         )
 
 
-def _has_image(folder: Path, extensions: tuple[str, ...]) -> bool:
-    return any(name.lower().endswith(extensions) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+def _has_image(folder: Path) -> bool:
+    """Whether timm will find images in a folder.
+
+    Raises:
+        DatasetError: the folder or one below it cannot be listed; timm would leave it out in silence.
+    """
+
+    def stop(error: OSError) -> None:
+        raise DatasetError(f"folder {error.filename!r} cannot be listed ({error.strerror})") from error
+
+    names = [name for _, _, names in os.walk(folder, followlinks=True, onerror=stop) for name in names]
+    return any(name.lower().endswith(SUFFIXES) for name in names)
 
 
 def _prefix(name: str) -> str:
@@ -274,7 +296,7 @@ def _input_description(transform: Mapping[str, Any]) -> dict[str, Any]:
 
 def _class_names(source: Any, given: Sequence[str] | None) -> list[str] | None:
     if given is not None:
-        return [str(name) for name in given]
+        return checked_classes(given)
     indices = getattr(getattr(source, "reader", source), "class_to_idx", None)
     if not indices:
         return None

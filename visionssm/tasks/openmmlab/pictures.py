@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 
+from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.drawing import below, beside, class_colour, draw_objects, shown_scale, with_title
 from visionssm.engine.hooks.pictures import write_picture
 from visionssm.tasks.openmmlab.predictor import detection_of, pixel_classes_of
@@ -76,8 +77,9 @@ def _classes(loop: Any) -> Sequence[str]:
 
 def sample_picture(sample: Any, classes: Sequence[str], threshold: float) -> Image.Image:
     """The image of a data sample with what was found in it, beside what is annotated where the sample has that."""
-    with Image.open(sample.img_path) as file:
-        image = file.convert("RGB")
+    image = read_image(sample.img_path, max_pixels=MAX_DECODED_PIXELS)
+    if (image.height, image.width) != tuple(sample.ori_shape):  # the pipeline does not turn images
+        image = read_image(sample.img_path, max_pixels=MAX_DECODED_PIXELS, upright=False)
     if "pred_instances" in sample:
         found = detection_of(sample, classes, threshold).drawn(image)
         title = f"detected (score >= {threshold:g})"
