@@ -59,6 +59,7 @@ param_scheduler = [
 default_hooks = dict(checkpoint=dict(save_best="box_ap50"))
 custom_hooks = [
     dict(type="ProgressHook"),
+    dict(type="CorruptImageHook"),
     dict(type="PredictionPicturesHook"),
     dict(type="FiguresHook", metrics=("box_ap50", "box_ap", "mask_ap50", "mask_ap")),
 ]

@@ -56,6 +56,7 @@ param_scheduler = [
 default_hooks = dict(checkpoint=dict(save_best="miou"))
 custom_hooks = [
     dict(type="ProgressHook"),
+    dict(type="CorruptImageHook"),
     dict(type="PredictionPicturesHook"),
     dict(type="FiguresHook", metrics=("miou", "mean_accuracy")),
 ]

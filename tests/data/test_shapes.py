@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coder
 
-from visionssm.data.coco import uncompressed_rle
 from visionssm.data.errors import DatasetError
+from visionssm.data.masks import uncompressed_rle
 from visionssm.data.shapes import (
     SHAPES,
     ShapesSpec,

@@ -1,67 +1,24 @@
-"""Images with boxes and masks in COCO's format, checked as a whole before the first one is used."""
+"""Files in COCO's format, looked through as a whole."""
 
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from visionssm.data.errors import DatasetError
-from visionssm.data.problems import Problems
+from visionssm.data.images import ImageHeader, UnreadableImageError, inspect_images
+from visionssm.data.masks import check_mask, is_number
+from visionssm.data.orientation import CHOICES, orientation_of_labels
+from visionssm.data.problems import Problems, checked_classes
 from visionssm.data.spelling import closest
-from visionssm.extras import needs_extra
 
 HELP = (
     "A COCO-format set is a folder of images and a JSON file with 'images', 'annotations' and 'categories' "
     "(https://cocodataset.org/#format-data). Point to yours with root, annotations and images in the data set's config."
 )
-
-
-def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's plain run-length form of an (H, W) mask: lengths down the columns, beginning with the zeros."""
-    flat = np.asarray(mask, dtype=bool).flatten(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    counts = ([0] if flat.size and flat[0] else []) + runs.tolist()
-    return {"size": list(mask.shape), "counts": counts}
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """COCO polygons or run lengths (plain or compressed) as an (H, W) bool mask.
-
-    Raises:
-        ValueError: it is none of these, or of another size.
-        MissingExtraError: (an ImportError) pycocotools is not installed.
-    """
-    coder = mask_coder()
-    try:
-        if isinstance(segmentation, Mapping):
-            packed = dict(segmentation)
-            if isinstance(packed["counts"], list):
-                packed = coder.frPyObjects(packed, height, width)
-        else:
-            packed = coder.merge(coder.frPyObjects(list(segmentation), height, width))
-        mask = coder.decode(packed)
-    except Exception as error:  # the C code raises whatever comes
-        raise ValueError(f"segmentation cannot be decoded ({type(error).__name__}: {error})") from error
-    if mask.shape != (height, width):
-        raise ValueError(f"segmentation is of a {mask.shape[1]}×{mask.shape[0]} image, not {width}×{height}")
-    return mask.astype(bool)
-
-
-def mask_coder() -> Any:
-    """`pycocotools.mask`.
-
-    Raises:
-        MissingExtraError: (an ImportError) pycocotools is not installed.
-    """
-    with needs_extra("train", "handling masks"):
-        from pycocotools import mask
-    return mask
 
 
 def check_files(root: str | Path, annotations: str, images: str) -> None:
@@ -78,11 +35,13 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """A COCO file with its three lists.
 
     Raises:
-        DatasetError: it is no JSON file, or a list is missing.
+        DatasetError: it cannot be read, is no JSON file, or a list is missing.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{str(path)!r} is no JSON file: {error}. {HELP}") from error
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(_get(content, key), list)]
     if missing:
@@ -94,45 +53,134 @@ def _get(entry: Any, key: str) -> Any:
     return entry.get(key) if isinstance(entry, Mapping) else None
 
 
-def class_numbers(
-    entries: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None, path: Path
-) -> tuple[list[str], dict[int, int]]:
-    """Class names in order, and the class number (from 1) of every category id."""
-    named = {str(x["name"]): int(x["id"]) for x in entries}
+def _key(entry: Any, key: str) -> int | str | None:
+    """An id; None where there is none that can be one."""
+    value = _get(entry, key)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def category_names(entries: Sequence[Any], path: Path) -> dict[str, int | str]:
+    """Ids of the categories of a file by name, in the file's order.
+
+    Raises:
+        DatasetError: one has no name or no id, or two have the same.
+    """
+    named: dict[str, int | str] = {}
+    for place, entry in enumerate(entries):
+        name, key = _get(entry, "name"), _key(entry, "id")
+        if not isinstance(name, str) or key is None:
+            raise DatasetError(f"{str(path)!r}: category number {place} has no name or no id: {repr(entry)[:60]}")
+        named.setdefault(name, key)
     if len(named) != len(entries) or len(set(named.values())) != len(entries):
         raise DatasetError(f"{str(path)!r} has categories of the same name or id")
-    for name in wanted or ():
+    return named
+
+
+def class_numbers(
+    entries: Sequence[Any], wanted: Sequence[str] | None, path: Path
+) -> tuple[list[str], dict[int | str, int]]:
+    """Class names in order, and the class number (from 1) of every category id."""
+    named = category_names(entries, path)
+    classes = list(named) if wanted is None else checked_classes(wanted)
+    for name in classes:
         if name not in named:
             raise DatasetError(f"classes: {name!r} is no category of {str(path)!r}; closest: {closest(name, named)}")
-    classes = list(wanted) if wanted is not None else list(named)
     return classes, {named[name]: number for number, name in enumerate(classes, start=1)}
 
 
-def checked_images(entries: Sequence[Any], folder: Path, problems: Problems) -> dict[int, dict[str, Any]]:
-    """Images that can be used, by id; the others are noted as problems."""
-    found: dict[int, dict[str, Any]] = {}
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+UNREADABLE = "image files that cannot be read"
+"""Kind of problem of damaged files."""
+
+
+def checked_images(
+    entries: Sequence[Any],
+    folder: Path,
+    problems: Problems,
+    *,
+    root: Path,
+    orientation: str | None,
+    choices: str = CHOICES,
+) -> dict[int | str, dict[str, Any]]:
+    """Images that can be used, by id; the others are noted as problems.
+
+    Args:
+        entries: the file's images.
+        folder: that names are relative to.
+        problems: what is found wrong.
+        root: another folder that images may lie in.
+        orientation: "upright", "stored" or None, see `orientation_of_labels`.
+        choices: how the user says which, for messages.
+    Returns:
+        `file_name`, `path`, `height`, `width` and `upright` (whether annotations are of the image as it is shown).
+    """
+    listed: dict[int | str, tuple[str, Path, int, int]] = {}
+    allowed = [os.path.abspath(x) for x in (folder, root)]
     for entry in entries:
-        key, name = _get(entry, "id"), _get(entry, "file_name")
-        sides = [_get(entry, "height"), _get(entry, "width")]
-        if key is None or not isinstance(name, str) or not all(isinstance(x, int) and x > 0 for x in sides):
-            problems.add("images without id, file_name, height or width", str(entry)[:60])
-        elif key in found:
-            problems.add("images with an id that another has", f"id {key}")
-        elif Path(name).as_posix() not in there:
-            problems.add(f"image files that are not in {str(folder)!r}", repr(name))
+        key, name = _key(entry, "id"), _get(entry, "file_name")
+        height, width = (_whole(_get(entry, side)) for side in ("height", "width"))
+        if key is None or not isinstance(name, str) or height is None or width is None:
+            problems.add("images without id, file_name, height or width", repr(entry)[:60])
+        elif key in listed:
+            problems.add("images with an id that another has", f"id {key!r}")
         else:
-            found[key] = {"file_name": name, "height": sides[0], "width": sides[1]}
+            path = Path(os.path.abspath(folder / name))
+            if any(path.is_relative_to(x) for x in allowed):
+                listed[key] = (name, path, height, width)
+            else:
+                problems.add(
+                    f"image files outside of {str(folder)!r} and {str(root)!r} (set root to a folder that holds them)",
+                    repr(name),
+                )
+    found: dict[int | str, dict[str, Any]] = {}
+    headers = inspect_images([path for _, path, _, _ in listed.values()])
+    for (key, (name, path, height, width)), header in zip(listed.items(), headers, strict=True):
+        if isinstance(header, UnreadableImageError):
+            missing = not os.path.lexists(path)
+            kind = f"image files that are not in {str(folder)!r}" if missing else UNREADABLE
+            problems.add(kind, repr(name) if missing else f"{name!r} ({header.reason})")
+            continue
+        upright = _orientation(header, name, (width, height), orientation, choices, problems)
+        if upright is not None:
+            found[key] = {"file_name": name, "path": path, "height": height, "width": width, "upright": upright}
     return found
+
+
+def _whole(value: Any) -> int | None:
+    """A side of an image; None for anything else than a positive whole number."""
+    return int(value) if is_number(value) and 0 < value < 2**31 and value == int(value) else None
+
+
+def _orientation(
+    header: ImageHeader, name: str, size: tuple[int, int], orientation: str | None, choices: str, problems: Problems
+) -> bool | None:
+    """Whether annotations are of the image as it is shown; None, and a problem, if that is not so or not known."""
+    labelled = orientation_of_labels(header, size, orientation)
+    if labelled == "neither":
+        there = {"upright": [header.upright], "stored": [header.stored]}
+        fitting = there.get(str(orientation), [header.upright, header.stored])
+        sizes = " or ".join(dict.fromkeys(f"{w}×{h}" for w, h in fitting))
+        problems.add(
+            "images of another size than the file says", f"{name!r} ({sizes}, annotated as {size[0]}×{size[1]})"
+        )
+    elif labelled == "either":
+        problems.add(
+            f"images that viewers turn (EXIF orientation), whose annotations fit both ways (say which with {choices})",
+            repr(name),
+        )
+    return {"upright": True, "stored": False}.get(labelled)
+
+
+UNDECODABLE = "masks that cannot be decoded"
+"""Kind of problem of such annotations."""
 
 
 def checked_objects(
     entries: Sequence[Any],
-    images: Mapping[int, Mapping[str, Any]],
-    numbers: Mapping[int, int],
+    images: Mapping[int | str, Mapping[str, Any]],
+    numbers: Mapping[int | str, int],
     every_category: bool,
     problems: Problems,
-) -> dict[int, list[dict[str, Any]]]:
+) -> dict[int | str, list[dict[str, Any]]]:
     """Objects that can be used, by the id of their image; the others are noted as problems.
 
     Args:
@@ -141,56 +189,67 @@ def checked_objects(
         numbers: class number of every category id that is used.
         every_category: other category ids are mistakes.
         problems: what is found wrong.
+    Returns:
+        `box` (left, top, right, bottom) within the image, `whole_box` as the file has it, `label`, `mask`, `crowd` and
+        `example`, which names it in messages.
     """
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int | str, list[dict[str, Any]]] = {}
     for place, entry in enumerate(entries):
-        example = f"annotation {_get(entry, 'id') or f'number {place}'}"
-        image = images.get(_get(entry, "image_id"))
-        category = _get(entry, "category_id")
-        if image is None:
+        key = _key(entry, "id")
+        example = f"annotation number {place}" if key is None else f"annotation {key!r}"
+        image_key, category = _key(entry, "image_id"), _key(entry, "category_id")
+        image = None if image_key is None else images.get(image_key)
+        if image is None or image_key is None:
             problems.add(
-                "annotations of images that are not listed or missing", f"{example} of {_get(entry, 'image_id')!r}"
+                "annotations of images that are not listed or missing",
+                f"{example} of {repr(_get(entry, 'image_id'))[:60]}",
             )
             continue
         if category not in numbers:
             if every_category:
-                problems.add("annotations with an unknown category id", f"{example} with category_id {category!r}")
+                problems.add(
+                    "annotations with an unknown category id",
+                    f"{example} with category_id {repr(_get(entry, 'category_id'))[:60]}",
+                )
             continue
-        box = _clipped(_get(entry, "bbox"), image["width"], image["height"])
-        if box is None:
+        whole = _whole_box(_get(entry, "bbox"))
+        box = None if whole is None else _clipped(whole, image["width"], image["height"])
+        if whole is None or box is None:
             problems.add(
                 "boxes without area inside their image",
-                f"{example} with bbox {_get(entry, 'bbox')!r} in {image['file_name']!r}",
+                f"{example} with bbox {repr(_get(entry, 'bbox'))[:60]} in {image['file_name']!r}",
             )
             continue
         mask = _get(entry, "segmentation") or None
-        if mask is not None and not _decodable(mask, image["height"], image["width"]):
-            problems.add("masks that cannot be decoded", example)
+        try:
+            if mask is not None:
+                check_mask(mask, image["height"], image["width"])
+        except ValueError:
+            problems.add(UNDECODABLE, example)
             continue
-        crowd = bool(_get(entry, "iscrowd"))
-        item = {"box": box, "label": numbers[category], "mask": mask, "crowd": crowd}
-        found.setdefault(entry["image_id"], []).append(item)
+        found.setdefault(image_key, []).append(
+            {
+                "box": box,
+                "whole_box": whole,
+                "label": numbers[category],  # type: ignore[index]
+                "mask": mask,
+                "crowd": bool(_get(entry, "iscrowd")),
+                "example": f"{example} in {image['file_name']!r}",
+            }
+        )
     return found
 
 
-def _clipped(box: Any, width: int, height: int) -> list[float] | None:
-    """(left, top, width, height) as (left, top, right, bottom) inside the image; None if nothing is left."""
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
+def _whole_box(box: Any) -> list[float] | None:
+    """(left, top, width, height) as (left, top, right, bottom); None if it is no box."""
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(is_number(x) and abs(x) < 1e9 for x in box):
         return None
-    if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box):
-        return None
-    left, top = max(0.0, float(box[0])), max(0.0, float(box[1]))
-    right, bottom = min(float(width), box[0] + box[2]), min(float(height), box[1] + box[3])
+    left, top, width, height = map(float, box)
+    return [left, top, left + width, top + height]
+
+
+def _clipped(box: Sequence[float], width: int, height: int) -> list[float] | None:
+    """The part of a box inside the image; None if nothing is left."""
+    left, top = max(0.0, box[0]), max(0.0, box[1])
+    right, bottom = min(float(width), box[2]), min(float(height), box[3])
     return [left, top, right, bottom] if right > left and bottom > top else None
-
-
-def _decodable(mask: Any, height: int, width: int) -> bool:
-    """Whether a segmentation has the form of polygons or of run lengths of this size; pixels are decoded later."""
-    if isinstance(mask, Mapping):
-        counts = mask.get("counts")
-        if list(mask.get("size") or []) != [height, width]:
-            return False
-        return isinstance(counts, (str, bytes)) or (isinstance(counts, list) and sum(counts) == height * width)
-    if not isinstance(mask, (list, tuple)):
-        return False
-    return all(isinstance(x, (list, tuple)) and len(x) >= 6 and len(x) % 2 == 0 for x in mask)

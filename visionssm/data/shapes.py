@@ -23,8 +23,8 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from visionssm.data.coco import uncompressed_rle
 from visionssm.data.errors import DatasetError
+from visionssm.data.masks import uncompressed_rle
 from visionssm.files import complete_or_absent
 
 VERSION = 4

@@ -130,6 +130,14 @@ class VisionRunner(Runner):
             return kind(runner=self, dataloader=self._train_dataloader, **arguments)
         return super().build_train_loop(loop)
 
+    def build_val_loop(self, loop: Any) -> Any:
+        """MMEngine's loop; its data set is told that it evaluates."""
+        return _evaluating(super().build_val_loop(loop))
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """MMEngine's loop; its data set is told that it evaluates."""
+        return _evaluating(super().build_test_loop(loop))
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
         """MMEngine's wrapper, guarded against a loss that is not finite."""
         is_new = not isinstance(optim_wrapper, OptimWrapper)
@@ -313,6 +321,14 @@ class VisionRunner(Runner):
         """MMEngine's; hooks given as None in a child config are left out."""
         if hook is not None:
             super().register_hook(hook, priority)
+
+
+def _evaluating(loop: Any) -> Any:
+    """The loop; a data set may give other samples in evaluation: crowds, nothing in place of what cannot be read."""
+    tell = getattr(loop.dataloader.dataset, "for_evaluation", None)
+    if tell is not None:
+        tell()
+    return loop
 
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as coder
 
-from visionssm.data.coco import decode_mask, uncompressed_rle
 from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.images import read_image
+from visionssm.data.masks import decode_mask, uncompressed_rle
 from visionssm.data.seeding import isolated_randomness
 from visionssm.tasks.detection.data import CocoInstances
 
@@ -219,3 +221,176 @@ def test_damaged_and_resized_images_are_named_when_read(tmp_path: Path) -> None:
     Image.new("RGB", (3, 3)).save(tmp_path / "images" / "a.png")
     with pytest.raises(CorruptImageError, match=r"is 3×3, its annotations are for 30×20"):
         data[0]
+
+
+def exif(orientation: int) -> Image.Exif:
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found
+
+
+def turned(folder: Path, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    """The set, with an image that viewers turn; its left half is white where the file has it."""
+    write(folder)
+    image = Image.new("RGB", size)
+    image.paste("white", (0, 0, size[0] // 2, size[1]))
+    image.save(folder / "images" / "a.png", exif=exif(orientation))
+    return folder
+
+
+def resized(folder: Path, width: int, height: int) -> Path:
+    """Another size of the turned image in the annotations."""
+    content = copy.deepcopy(CONTENT)
+    content["images"][0] |= {"width": width, "height": height}
+    (folder / "objects.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_orientation_of_annotations_is_told_by_the_size(tmp_path: Path) -> None:
+    stored = read(turned(tmp_path, 6))[0]["inputs"]
+    assert stored.shape == (3, HEIGHT, WIDTH)
+    assert stored[0, :, :10].mean() == 1
+    upright = read(resized(tmp_path, HEIGHT, WIDTH))[0]["inputs"]
+    assert upright.shape == (3, WIDTH, HEIGHT)
+    assert upright[0, :10].mean() == 1, "turned clockwise: left is above"
+    with pytest.raises(DatasetError, match=r"another size than the file says: 'a.png' \(30×20, annotated as 20×30\)"):
+        read(tmp_path, orientation="stored")
+
+
+@pytest.mark.parametrize("orientation, size", [(3, (WIDTH, HEIGHT)), (2, (WIDTH, HEIGHT)), (6, (25, 25))])
+def test_images_whose_annotations_fit_both_ways_are_refused_until_the_user_says_which(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    resized(turned(tmp_path, orientation, size), *size)
+    with pytest.raises(
+        DatasetError, match=r"fit both ways \(say which with orientation='upright' or 'stored'\): 'a.png'"
+    ):
+        read(tmp_path)
+    assert len(read(tmp_path, wrong="skip")) == 2
+    for choice in ("upright", "stored"):
+        expected = np.asarray(read_image(tmp_path / "images" / "a.png", upright=choice == "upright"))
+        inputs = read(tmp_path, orientation=choice)[0]["inputs"]
+        np.testing.assert_array_equal((inputs * 255).round().byte().permute(1, 2, 0), expected)
+    with pytest.raises(DatasetError, match="orientation must be None, 'upright' or 'stored', got 'left'"):
+        read(tmp_path, orientation="left")
+
+
+def damage(path: Path) -> None:
+    """Cut a file off."""
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def test_damaged_and_mis_sized_images_are_told_before_the_first_step_or_left_out(tmp_path: Path) -> None:
+    write(tmp_path)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "empty.png")
+    damage(tmp_path / "images" / "empty.png")
+    Image.new("RGB", (3, 3)).save(tmp_path / "images" / "below" / "b.png")
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path)
+    assert "1 image files that cannot be read: 'empty.png' (it cannot be decoded" in str(caught.value)
+    assert "1 images of another size than the file says: 'below/b.png' (3×3, annotated as 30×20)" in str(caught.value)
+    data = read(tmp_path, wrong="skip")
+    assert [data.sample_name(index) for index in range(len(data))] == ["a.png"]
+    assert data.skipped == 4, "both images, and the two objects of one"
+
+
+def damaged_later(folder: Path, **options: Any) -> CocoInstances:
+    """A set that was whole when it was opened."""
+    data = read(write(folder), wrong="skip", **options)
+    damage(folder / "images" / "a.png")
+    return data
+
+
+def test_images_damaged_later_are_replaced_in_training_and_left_out_of_evaluation(tmp_path: Path) -> None:
+    data = damaged_later(tmp_path)
+    sample = data[0]
+    assert (sample["index"], sample["skipped"]) == (1, 1)
+    assert len(sample["targets"]["boxes"]) == 2
+    data.for_evaluation()
+    place = [data.sample_name(index) for index in range(3)].index("a.png")
+    left_out = data[place]
+    assert (left_out["index"], left_out["skipped"]) == (-1, 1)
+    assert left_out["inputs"].shape == (3, HEIGHT, WIDTH)
+    assert left_out["targets"]["boxes"].shape == (0, 4)
+    assert set(left_out["targets"]) == {"boxes", "labels", "masks", "crowd"}
+
+
+def test_a_lost_storage_stops_training(tmp_path: Path) -> None:
+    data = damaged_later(tmp_path)
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(CorruptImageError, match=r"20 images in a row cannot be read.*a\.png"):
+        data[0]
+
+
+def test_names_may_lead_through_links_and_be_absolute_but_not_out_of_the_set(tmp_path: Path) -> None:
+    write(tmp_path)
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}_elsewhere")
+    (tmp_path / "images" / "below").rename(elsewhere)
+    (tmp_path / "images" / "below").symlink_to(elsewhere)
+    content = copy.deepcopy(CONTENT)
+    content["images"][0]["file_name"] = str(tmp_path / "images" / "a.png")
+    content["images"][2]["file_name"] = "../images/below/../empty.png"
+    (tmp_path / "objects.json").write_text(json.dumps(content))
+    assert len(read(tmp_path)) == 3
+    content["images"][0]["file_name"] = str(elsewhere / "b.png")
+    content["images"][2]["file_name"] = f"../../{elsewhere.name}/b.png"
+    (tmp_path / "objects.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"2 image files outside of .*\(set root to a folder that holds them\)"):
+        read(tmp_path)
+    whole = CocoInstances(
+        tmp_path.parent, annotations=f"{tmp_path.name}/objects.json", images=f"{tmp_path.name}/images"
+    )
+    assert len(whole) == 3
+
+
+def test_objects_without_a_mask_among_others_are_named_where_masks_are_wanted(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    del content["annotations"][1]["segmentation"]
+    data = read(write(tmp_path, content))
+    assert (data.has_masks, data.object_count, data.without_mask) == (False, 3, ["annotation 2 in 'below/b.png'"])
+    with pytest.raises(DatasetError, match=r"1 objects without a mask: annotation 2 in 'below/b.png'"):
+        read(tmp_path, masks=True)
+    data = read(tmp_path, masks=True, wrong="skip")
+    assert data.has_masks
+    assert data[1]["targets"]["masks"].shape == (1, HEIGHT, WIDTH)
+    assert "masks" not in read(write(tmp_path), masks=False)[0]["targets"]
+
+
+def test_crowds_stay_with_their_boxes_when_transforms_leave_some_out(tmp_path: Path) -> None:
+    crowd = {"id": 4, "image_id": 7, "category_id": 18, "bbox": [20, 0, 10, 9], "iscrowd": 1}
+    crowd["segmentation"] = uncompressed_rle(np.ones((HEIGHT, WIDTH), bool))
+    write(tmp_path, changed(annotations=[crowd]))
+    steps = [{"type": "CenterCrop", "size": [HEIGHT, 6]}, {"type": "SanitizeBoundingBoxes"}]
+    assert read(tmp_path, with_crowds=True)[0]["targets"]["crowd"].tolist() == [False, True]
+    targets = read(tmp_path, with_crowds=True, transforms=steps)[0]["targets"]
+    assert targets["crowd"].tolist() == [False]
+    assert targets["labels"].tolist() == [2]
+    assert len(targets["masks"]) == 1
+
+
+def test_classes_are_names_not_the_letters_of_one(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"got the string 'dog'; write classes=\['dog'\]"):
+        read(write(tmp_path), classes="dog")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [], {}, "x", True, 1.5, [1], 10**30, -1, float("inf")])
+@pytest.mark.parametrize(
+    "place", [(part, key) for part, entries in CONTENT.items() for key in entries[0]] + [(x, None) for x in CONTENT]
+)
+def test_values_of_other_types_are_mistakes_not_crashes(tmp_path: Path, place: tuple[str, Any], wrong: Any) -> None:
+    content = copy.deepcopy(CONTENT)
+    part, key = place
+    if key is None:
+        content[part][0] = wrong
+    else:
+        content[part][0][key] = wrong
+    write(tmp_path, content)
+    with contextlib.suppress(DatasetError):
+        read(tmp_path)
+    if part == "categories":  # without them nothing can be read
+        with contextlib.suppress(DatasetError):
+            read(tmp_path, wrong="skip")
+        return
+    data = read(tmp_path, wrong="skip")
+    assert [data[index]["index"] for index in range(len(data))] == list(range(len(data)))

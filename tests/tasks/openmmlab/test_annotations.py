@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
@@ -19,6 +20,7 @@ import visionssm.engine.registration
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from tests.configs import shipped_config
 from tests.tasks.openmmlab.inputs import write_ade20k, write_coco
+from visionssm.data.images import UnreadableImageError
 from visionssm.engine.config import check_data, load_config
 from visionssm.engine.errors import DatasetError
 
@@ -118,3 +120,149 @@ def test_folder_without_images_of_the_suffix_is_named(ade: Path) -> None:
         path.rename(path.with_suffix(".jpeg"))
     with pytest.raises(DatasetError, match=r"no image whose name ends in '\.jpg'"):
         check_data(segmentation())
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turn(path: Path, orientation: int, size: tuple[int, int]) -> None:
+    """An image that viewers turn."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size, "red").save(path, exif=exif)
+
+
+def loading(cfg: Config, part: str, **options: Any) -> Config:
+    """The config with arguments of the step that loads images."""
+    step = next(x for x in cfg[f"{part}_dataloader"].dataset.pipeline if x.type == "LoadImageFromFile")
+    step.update(options)
+    return cfg
+
+
+def test_damaged_and_mis_sized_images_are_told_before_training_without_advice_that_mmdet_cannot_take(
+    coco: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_off(coco / "train2017" / "1.png")
+    Image.new("RGB", (3, 5)).save(coco / "train2017" / "2.png")
+    with pytest.raises(DatasetError) as caught:
+        check_data(detection())
+    assert "1 image files that cannot be read: '1.png' (it cannot be decoded" in str(caught.value)
+    assert "1 images of another size than the file says: '2.png' (3×5, annotated as 64×64)" in str(caught.value)
+    assert "wrong=" not in str(caught.value)
+    assert "take the entries out of the annotation file" in str(caught.value)
+    Image.new("RGB", (64, 64)).save(coco / "train2017" / "2.png")
+    check_data(loading(detection(), "train", ignore_empty=True))
+    assert "1 image files that cannot be read: '1.png'" in caplog.text
+
+
+def test_masks_that_mmdet_could_not_decode_are_refused(coco: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [5, 5]}
+
+    change(coco, edit)
+    with pytest.raises(DatasetError, match="1 masks that cannot be decoded: annotation 1"):
+        check_data(detection())
+
+
+def test_names_that_lead_out_of_the_set_are_refused(coco: Path, tmp_path: Path) -> None:
+    (coco / "train2017" / "1.png").rename(tmp_path / "1.png")
+    change(coco, lambda content: content["images"][1].update(file_name=str(tmp_path / "1.png")))
+    with pytest.raises(DatasetError, match="1 image files outside of"):
+        check_data(detection())
+
+
+def test_images_that_viewers_turn_need_annotations_of_a_known_way_round(coco: Path) -> None:
+    turn(coco / "train2017" / "0.png", 6, (64, 64))
+    with pytest.raises(DatasetError, match=r"fit both ways \(say which with color_type=.*'0.png'"):
+        check_data(detection())
+    for colour in ("color", "color_ignore_orientation"):
+        check_data(loading(detection(), "train", color_type=colour))
+    turn(coco / "train2017" / "0.png", 6, (30, 64))
+    change(coco, lambda content: content["images"][0].update(width=64, height=30))
+    check_data(detection())
+    change(coco, lambda content: content["images"][0].update(width=30, height=64))
+    with pytest.raises(DatasetError, match=r"of the pixels as stored \(set color_type='color_ignore_orientation'"):
+        check_data(detection())
+    check_data(loading(detection(), "train", color_type="color_ignore_orientation"))
+
+
+def test_sets_within_others_are_looked_at(coco: Path) -> None:
+    (coco / "train2017" / "1.png").unlink()
+    cfg = detection()
+    inner = cfg.train_dataloader.dataset
+    for outer in (dict(type="RepeatDataset", times=2, dataset=inner), dict(type="ConcatDataset", datasets=[inner])):
+        cfg.train_dataloader.dataset = outer
+        with pytest.raises(DatasetError, match=r"1 image files that are not in .*'1\.png'"):
+            check_data(cfg)
+
+
+def test_sets_of_other_formats_are_not_taken_for_coco(coco: Path) -> None:
+    change(coco, lambda content: [image.pop("file_name") for image in content["images"]])
+    cfg = detection()
+    with pytest.raises(DatasetError, match="4 images without id, file_name"):
+        check_data(cfg)
+    cfg.train_dataloader.dataset.type = "LVISV1Dataset"
+    check_data(cfg)
+
+
+def test_a_single_class_is_a_list(coco: Path, ade: Path) -> None:
+    for cfg in (detection(), segmentation()):
+        cfg.train_dataloader.dataset.metainfo = dict(classes="water")
+        with pytest.raises(DatasetError, match=r"got the string 'water'; write classes=\['water'\]"):
+            check_data(cfg)
+
+
+def test_label_images_with_colours_of_other_sizes_and_damaged_ones_are_counted(ade: Path) -> None:
+    labels, images = ade / "annotations" / "training", ade / "images" / "training"
+    Image.new("RGB", (64, 64)).save(labels / "0.png")
+    Image.new("L", (64, 60)).save(labels / "1.png")
+    cut_off(labels / "2.png")
+    cut_off(images / "3.jpg")
+    with pytest.raises(DatasetError) as caught:
+        check_data(segmentation())
+    text = str(caught.value)
+    for line in (
+        "has 4 mistakes",
+        "1 label images with colours instead of class numbers: '0.png' (mode RGB)",
+        "1 label images of another size than their image: '1.png' (64×64 and 64×60)",
+        "1 files that cannot be read: '2.jpg'",
+        "1 image files that cannot be read: '3.jpg'",
+    ):
+        assert line in text, line
+    assert "wrong=" not in text
+
+
+def test_label_images_of_images_that_viewers_turn_need_a_known_way_round(ade: Path) -> None:
+    turn(ade / "images" / "training" / "0.jpg", 6, (64, 64))
+    with pytest.raises(DatasetError, match=r"fit both ways \(say which with color_type=.*'0.jpg'"):
+        check_data(segmentation())
+    check_data(loading(segmentation(), "train", color_type="color"))
+    turn(ade / "images" / "training" / "0.jpg", 8, (64, 30))
+    Image.new("L", (64, 30)).save(ade / "annotations" / "training" / "0.png")
+    with pytest.raises(DatasetError, match=r"of the pixels as stored"):
+        check_data(segmentation())
+    check_data(loading(segmentation(), "train", color_type="color_ignore_orientation"))
+    Image.new("L", (30, 64)).save(ade / "annotations" / "training" / "0.png")
+    check_data(segmentation())
+
+
+def test_mmcvs_loader_says_which_file_it_cannot_read_or_passes_it_over(coco: Path) -> None:
+    path = coco / "train2017" / "1.png"
+    cut_off(path)
+    with pytest.raises(UnreadableImageError, match=r"1\.png"):
+        TRANSFORMS.build(dict(type="LoadImageFromFile"))({"img_path": str(path)})
+    assert TRANSFORMS.build(dict(type="LoadImageFromFile", ignore_empty=True))({"img_path": str(path)}) is None
+
+
+@pytest.mark.parametrize("colour", ["color", "grayscale", "color_ignore_orientation", "grayscale_ignore_orientation"])
+def test_mmcvs_loader_keeps_its_arguments(tmp_path: Path, colour: str) -> None:
+    turn(tmp_path / "a.png", 6, (6, 4))
+    step = TRANSFORMS.build(dict(type="LoadImageFromFile", color_type=colour, to_float32=True))
+    image = step({"img_path": str(tmp_path / "a.png")})["img"]
+    assert image.dtype == np.float32
+    assert image.shape[:2] == ((4, 6) if colour.endswith("orientation") else (6, 4))
+    expected = [76] if colour.startswith("gray") else [0, 0, 255]
+    np.testing.assert_array_equal(np.unique(image.reshape(24, -1), axis=0), [expected])
+    whole = TRANSFORMS.build(dict(type="LoadImageFromFile", color_type="unchanged"))
+    assert whole({"img_path": str(tmp_path / "a.png")})["img"].shape == (4, 6, 3)

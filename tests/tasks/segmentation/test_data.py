@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.images import read_image
 from visionssm.tasks.segmentation.data import IGNORED, LabelledImages
 
 CLASSES = ["ground", "tree", "house"]
@@ -126,3 +127,94 @@ def test_missing_and_empty_folders_say_where_was_looked(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     with pytest.raises(DatasetError, match="holds no usable image"):
         read(tmp_path)
+
+
+def turned(folder: Path, orientation: int, size: tuple[int, int] = (8, 6)) -> Path:
+    """The set, with an image that viewers turn."""
+    write(folder)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "images" / "below" / "b.png", exif=exif)
+    return folder
+
+
+def test_orientation_of_label_images_is_told_by_their_size(tmp_path: Path) -> None:
+    turned(tmp_path, 6)
+    path = tmp_path / "images" / "below" / "b.png"
+    for labels, upright in ((numbers(6, 8), False), (numbers(8, 6), True)):
+        Image.fromarray(labels).save(tmp_path / "labels" / "below" / "b.png")
+        sample = read(tmp_path)[1]
+        expected = np.asarray(read_image(path, upright=upright))
+        np.testing.assert_array_equal((sample["inputs"] * 255).round().byte().permute(1, 2, 0), expected)
+        np.testing.assert_array_equal(sample["labels"], labels)
+    with pytest.raises(DatasetError, match=r"another size than their image: 'below/b.png' \(8×6 and 6×8\)"):
+        read(tmp_path, orientation="stored")
+
+
+@pytest.mark.parametrize("orientation, size", [(3, (8, 6)), (6, (7, 7))])
+def test_label_images_that_fit_both_ways_are_refused_until_the_user_says_which(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    turned(tmp_path, orientation, size)
+    Image.fromarray(numbers(size[1], size[0])).save(tmp_path / "labels" / "below" / "b.png")
+    with pytest.raises(DatasetError, match=r"fit both ways \(say which with orientation=.*: 'below/b.png'"):
+        read(tmp_path)
+    upright, stored = (read(tmp_path, orientation=x)[1]["inputs"] for x in ("upright", "stored"))
+    assert not torch.equal(upright, stored)
+    path = tmp_path / "images" / "below" / "b.png"
+    np.testing.assert_array_equal((stored * 255).round().byte().permute(1, 2, 0), read_image(path, upright=False))
+
+
+def test_label_images_that_viewers_turn_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(numbers()).save(tmp_path / "labels" / "a.png", exif=exif)
+    with pytest.raises(DatasetError, match=r"1 label images that viewers turn .*: 'a.jpg'"):
+        read(tmp_path)
+
+
+def test_cut_off_images_are_told_before_the_first_step_or_left_out(tmp_path: Path) -> None:
+    write(tmp_path, ("a.jpg", "b.png", "c.png"))
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    for name in ("a.jpg", "b.png"):
+        path = tmp_path / "images" / name
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DatasetError, match=r"2 files that cannot be read: 'a.jpg' \(it cannot be decoded.*'b.png'"):
+        read(tmp_path)
+    data = read(tmp_path, wrong="skip")
+    assert [data.sample_name(index) for index in range(len(data))] == ["c.png"]
+
+
+def test_images_damaged_later_are_replaced_in_training_and_left_out_of_evaluation(tmp_path: Path) -> None:
+    data = read(write(tmp_path), wrong="skip")
+    (tmp_path / "labels" / "a.png").write_bytes(b"")
+    sample = data[0]
+    assert (sample["index"], sample["skipped"]) == (1, 1)
+    data.for_evaluation()
+    left_out = data[0]
+    assert (left_out["index"], left_out["skipped"]) == (-1, 1)
+    assert left_out["inputs"].shape == (3, 6, 8)
+    assert left_out["labels"].unique().tolist() == [IGNORED]
+
+
+def test_linked_folders_are_searched_and_loops_are_not_followed_for_ever(tmp_path: Path) -> None:
+    write(tmp_path, ("a.png", "below/b.png", "below/c.png"))
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "below").rename(tmp_path / f"{kind}_elsewhere")
+        (tmp_path / kind / "below").symlink_to(tmp_path / f"{kind}_elsewhere")
+        (tmp_path / f"{kind}_elsewhere" / "back").symlink_to(tmp_path / kind)
+    data = read(tmp_path)
+    assert [data.sample_name(index) for index in range(len(data))] == ["a.png", "below/b.png", "below/c.png"]
+
+
+def test_images_of_every_format_are_found(tmp_path: Path) -> None:
+    write(tmp_path, ("a.webp", "b.tif", "c.bmp", "d.PNG", "e.JPEG"))
+    assert len(read(tmp_path)) == 5
+
+
+def test_classes_are_names_not_the_letters_of_one(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"got the string 'water'; write classes=\['water'\]"):
+        read(write(tmp_path), classes="water")

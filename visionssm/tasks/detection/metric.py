@@ -13,7 +13,7 @@ from mmengine.registry import METRICS
 from PIL import Image
 from torch import Tensor
 
-from visionssm.data.coco import mask_coder
+from visionssm.data.masks import mask_coder
 from visionssm.drawing import beside, class_colour, draw_objects, shown_scale, with_title
 
 
@@ -32,7 +32,8 @@ class DetectionMetric(BaseMetric):
     """COCO's average precision, between 0 and 1.
 
     `box_ap` over IoU 0.5 to 0.95, `box_ap50`, `box_ap75`; with masks also `mask_ap`, `mask_ap50`, `mask_ap75`. Numbers
-    without any true object are −1, as COCO's.
+    without any true object are −1, as COCO's. Images that could not be read (index −1) are left out and counted as
+    `corrupt`.
 
     Args:
         keep: images of the data set that are kept for drawing.
@@ -56,22 +57,25 @@ class DetectionMetric(BaseMetric):
         """Keep the detections of one batch, and the pixels of the first images of the data set."""
         for row in data_samples:
             size = row["image"].shape[:2]
-            kept = dict(row) if row["index"] < self.keep else {k: v for k, v in row.items() if k != "image"}
+            kept = dict(row) if 0 <= row["index"] < self.keep else {k: v for k, v in row.items() if k != "image"}
             self.results.append({**kept, "size": size})
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Metrics of all images."""
         classes = list((self.dataset_meta or {}).get("classes") or [])
-        self.pictures = [
-            (row["index"], self._picture(row, classes)) for row in sorted(results, key=_index) if "image" in row
-        ]
+        valid = sorted((row for row in results if row["index"] >= 0), key=_index)
+        if not valid:
+            raise ValueError("nothing to evaluate: the data set has no readable image")
+        self.pictures = [(row["index"], self._picture(row, classes)) for row in valid if "image" in row]
         kinds = {"box": "bbox"}
-        if all("masks" in row["truth"] and "masks" in row["found"] for row in results):
+        if all("masks" in row["truth"] and "masks" in row["found"] for row in valid):
             kinds["mask"] = "segm"
         metrics: dict[str, float] = {}
         for name, kind in kinds.items():
-            ap, ap50, ap75 = average_precision(results, kind)
+            ap, ap50, ap75 = average_precision(valid, kind)
             metrics |= {f"{name}_ap": ap, f"{name}_ap50": ap50, f"{name}_ap75": ap75}
+        if len(valid) < len(results):
+            metrics["corrupt"] = float(len(results) - len(valid))
         return metrics
 
     def _picture(self, row: Mapping[str, Any], classes: Sequence[str]) -> Image.Image:
@@ -129,7 +133,8 @@ def average_precision(rows: Sequence[Mapping[str, Any]], kind: str) -> tuple[flo
     }
     found = _entries(rows, "found")
     if not found:
-        return (0.0, 0.0, 0.0) if truth.dataset["annotations"] else (-1.0, -1.0, -1.0)
+        counted = any(not entry["iscrowd"] for entry in truth.dataset["annotations"])
+        return (0.0, 0.0, 0.0) if counted else (-1.0, -1.0, -1.0)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         truth.createIndex()
         detected = truth.loadRes(found)

@@ -89,14 +89,17 @@ class TorchvisionDetector(BaseModel):
         inputs: Sequence[Tensor],
         targets: Mapping[str, Sequence[Tensor]] | None = None,
         index: Sequence[int] | None = None,
+        skipped: Sequence[int] | None = None,
         mode: str = "tensor",
     ) -> Any:
         """Losses or detections of a batch.
 
         Args:
             inputs: (3, H, W) images in [0, 1], of any sizes; they are normalised and scaled inside.
-            targets: lists of `boxes` (n, 4), `labels` (n,) from 1, `masks` (n, H, W), `crowd` (n,), one item an image.
-            index: numbers of the samples in their data set.
+            targets: lists of `boxes` (n, 4), `labels` (n,) from 1, `masks` (n, H, W), `crowd` (n,), one item an image;
+                crowds are left out of the losses.
+            index: numbers of the samples in their data set; −1 where an image could not be read.
+            skipped: damaged images passed over for each sample; counted elsewhere.
             mode: MMEngine's: "loss" gives torchvision's losses, "tensor" its detections, a dict an image with `boxes`,
                 `labels`, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1]; "predict" a dict an image for
                 `DetectionMetric`.
@@ -108,8 +111,16 @@ class TorchvisionDetector(BaseModel):
         assert targets is not None
         wanted = ["boxes", "labels", *(["masks"] if self.needs_masks else [])]
         if "masks" in wanted and "masks" not in targets:
-            raise ConfigError("model.architecture='MaskRCNN' needs masks, but the data set has none; use FasterRCNN")
+            raise ConfigError(
+                "model.architecture='MaskRCNN' needs masks, which the data set does not give; use FasterRCNN"
+            )
         given = [{name: targets[name][number] for name in wanted} for number in range(len(images))]
+        if "crowd" in targets:
+            single = [~crowd for crowd in targets["crowd"]]
+            given = [
+                {name: items[yes] for name, items in objects.items()}
+                for objects, yes in zip(given, single, strict=True)
+            ]
         losses = self.model(images, given)
         # MMEngine trains the sum of what is named loss
         return {name if name.startswith("loss") else f"loss_{name}": value for name, value in losses.items()}
@@ -136,9 +147,12 @@ class TorchvisionDetector(BaseModel):
         """What a checkpoint says of itself, in plain types, so that it can be used without its config.
 
         Raises:
-            ConfigError: the data sets and the model disagree on the classes.
+            ConfigError: the data sets and the model disagree on the classes, or objects lack the masks that it needs.
         """
         names = class_names(train_set, val_set, self.num_classes)
+        if self.needs_masks:
+            _check_masks(train_set, "training", needed=True)
+            _check_masks(val_set, "validation", needed=False)
         return {"task": "detection", "model": dict(self._about), "classes": names}
 
     def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
@@ -148,3 +162,21 @@ class TorchvisionDetector(BaseModel):
             CheckpointError: the checkpoint says that it is of another model.
         """
         check_same_model(meta, path, self._about, ("architecture", "name", "num_classes", "channels"))
+
+
+def _check_masks(dataset: Any, part: str, *, needed: bool) -> None:
+    """Refuse data of which some objects have no mask, and with `needed` those of which none has."""
+    lacking, count = getattr(dataset, "without_mask", []), getattr(dataset, "object_count", 0)
+    whole = len(lacking) == count or not lacking
+    if getattr(dataset, "has_masks", True) or (whole and not needed):
+        return
+    if whole:
+        raise ConfigError(
+            f"model.architecture='MaskRCNN' needs masks, but the {part} data have none (or masks=False); use FasterRCNN"
+        )
+    examples = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+    raise ConfigError(
+        f"model.architecture='MaskRCNN' needs masks, but {len(lacking)} of {count} objects of the {part} data have "
+        f"none: {examples}. Give them masks, leave them out with masks=True and wrong='skip' in the data set's config, "
+        "or use FasterRCNN."
+    )

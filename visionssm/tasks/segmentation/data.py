@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.readers import get_img_extensions
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.data.errors import CorruptImageError, DatasetError
-from visionssm.data.images import UnreadableImageError, read_image
+from visionssm.data.folders import files_below
+from visionssm.data.images import MAX_DECODED_PIXELS, SUFFIXES, inspect_images, read_image
 from visionssm.data.joint_transforms import build_transforms
-from visionssm.data.problems import Problems
+from visionssm.data.label_images import check_pair, class_numbers_of, odd_numbers, reason_of, some
+from visionssm.data.orientation import check_orientation
+from visionssm.data.problems import Mistake, Problems, checked_classes, first_readable
 
 IGNORED = 255
 """Pixels with this number count neither in training nor in evaluation."""
@@ -31,18 +33,23 @@ HELP = (
 class LabelledImages(Dataset):
     """Images and label images side by side.
 
-    A sample is a dict: `inputs` (3, H, W) float32 in [0, 1], `labels` (H, W) int64 class numbers or `IGNORED`, `index`.
+    A sample is a dict: `inputs` (3, H, W) float32 in [0, 1], `labels` (H, W) int64 class numbers or `IGNORED`, `index`
+    int, −1 where an image could not be read while evaluating, and `skipped` int, the images passed over for this one.
 
     Args:
         root: folder that the next two are relative to.
-        images: folder of the images, searched to any depth.
+        images: folder of the images, searched to any depth, through links to folders too.
         labels: folder of the label images: same relative name, other suffix.
         classes: names in the order of the numbers, from 0 (often the background).
         suffix: what a label image's name has in place of the image's suffix, for example "_labels.png".
-        wrong: "raise" tells all mistakes at once: images without label image, label images of another size, with
-            colours instead of numbers or with numbers that no class has; "skip" leaves these images out and logs how
-            many.
+        wrong: "raise" tells all mistakes at once: images without label image, damaged files, label images of another
+            size, with colours instead of numbers or with numbers that no class has; "skip" leaves these images out and
+            logs how many. A pair whose damage shows only when it is decoded stops with "raise"; with "skip" the next
+            one takes its place in training, and evaluation leaves it out.
         inspect: label images whose numbers are looked at beforehand; None for all. The others are checked when read.
+        orientation: of images that a viewer turns (EXIF orientation): "upright" if label images are of the image as it
+            is shown, "stored" if of the pixels as the file has them; None to tell it by the sizes, and to count images
+            as mistakes where both fit.
         transforms: transforms of `torchvision.transforms.v2` by name, `[dict(type="RandomHorizontalFlip", p=0.5), …]`.
     Raises:
         DatasetError: folders are missing or contents wrong.
@@ -58,25 +65,39 @@ class LabelledImages(Dataset):
         suffix: str = ".png",
         wrong: str = "raise",
         inspect: int | None = 500,
+        orientation: str | None = None,
         transforms: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         _check_folders(root, images, labels)
-        if not classes or len(set(classes)) != len(classes) or len(classes) > IGNORED:
-            raise DatasetError(f"classes must be 1 to {IGNORED} different names, got {list(classes)!r}")
+        check_orientation(orientation)
+        self.classes = checked_classes(classes)
+        if len(self.classes) > IGNORED:
+            raise DatasetError(f"classes must be 1 to {IGNORED} different names, got {len(self.classes)}")
         self.transforms = build_transforms(transforms)
-        self.classes = [str(name) for name in classes]
+        self.wrong = wrong
+        self.evaluating = False
         self.image_folder, self.label_folder = (Path(root).expanduser() / x for x in (images, labels))
         self.pairs: list[tuple[Path, Path]] = []
+        self.upright: list[bool] = []
+        self.sizes: list[tuple[int, int]] = []
         problems = Problems()
-        for path in _image_files(self.image_folder):
-            relative = path.relative_to(self.image_folder)
-            label = self.label_folder / relative.with_name(relative.stem + suffix)
-            look = inspect is None or len(self.pairs) < inspect
-            problem = self._problem(path, label, look)
-            if problem is None:
-                self.pairs.append((path, label))
+        paths = files_below(self.image_folder, SUFFIXES)
+        label_paths = [self._label_path(path, suffix) for path in paths]
+        headers = zip(inspect_images(paths), inspect_images(label_paths), strict=True)
+        for path, label, (image_header, label_header) in zip(paths, label_paths, headers, strict=True):
+            name = repr(path.relative_to(self.image_folder).as_posix())
+            try:
+                if not label.exists():
+                    raise Mistake(f"images without label image in {str(self.label_folder)!r}")
+                upright, size = check_pair(image_header, label_header, orientation)
+                if inspect is None or len(self.pairs) < inspect:
+                    self._check_numbers(label)
+            except Mistake as mistake:
+                problems.add(mistake.kind, name + (f" ({mistake.detail})" if mistake.detail else ""))
             else:
-                problems.add(*problem)
+                self.pairs.append((path, label))
+                self.upright.append(upright)
+                self.sizes.append(size)
         problems.settle(repr(str(self.image_folder)), wrong)
         if not self.pairs:
             raise DatasetError(f"{str(self.image_folder.absolute())!r} holds no usable image. {HELP}")
@@ -103,55 +124,67 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def for_evaluation(self) -> None:
+        """Leave out images that cannot be read, instead of replacing them by others (with `wrong="skip"`)."""
+        self.evaluating = True
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.wrong == "raise":
+            return self._sample(index)
+        if not self.evaluating:
+            sample, skipped = first_readable(self._sample, index, len(self))
+            return {**sample, "skipped": skipped}
+        try:
+            return self._sample(index)
+        except CorruptImageError:
+            blank = Image.new("RGB", self.sizes[index])
+            ignored = np.full((blank.height, blank.width), IGNORED)
+            return {**self._changed(blank, ignored, index), "index": -1, "skipped": 1}
+
+    def _sample(self, index: int) -> dict[str, Any]:
         path, label = self.pairs[index]
         try:
-            image = read_image(path)
-            numbers = _numbers(label)
-        except (UnreadableImageError, OSError, ValueError) as error:
-            raise CorruptImageError(f"{error}; replace or remove image and label image") from error
+            image = read_image(path, max_pixels=MAX_DECODED_PIXELS, upright=self.upright[index])
+            numbers = class_numbers_of(label)
+        except ValueError as error:
+            raise CorruptImageError(
+                f"{error}; replace or remove image and label image, or set wrong='skip' in the data set's config"
+            ) from error
+        if numbers.shape != (image.height, image.width):
+            raise CorruptImageError(f"label image {str(label)!r} is of another size than its image")
         odd = self._odd_numbers(numbers)
         if odd:
-            raise CorruptImageError(f"label image {str(label)!r} has numbers that no class has: {_some(odd)}")
+            raise CorruptImageError(f"label image {str(label)!r} has numbers that no class has: {some(odd)}")
+        return self._changed(image, numbers, index)
+
+    def _changed(self, image: Image.Image, numbers: np.ndarray, index: int) -> dict[str, Any]:
+        """A sample as the transforms leave it."""
         inputs = to_dtype(to_image(image), torch.float32, scale=True)
         targets = tv_tensors.Mask(torch.from_numpy(numbers.astype(np.int64)))
         if self.transforms is not None:
             inputs, targets = self.transforms(inputs, targets)
         plain = torch.Tensor
-        return {"inputs": inputs.as_subclass(plain), "labels": targets.as_subclass(plain), "index": index}
+        return {
+            "inputs": inputs.as_subclass(plain),
+            "labels": targets.as_subclass(plain),
+            "index": index,
+            "skipped": 0,
+        }
 
-    def _problem(self, path: Path, label: Path, look_at_numbers: bool) -> tuple[str, str] | None:
-        """Kind and example of what is wrong with a pair."""
-        name = repr(path.relative_to(self.image_folder).as_posix())
-        if not label.is_file():
-            return f"images without label image in {str(self.label_folder)!r}", name
+    def _label_path(self, path: Path, suffix: str) -> Path:
+        relative = path.relative_to(self.image_folder)
+        return self.label_folder / relative.with_name(relative.stem + suffix)
+
+    def _check_numbers(self, label: Path) -> None:
         try:
-            with Image.open(path) as image, Image.open(label) as numbers:
-                if image.size != numbers.size:
-                    sizes = " and ".join(f"{x.width}×{x.height}" for x in (image, numbers))
-                    return "label images of another size than their image", f"{name} ({sizes})"
-                if numbers.mode not in ("L", "P", "1", "I", "I;16"):
-                    return "label images with colours instead of class numbers", f"{name} (mode {numbers.mode})"
-            odd = self._odd_numbers(_numbers(label)) if look_at_numbers else []
-        except Exception as error:  # decoders of damaged data raise whatever comes
-            return "files that cannot be read", f"{name} ({type(error).__name__})"
-        return ("label images with numbers that no class has", f"{name} ({_some(odd)})") if odd else None
+            odd = self._odd_numbers(class_numbers_of(label))
+        except ValueError as error:
+            raise Mistake("files that cannot be read", reason_of(error)) from error
+        if odd:
+            raise Mistake("label images with numbers that no class has", some(odd))
 
     def _odd_numbers(self, numbers: np.ndarray) -> list[int]:
-        return [int(x) for x in np.unique(numbers) if x != IGNORED and not 0 <= x < len(self.classes)]
-
-
-def _numbers(path: Path) -> np.ndarray:
-    """(H, W) numbers of a label image; of palette images the indices, not the colours."""
-    with Image.open(path) as image:
-        numbers = np.asarray(image)
-    if numbers.ndim != 2:
-        raise ValueError(f"label image {str(path)!r} has colours instead of class numbers")
-    return numbers.astype(np.int64)
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+        return odd_numbers(numbers, {*range(len(self.classes)), IGNORED})
 
 
 def _check_folders(root: str | Path, images: str, labels: str) -> None:
@@ -159,8 +192,3 @@ def _check_folders(root: str | Path, images: str, labels: str) -> None:
         folder = Path(root).expanduser() / name
         if not folder.is_dir():
             raise DatasetError(f"data set not found: looked for the folder {str(folder.absolute())!r}. {HELP}")
-
-
-def _image_files(folder: Path) -> list[Path]:
-    extensions = tuple(get_img_extensions())
-    return sorted(x for x in folder.rglob("*") if x.name.lower().endswith(extensions) and not x.name.startswith("."))

@@ -28,7 +28,7 @@ class SegmentationMetric(BaseMetric):
     """Mean intersection over union (`miou`), mean accuracy of the classes and accuracy of all pixels, between 0 and 1.
 
     Intersections and unions are sums over all images; classes that occur neither in truth nor in predictions are left
-    out of the means.
+    out of the means. Images that could not be read (index −1) are left out and counted as `corrupt`.
 
     Args:
         keep: images of the data set that are kept for drawing.
@@ -49,7 +49,7 @@ class SegmentationMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Keep the counts of one batch, and the pixels of the first images of the data set."""
         for row in data_samples:
-            shown = ("image", "truth", "predicted") if row["index"] < self.keep else ()
+            shown = ("image", "truth", "predicted") if 0 <= row["index"] < self.keep else ()
             self.results.append({name: row[name] for name in ("index", "confusion", *shown)})
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
@@ -57,17 +57,23 @@ class SegmentationMetric(BaseMetric):
         shown = sorted((row for row in results if "image" in row), key=lambda row: row["index"])
         classes = list((self.dataset_meta or {}).get("classes") or [])
         self.pictures = [(row["index"], _picture(row, classes)) for row in shown]
-        self.confusion = torch.stack([row["confusion"] for row in results]).sum(0)
+        valid = [row["confusion"] for row in results if row["index"] >= 0]
+        if not valid:
+            raise ValueError("nothing to evaluate: the data set has no readable image")
+        self.confusion = torch.stack(valid).sum(0)
         counts = self.confusion.double()
         hits, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
         present = (true + predicted) > 0
         iou = (hits / (true + predicted - hits).clamp(min=1))[present]
         accuracy = (hits / true.clamp(min=1))[true > 0]
-        return {
+        metrics = {
             "miou": iou.mean().item(),
             "mean_accuracy": accuracy.mean().item(),
             "pixel_accuracy": (hits.sum() / counts.sum().clamp(min=1)).item(),
         }
+        if len(valid) < len(results):
+            metrics["corrupt"] = float(len(results) - len(valid))
+        return metrics
 
 
 def _picture(row: Mapping[str, np.ndarray], classes: Sequence[str]) -> Image.Image:

@@ -91,6 +91,7 @@ class TorchvisionSegmentor(BaseModel):
         inputs: Tensor | Sequence[Tensor],
         labels: Tensor | Sequence[Tensor] | None = None,
         index: Tensor | Sequence[int] | None = None,
+        skipped: Tensor | Sequence[int] | None = None,
         mode: str = "tensor",
     ) -> Any:
         """Scores, losses or predictions of a batch.
@@ -98,7 +99,8 @@ class TorchvisionSegmentor(BaseModel):
         Args:
             inputs: (B, 3, H, W) images in [0, 1], or a list of images of one size.
             labels: (B, H, W) class numbers; 255 is ignored.
-            index: (B,) numbers of the samples in their data set.
+            index: (B,) numbers of the samples in their data set; −1 where an image could not be read.
+            skipped: (B,) damaged images passed over for each sample; counted elsewhere.
             mode: MMEngine's: "tensor" gives (B, num_classes, H, W) scores, "loss" `{"loss_pixels": …}` and
                 `loss_auxiliary` if there is such a head, "predict" a dict an image for `SegmentationMetric`.
         """
