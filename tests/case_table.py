@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from rich.progress import track
 
-from tests.backbones.test_reference_cases import FAMILIES, SPECIAL, load_case_model, recorded_maps
+from tests.backbones.test_reference_cases import load_case_model, recorded_maps
 from tests.kinks import FollowKinks, RecordKinks
 from tests.reference_cases import Case, find_cases, norms_of_backward, relative_gradient_error
 from visionssm.benchmarks.timing import table
@@ -38,8 +38,9 @@ def main(families: list[str]) -> None:
     """Print the two tables."""
     rows: list[dict[str, object]] = []
     gradient_rows: list[dict[str, object]] = []
-    for family in families or FAMILIES:
-        cases = [case for case in find_cases(family) if not SPECIAL.search(case.path.stem)]
+    classifiers = find_cases("classifier")
+    for family in families or sorted({case.path.parent.name for case in classifiers}):
+        cases = [case for case in classifiers if case.path.parent.name == family]
         outputs: list[float] = []
         stages: list[float] = []
         for case in track(cases, family):

@@ -1,9 +1,15 @@
-"""Reading of the numerical cases in tests/reference: weights, inputs and expected values from the authors' code."""
+"""Reading of the numerical cases in tests/reference: weights, inputs and expected values from the authors' code.
+
+Where the environment variable VISIONSSM_REFERENCE_CASES names a folder of the same layout, `family/name.json`, the
+cases are read from there, and exactly those that lie there are tested. `KINDS` says which test takes which file;
+`tests/test_reference_cases.py` checks that every file is taken.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,13 +19,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.kinks import FollowKinks, RecordKinks
 from tests.reference.fill import fill_tensor, make_input, sample_indices, uniform
 
-FOLDER = Path(__file__).parent / "reference"
+RECORDED = Path(__file__).parent / "reference"
+# What cases are of, by "family/name": the first that matches. Whatever is left is a classifier under its model's name.
+KINDS = {
+    "arrow pointing": r"plstm/arrow_pointing.*",
+    "ConvS5 discretization": r"convs5/convs5_discretize.*",
+    "ConvS5 poles": r"convs5/convs5_init.*",
+    "ConvS5 layer": r"convs5/convs5_layer_.*",
+    "ConvS5 scan": r"convs5/convs5_scan_.*",
+    "ConvS5 model": r"convs5/.*",
+    "DCNv4": r"hrvmamba/dcnv4_.*",
+    "HRVMamba for poses": r"hrvmamba/.*_pose(_grad)?",
+    "HRVMamba for segmentation": r"hrvmamba/.*_seg",
+    "distillation loss": r".*_distill_loss",
+    "pLSTM operator": r"plstm/plstm_op4?_.*",
+    "pLSTM part": r"plstm/plstm_(layer|block|vision_block)_.*",
+    "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
+    "Vim": r"vim/.*",
+    "classifier": r".*",
+}
+LARGE = 40e6  # parameters of a model that takes a minute
 # Entries that cases leave as their constructor makes them.
 CONSTRUCTED = {"num_batches_tracked": 0, "state_fusion.alpha": 1.0}
 
@@ -31,6 +57,18 @@ RECORDED_NOISE = 5e-4
 NEAR_A_KINK = 1e-4
 # LayerNorm takes the scale out again but for its eps: of a sum of a million terms nothing is left but the rounding.
 CANCELLING = (r"\.skip_scale$", 1e-3)
+
+
+def _folder() -> Path:
+    chosen = os.environ.get("VISIONSSM_REFERENCE_CASES")
+    if not chosen:
+        return RECORDED
+    if not Path(chosen).is_dir():  # other cases than those asked for would pass in their place
+        raise NotADirectoryError(f"VISIONSSM_REFERENCE_CASES={chosen!r} is no folder; unset it to test {RECORDED}")
+    return Path(chosen).resolve()
+
+
+FOLDER = _folder()
 
 
 @dataclass(frozen=True)
@@ -50,6 +88,12 @@ class Case:
     @property
     def meta(self) -> dict[str, Any]:
         return self.data.get("meta", {})
+
+    @property
+    def kind(self) -> str:
+        """Which of `KINDS` it is."""
+        name = f"{self.path.parent.name}/{self.path.stem}"
+        return next(kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, name))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The case's weights under the authors' names."""
@@ -75,7 +119,11 @@ class Case:
     @cached_property
     def kinks(self) -> dict[int, list[list[int]]]:
         """Decisions at kinks that the recorded run took the other way than float64 (see `tests.kinks`)."""
-        path = FOLDER / f"{self.path.stem}_kinks.json"
+        folder = self.path.parents[1]
+        recorded = RECORDED / self.path.relative_to(folder)
+        if recorded.exists() and recorded.read_bytes() == self.path.read_bytes():
+            folder = RECORDED  # a copy of the case: what is known of it holds
+        path = folder / f"{self.path.stem}_kinks.json"
         return {int(k): v for k, v in json.loads(path.read_text()).items()} if path.exists() else {}
 
     def image(self) -> Tensor:
@@ -103,9 +151,35 @@ class Case:
         return float(np.abs(flat - reference).max() / scale)
 
 
-def find_cases(family: str) -> list[Case]:
-    """Every model case of a family, in the order of the file names."""
-    return [Case(path) for path in sorted((FOLDER / family).glob("*.json"))]
+def recorded_case(family: str, name: str) -> Case:
+    """One case of tests/reference, wherever the tested ones lie: for tests that need an authors' file."""
+    return Case(RECORDED / family / f"{name}.json")
+
+
+def find_cases(kind: str) -> list[Case]:
+    """Every case of one of `KINDS`, in the order of the files."""
+    assert kind in KINDS, kind
+    return [case for case in all_cases() if case.kind == kind]
+
+
+def all_cases() -> list[Case]:
+    """Every case, in the order of the files."""
+    return [Case(path) for path in sorted(FOLDER.glob("*/*.json"))]
+
+
+def every_case(kind: str, *, slow: str = "(?!)") -> pytest.MarkDecorator:
+    """Run a test with each `case` of a kind.
+
+    Args:
+        kind: one of `KINDS`.
+        slow: pattern of the names of heavy cases; those of more than `LARGE` parameters are heavy anyway.
+    """
+
+    def parameter(case: Case) -> Any:
+        heavy = re.search(slow, case.path.stem) or case.data.get("n_params", 0) > LARGE
+        return pytest.param(case, id=case.path.stem, marks=[pytest.mark.slow] if heavy else [])
+
+    return pytest.mark.parametrize("case", [parameter(case) for case in find_cases(kind)])
 
 
 def gradient_norms(case: Case, model: nn.Module, filter_fn: Any) -> dict[str, tuple[float, float]]:

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 import visionssm
 
@@ -18,18 +20,37 @@ import visionssm
 # tests/checkpoints covers it with a local server.
 # The constants of one pLSTM ablation leave weights idle that its authors' files have; no gradient reaches those.
 NOT_APPLICABLE = "torchscript or pretrained or (plstm_vis_t_conststm and backward)"
-# timm knows models without a four-stage pyramid by name, and those with intermediates by module.
-PLAIN = ("vim_*",)
-FAMILIES = (
-    "efficientvmamba", "groupmamba", "hrvmamba", "msvmamba", "plstm", "spatialmamba", "vim", "vmamba", "vssd",
-)  # fmt: skip
 # HRVMamba has eight levels, four resolutions twice. This one of timm's tests asks for all levels in one list, in which
 # resolutions must only fall; each of the two pyramids is such a list, as tests/backbones/test_hrvmamba.py shows.
 TWO_PYRAMIDS = "hrvmamba and test_model_forward_intermediates and not test_model_forward_intermediates_features"
-SMALLEST = (
-    "efficientvmamba_tiny", "groupmamba_tiny", "hrvmamba_nano", "msvmamba_nano", "plstm_vis_t", "spatialmamba_tiny",
-    "vim_tiny", "vmamba_tiny_s1l8", "vmamba_v0_tiny", "vssd_micro",
-)  # fmt: skip
+GENERATIONS = visionssm.list_models("*_nano_test")
+
+
+def _module(model: str) -> str:
+    """The file of a model's family, by which timm knows it."""
+    return timm.model_entrypoint(model).__module__.rpartition(".")[2]
+
+
+def _families() -> list[str]:
+    return sorted({_module(model) for model in GENERATIONS})
+
+
+def _of_tokens(model: str) -> bool:
+    """Whether a model has tokens in place of maps, which timm's tests of pyramids must know."""
+    with torch.no_grad():
+        return timm.create_model(model).forward_features(torch.zeros(1, 3, 64, 64)).ndim < 4
+
+
+def _smallest_published(test_variant: str) -> list[str]:
+    """The published variants of a test variant's generation that are hardly larger than its smallest one."""
+    stems = [x.removesuffix("_nano_test") for x in GENERATIONS]
+    sizes: dict[str, int] = {}
+    for name in visionssm.list_models():
+        generation = max((stem for stem in stems if name.startswith(f"{stem}_")), key=len)
+        if name not in GENERATIONS and f"{generation}_nano_test" == test_variant:
+            with torch.device("meta"):
+                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+    return [name for name, size in sizes.items() if size < 1.4 * min(sizes.values())]
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +71,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = tar.extractfile(member)
         assert file is not None
         source = file.read().decode()
-    for name, additions in (("NON_STD_FILTERS", PLAIN), ("FEAT_INTER_FILTERS", FAMILIES)):
-        source, count = re.subn(rf"^{name} = \[$", f"{name} = [{str(additions)[1:-1].rstrip(',')},", source, flags=re.M)
+    tokens = [f"{_module(model)}_*" for model in GENERATIONS if _of_tokens(model)]
+    for name, additions in (("NON_STD_FILTERS", tokens), ("FEAT_INTER_FILTERS", _families())):
+        source, count = re.subn(rf"^{name} = \[$", f"{name} = [{str(additions)[1:-1]},", source, flags=re.M)
         assert count == 1, name
     path = folder / "test_models.py"
     path.write_text(source)
@@ -75,10 +97,10 @@ def _passes(suite: Path, models: list[str]) -> None:
 
 
 def test_timms_suite_passes_for_the_test_variants(suite: Path) -> None:
-    _passes(suite, [name for family in FAMILIES for name in visionssm.list_models(f"{family}*_nano_test")])
+    _passes(suite, GENERATIONS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", SMALLEST)
-def test_timms_suite_passes_for_the_smallest_published_variant(suite: Path, model: str) -> None:
-    _passes(suite, [model])
+@pytest.mark.parametrize("test_variant", GENERATIONS)
+def test_timms_suite_passes_for_the_smallest_published_variants(suite: Path, test_variant: str) -> None:
+    _passes(suite, _smallest_published(test_variant))

@@ -6,7 +6,6 @@ The functions that compute return tensors on the CPU; those that draw return mat
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -24,20 +23,7 @@ from visionssm.kernels import routes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROUTES: Mapping[str, Callable[..., Tensor]] = {
-    "atrous": routes.atrous,
-    "bidirectional": routes.bidirectional,
-    "column": routes.column,
-    "diagonal": routes.diagonal,
-    "hilbert": routes.hilbert,
-    "joined_low": routes.joined_low,
-    "raster": routes.raster,
-    "reversed_column": routes.reversed_column,
-    "reversed_raster": routes.reversed_raster,
-    "ss2d": routes.ss2d,
-    "window": routes.window,
-    "zigzag": routes.zigzag,
-}
+ROUTES: Mapping[str, Callable[..., Tensor]] = routes.ROUTES
 
 TEXT: Mapping[str, Any] = {"fontsize": 9, "color": "#334155"}
 
@@ -48,19 +34,19 @@ def route_table(name: str, height: int, width: int, option: int | None = None) -
     Args:
         name: one of `ROUTES`.
         height, width: size of the map.
-        option: step of `atrous` (2 if None) or side of `window`'s windows (4 if None); the others have none.
+        option: step of `atrous` (2 if None) or side of `window`'s windows (4 if None); most others have none.
 
     Raises:
         ValueError: there is no such route, it has no option, or the size or the option is below 1.
     """
     if name not in ROUTES:
         raise ValueError(f"name={name!r} is no route; choose one of {', '.join(sorted(ROUTES))}")
-    has_option = len(inspect.signature(ROUTES[name]).parameters) > 3  # height, width, device
-    if option is not None and (not has_option or option < 1):
-        raise ValueError(f"option={option} does not fit {name}: only atrous and window have one, of at least 1")
-    if not has_option:
+    if option is not None and (not routes.takes_option(name) or option < 1):
+        having = " and ".join(sorted(filter(routes.takes_option, ROUTES)))
+        raise ValueError(f"option={option} does not fit {name}: only {having} have one, of at least 1")
+    if not routes.takes_option(name):
         return ROUTES[name](height, width)
-    return ROUTES[name](height, width, option or {"atrous": 2, "window": 4}[name])
+    return ROUTES[name](height, width, option or {"window": 4}.get(name, 2))
 
 
 def last_map(model: nn.Module, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import visionssm
 from tests.reference.fill import make_input, sample_indices, uniform
-from tests.reference_cases import FOLDER, Case, gradient_norms
+from tests.reference_cases import Case, every_case, find_cases, gradient_norms, recorded_case
 from visionssm.backbones.convs5 import (
     VARIANTS,
     ConvS5,
@@ -54,8 +54,8 @@ class ConvS5Case(Case):
         return state
 
 
-def _case(name: str) -> ConvS5Case:
-    return ConvS5Case(FOLDER / "convs5" / f"convs5_{name}.json")
+def _filled(case: Case) -> ConvS5Case:
+    return ConvS5Case(case.path)
 
 
 def _tensor(entry: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -106,9 +106,9 @@ def _operator(u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, *, by_step
 
 @pytest.mark.parametrize("by_steps", [False, True], ids=["parallel", "steps"])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["k1", "k3", "k3_k5", "k3_len1", "k3_zero_state"])
-def test_operator_and_its_gradients_are_the_authors(name: str, backend: str, by_steps: bool) -> None:
-    data = _case(f"scan_{name}").data
+@every_case("ConvS5 scan")
+def test_operator_and_its_gradients_are_the_authors(case: Case, backend: str, by_steps: bool) -> None:
+    data = case.data
     inputs = {key: _tensor(data["inputs"][key]).requires_grad_() for key in ("u", "A", "B", "C", "x0")}
     with use_backend(backend):
         y, x_last = _operator(*inputs.values(), by_steps=by_steps)
@@ -124,9 +124,9 @@ def test_operator_and_its_gradients_are_the_authors(name: str, backend: str, by_
         torch.testing.assert_close(value.grad, _tensor(data["grads"][key]), rtol=2e-5, atol=2e-4)
 
 
-def test_zero_order_hold_and_the_order_of_bs_columns_are_the_authors() -> None:
-    data = _case("discretize").data
-    given, expected = data["inputs"], data["outputs"]
+@every_case("ConvS5 discretization")
+def test_zero_order_hold_and_the_order_of_bs_columns_are_the_authors(case: Case) -> None:
+    given, expected = case.data["inputs"], case.data["outputs"]
     ssm = ConvSSM(2, 8, b_kernel=3)
     with torch.no_grad():
         for name, theirs in (("lambda_re", "Lambda_re"), ("lambda_im", "Lambda_im"), ("log_step", "log_step")):
@@ -139,9 +139,11 @@ def test_zero_order_hold_and_the_order_of_bs_columns_are_the_authors() -> None:
     torch.testing.assert_close(ours, _tensor(expected["B_kernel"]), rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("states, blocks", [(8, 1), (16, 1), (16, 2), (16, 4)])
-def test_poles_start_as_the_authors(states: int, blocks: int) -> None:
-    expected = _case("init").data["outputs"][f"size{states}_blocks{blocks}"]
+@pytest.mark.parametrize(
+    "name, expected", [output for case in find_cases("ConvS5 poles") for output in case.data["outputs"].items()]
+)
+def test_poles_start_as_the_authors(name: str, expected: dict[str, Any]) -> None:
+    states, blocks = (int(part.lstrip("sizeblock")) for part in name.split("_"))
     poles, vectors = hippo_poles(states, blocks)
     torch.testing.assert_close(poles.real, _tensor(expected["Lambda_re"]), rtol=1e-5, atol=0)
     torch.testing.assert_close(poles.imag, _tensor(expected["Lambda_im"]), rtol=1e-5, atol=0)
@@ -179,9 +181,6 @@ def test_clipped_poles_get_no_gradient_and_do_not_grow() -> None:
 
 # -- layers ------------------------------------------------------------------------------------------------------------
 
-LAYERS = ["half_glu", "prenorm_relu_se", "resnet", "resnet_state", "standard"]
-
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": TanhGELU, "relu": nn.ReLU}
 
 
@@ -216,9 +215,9 @@ def _layer(case: ConvS5Case) -> tuple[ConvS5Layer, Tensor, Tensor | None]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", LAYERS)
-def test_layer_and_its_gradients_are_the_authors(name: str, backend: str) -> None:
-    case = _case(f"layer_{name}")
+@every_case("ConvS5 layer")
+def test_layer_and_its_gradients_are_the_authors(case: Case, backend: str) -> None:
+    case = _filled(case)
     layer, u, state = _layer(case)
     assert sum(p.numel() for p in layer.parameters()) == case.data["n_params"]
     with use_backend(backend):
@@ -230,9 +229,9 @@ def test_layer_and_its_gradients_are_the_authors(name: str, backend: str) -> Non
     _gradients_agree(case, layer)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layer_step_by_step_equals_the_layer_in_parallel(name: str) -> None:
-    layer, u, state = _layer(_case(f"layer_{name}"))
+@every_case("ConvS5 layer")
+def test_layer_step_by_step_equals_the_layer_in_parallel(case: Case) -> None:
+    layer, u, state = _layer(_filled(case))
     with torch.no_grad():
         kernels = layer.ssm.discretize()
         whole, last = layer(u, state, kernels)
@@ -276,19 +275,17 @@ def _video(case: ConvS5Case) -> Tensor:
     return torch.from_numpy(make_input(case.seed, tuple(case.data["input"]["video"]["shape"]))).tanh()
 
 
-@pytest.mark.parametrize(
-    "name, backend",
-    [
-        ("small", "cpu"),
-        ("small", "reference"),
-        ("mnist600", "cpu"),
-        pytest.param("mnist600", "reference", marks=pytest.mark.slow),
-        pytest.param("mnist300", "cpu", marks=pytest.mark.slow),
-        pytest.param("mnist300", "reference", marks=pytest.mark.slow),
-    ],
-)
-def test_model_is_the_authors(name: str, backend: str) -> None:
-    case = _case(name)
+@every_case("ConvS5 model", slow="_mnist300$")
+def test_model_is_the_authors_on_the_cpu_kernels(case: Case) -> None:
+    _check_model(_filled(case), "cpu")
+
+
+@every_case("ConvS5 model", slow="_mnist")
+def test_model_is_the_authors_on_the_definition(case: Case) -> None:
+    _check_model(_filled(case), "reference")
+
+
+def _check_model(case: ConvS5Case, backend: str) -> None:
     model, video, outputs = _model(case), _video(case), case.data["outputs"]
     assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
     with use_backend(backend):
@@ -311,7 +308,7 @@ def test_model_is_the_authors(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["mnist300", "mnist600"])
 def test_published_variant_has_the_authors_parameters(name: str) -> None:
-    case = _case(name)
+    case = recorded_case("convs5", f"convs5_{name}")
     with torch.device("meta"):
         model = ConvS5(dataclasses.replace(VARIANTS[f"convs5_{name}"], depth=1))  # the poles need numbers; sizes do not
     one = sum(p.numel() for p in model.layers.parameters())
@@ -429,7 +426,7 @@ def test_gradients_reach_every_parameter_and_half_precision_is_finite(nano: Conv
 
 
 def test_nested_flax_parameters_and_our_own_state_dict_load(nano: ConvS5) -> None:
-    case = _case("small")
+    case = _filled(recorded_case("convs5", "convs5_small"))
     nested: dict[str, Any] = {}
     for name, value in case.state_dict().items():
         *folders, leaf = name.split(".")

@@ -12,15 +12,11 @@ from torch import Tensor
 
 import visionssm
 from tests.backbones.selective_loop import array, scan_sequence
-from tests.reference_cases import Case, find_cases
+from tests.reference_cases import recorded_case
 from visionssm.backbones.efficientvmamba import AtrousBlock, AtrousSS2D, ChannelGate, checkpoint_filter_fn
 from visionssm.kernels import routes
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 7))
-
-
-def _case(name: str) -> Case:
-    return next(case for case in find_cases("efficientvmamba") if case.path.stem == name)
 
 
 def _map(height: int, width: int, channels: int) -> Tensor:
@@ -123,7 +119,7 @@ def test_small_is_64_channels_wide() -> None:
 def test_flat_stages_become_blocks_and_a_downsampling(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-        state = {key: torch.empty(shape) for key, shape in _case(name).data["state"].items()}
+        state = {key: torch.empty(shape) for key, shape in recorded_case("efficientvmamba", name).data["state"].items()}
     mapped = checkpoint_filter_fn(state, model)
     assert {key: value.shape for key, value in mapped.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert mapped["layers.2.blocks.0.bn3.weight"] is state["layers.2.1.conv_pw2.1.weight"]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import visionssm
-from tests.reference_cases import find_cases
+from tests.reference_cases import recorded_case
 from visionssm.backbones.groupmamba import ClassBlock, GroupSS2D, ModulatedGroupLayer, checkpoint_filter_fn
 
 
@@ -143,7 +143,7 @@ def test_pruned_model_has_no_class_block(image: Tensor) -> None:
 
 
 def test_recorded_heads_and_pooled_features_are_the_authors() -> None:
-    case = next(case for case in find_cases("groupmamba") if case.path.stem == "groupmamba_tiny")
+    case = recorded_case("groupmamba", "groupmamba_tiny")
     model = visionssm.load_official(timm.create_model("groupmamba_tiny"), case.state_dict()).eval()
     with torch.no_grad():
         pooled = model.forward_head(model.forward_features(case.image()), pre_logits=True)
@@ -153,7 +153,7 @@ def test_recorded_heads_and_pooled_features_are_the_authors() -> None:
 
 
 def test_trainers_file_and_bare_file_load_and_our_own_layout_passes_unchanged() -> None:
-    case = next(case for case in find_cases("groupmamba") if case.path.stem == "groupmamba_tiny")
+    case = recorded_case("groupmamba", "groupmamba_tiny")
     names = {name: shape for name, shape in case.data["state"].items() if not re.match(r"block\d\.[1-9]", name)}
     state = {name: torch.randn(shape) for name, shape in names.items()}
     model = timm.create_model("groupmamba_tiny", depths=(1, 1, 1, 1))

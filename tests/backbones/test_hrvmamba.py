@@ -11,15 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import visionssm
-from tests.reference_cases import FOLDER, Case, check_gradients
+from tests.reference_cases import Case, check_gradients, every_case, find_cases, recorded_case
 from visionssm.backbones.hrvmamba import AttentiveBlock, Block, DeformableSS2D, checkpoint_filter_fn
 from visionssm.layers.hrnet import enlarge
 
 TOLERANCE = 1e-4
-
-
-def _case(name: str) -> Case:
-    return Case(FOLDER / "hrvmamba" / f"{name}.json")
 
 
 def _nano(**kwargs: object) -> nn.Module:
@@ -27,26 +23,21 @@ def _nano(**kwargs: object) -> nn.Module:
     return timm.create_model("hrvmamba_nano_test", **kwargs)
 
 
-def _pose_backbone(variant: str) -> nn.Module:
+def _backbone(case: Case) -> str:
+    return re.sub("_(pose|seg)(_grad)?$", "", case.data["name"])
+
+
+def _pose_backbone(case: Case) -> nn.Module:
     """The classifier without what the highest resolution does not need: the authors' top-down pose backbone."""
-    model = timm.create_model(variant)
+    model = timm.create_model({"hrvmamba_tiny": "hrvmamba_tiny_plain"}.get(name := _backbone(case), name))
     model.prune_intermediate_layers([0])
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    "name,variant",
-    [
-        ("hrvmamba_tiny_pose_grad", "hrvmamba_tiny_plain"),
-        pytest.param("hrvmamba_tiny_pose", "hrvmamba_tiny_plain", marks=pytest.mark.slow),
-        pytest.param("hrvmamba_small_pose", "hrvmamba_small", marks=pytest.mark.slow),
-        pytest.param("hrvmamba_base_pose", "hrvmamba_base", marks=pytest.mark.slow),
-    ],
-)
-def test_highest_branch_is_the_authors_pose_backbone(name: str, variant: str) -> None:
-    case = _case(name)
+@every_case("HRVMamba for poses", slow="_pose$")
+def test_highest_branch_is_the_authors_pose_backbone(case: Case) -> None:
     state = case.state_dict()
-    model = visionssm.load_official(_pose_backbone(variant), state)
+    model = visionssm.load_official(_pose_backbone(case), state)
     head = {key.removeprefix("head.final_layer."): value for key, value in state.items() if key.startswith("head.")}
     assert sum(p.numel() for p in model.parameters()) + sum(x.numel() for x in head.values()) == case.data["n_params"]
     with torch.no_grad():
@@ -57,10 +48,10 @@ def test_highest_branch_is_the_authors_pose_backbone(name: str, variant: str) ->
 
 
 @pytest.mark.slow
-def test_gradients_of_the_pose_backbone_are_the_authors() -> None:
-    case = _case("hrvmamba_tiny_pose_grad")
+@pytest.mark.parametrize("case", [case for case in find_cases("HRVMamba for poses") if "grad_norms" in case.data])
+def test_gradients_of_the_pose_backbone_are_the_authors(case: Case) -> None:
     state = case.state_dict()
-    model = visionssm.load_official(_pose_backbone("hrvmamba_tiny_plain"), state)
+    model = visionssm.load_official(_pose_backbone(case), state)
 
     def heatmap(model: nn.Module, image: Tensor) -> Tensor:
         feature = model.forward_features(image).permute(0, 3, 1, 2)
@@ -71,10 +62,10 @@ def test_gradients_of_the_pose_backbone_are_the_authors() -> None:
 
 
 @pytest.mark.slow
-def test_neck_is_the_authors_segmentation_backbone() -> None:
-    case = _case("hrvmamba_base_seg")
+@every_case("HRVMamba for segmentation")
+def test_neck_is_the_authors_segmentation_backbone(case: Case) -> None:
     state = case.state_dict()
-    model = timm.create_model("hrvmamba_base")
+    model = timm.create_model(_backbone(case))
     levels = model.prune_intermediate_layers([4, 5, 6, 7])
     visionssm.load_official(model, state).eval()
     with torch.no_grad():
@@ -186,7 +177,7 @@ def test_projection_to_the_offsets_is_initialised_as_every_other() -> None:
     "name,other", [("hrvmamba_nano", "hrvmamba_nano_plain"), ("hrvmamba_tiny_plain", "hrvmamba_tiny")]
 )
 def test_a_file_of_the_other_block_is_recognised_by_its_keys(name: str, other: str) -> None:
-    state = {key: torch.zeros(shape) for key, shape in _case(other).data["state"].items()}
+    state = {key: torch.zeros(shape) for key, shape in recorded_case("hrvmamba", other).data["state"].items()}
     with pytest.raises(ValueError, match=f"it fits {other}"):
         visionssm.load_official(timm.create_model(name), state)
     visionssm.load_official(timm.create_model(other), state)

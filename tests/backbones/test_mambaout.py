@@ -9,13 +9,14 @@ import timm
 import torch
 
 import visionssm
-from tests.reference_cases import Case, find_cases
+from tests.backbones.test_reference_cases import model_name
+from tests.reference_cases import Case, find_cases, recorded_case
 
-CASES = {case.path.stem: case for case in find_cases("mambaout")}
+CASES = [case for case in find_cases("classifier") if case.path.parent.name == "mambaout"]
 
 
-def _official(case: Case) -> dict[str, torch.Tensor]:
-    return {name: torch.randn(shape) for name, shape in case.data["state"].items()}
+def _official(name: str) -> dict[str, torch.Tensor]:
+    return {key: torch.randn(shape) for key, shape in recorded_case("mambaout", name).data["state"].items()}
 
 
 def test_no_second_implementation_is_registered() -> None:
@@ -23,13 +24,13 @@ def test_no_second_implementation_is_registered() -> None:
     assert timm.create_model("mambaout_femto").__class__.__module__ == "timm.models.mambaout"
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "grad" not in name])
-def test_hidden_widths_are_those_of_the_recorded_variants(name: str) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.path.stem)
+def test_hidden_widths_are_those_of_the_recorded_variants(case: Case) -> None:
     with torch.device("meta"):
-        model = timm.create_model(name)
-    assert sum(p.numel() for p in model.parameters()) == CASES[name].data["n_params"]
+        model = timm.create_model(model_name(case))
+    assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
     depths = [len(stage.blocks) for stage in model.stages]
-    assert depths == list(CASES[name].data["meta"]["init"]["depths"])
+    assert depths == list(case.meta["init"]["depths"])
 
 
 def test_official_widths_are_rounded_down() -> None:
@@ -41,7 +42,7 @@ def test_official_widths_are_rounded_down() -> None:
 
 @pytest.mark.parametrize("wrapper", [None, "model"])
 def test_official_norms_of_the_head_keep_apart(wrapper: str | None) -> None:
-    state = _official(CASES["mambaout_femto"])
+    state = _official("mambaout_femto")
     source: dict[str, Any] = {wrapper: state} if wrapper else state
     model = visionssm.load_official(timm.create_model("mambaout_femto"), source)
     torch.testing.assert_close(model.head.norm.weight, state["norm.weight"])
@@ -50,12 +51,12 @@ def test_official_norms_of_the_head_keep_apart(wrapper: str | None) -> None:
 
 
 def test_incomplete_and_foreign_files_are_refused() -> None:
-    state = _official(CASES["mambaout_femto"])
+    state = _official("mambaout_femto")
     del state["stages.0.0.conv.weight"]
     with pytest.raises(ValueError, match=r"stages\.0\.blocks\.0\.conv\.weight"):
         visionssm.load_official(timm.create_model("mambaout_femto"), state)
     with pytest.raises(ValueError, match="mambaout_femto"):
-        visionssm.load_official(timm.create_model("mambaout_kobe"), _official(CASES["mambaout_femto"]))
+        visionssm.load_official(timm.create_model("mambaout_kobe"), _official("mambaout_femto"))
 
 
 def test_it_works_as_a_feature_extractor_beside_ours() -> None:

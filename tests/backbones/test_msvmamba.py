@@ -16,7 +16,7 @@ from torch import Tensor
 
 import visionssm
 from tests.backbones.selective_loop import Array, array, scan_sequence
-from tests.reference_cases import find_cases
+from tests.reference_cases import recorded_case
 from visionssm.backbones.msvmamba import V1, V3, V3_GATED, Generation, MultiScaleSS2D, checkpoint_filter_fn
 from visionssm.kernels import routes
 
@@ -161,7 +161,7 @@ def test_v1_drops_leftover_pixels_and_v3_rounds_up(name: str, expected: tuple[in
 
 @pytest.mark.parametrize("name,first", [("msvmamba_nano", "low"), ("msvmamba_v3_tiny", "full")])
 def test_first_parameter_set_of_a_file_belongs_to_the_scan_of_its_generation(name: str, first: str) -> None:
-    case = next(case for case in find_cases("msvmamba") if case.path.stem == name)
+    case = recorded_case("msvmamba", name)
     with torch.device("meta"):
         model = timm.create_model(name)
     state = {key: torch.zeros(shape) for key, shape in case.data["state"].items()}

@@ -11,7 +11,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import visionssm
-from tests.reference_cases import Case, find_cases
+from tests.reference_cases import Case, every_case, recorded_case
 from visionssm.backbones import plstm
 from visionssm.backbones.plstm import Diffusion, PLSTMBlock, Propagation, RightDiffusion
 
@@ -22,7 +22,6 @@ PARTS = {
     "vblock": "block_stack.blocks.0.",
 }
 OUR_PREFIX = {"layer": "layers.0.0.mixer.", "block": "layers.0.0.", "vblock": "layers.0."}
-CASES = [case for case in find_cases("plstm") if case.meta.get("kind") in PARTS]
 
 
 def _part(case: Case) -> nn.Module:
@@ -46,7 +45,7 @@ def _ours(case: Case, part: nn.Module, state: dict[str, Tensor]) -> dict[str, Te
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.path.stem)
+@every_case("pLSTM part")
 def test_layers_and_blocks_equal_authors(case: Case, backend: str) -> None:
     part, state = _part(case), case.state_dict()
     part.load_state_dict(_ours(case, part, state))
@@ -156,7 +155,7 @@ def test_only_weights_are_decayed() -> None:
 
 
 def test_positions_of_another_grid_are_resampled_while_loading() -> None:
-    case = next(case for case in find_cases("plstm") if case.data["name"] == "plstm_ape_192")
+    case = recorded_case("plstm", "plstm_ape_192")
     small, large = (timm.create_model("plstm_ape", img_size=size).eval() for size in (192, 96))
     for model in (small, large):
         visionssm.load_official(model, case.state_dict())

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
-import pytest
 import timm
 import torch
 from torch import Tensor
 
 import visionssm
-from tests.reference_cases import Case, check_gradients, find_cases
+from tests.reference_cases import Case, check_gradients, every_case
 
-FAMILIES = (
-    "efficientvmamba", "groupmamba", "hrvmamba", "mambaout", "msvmamba", "plstm", "spatialmamba", "vmamba", "vssd",
-)  # fmt: skip
 TOLERANCE = 1e-4  # of outputs and stage maps, relative to the largest value
-# no classifiers: the tests of their families read them
-SPECIAL = re.compile(
-    "^dcnv4_|_distill_loss|_pose|_seg|_backbone$|^plstm_(op4?|layer|block|vision_block)_|^arrow_pointing$"
+every_classifier = every_case(
+    "classifier", slow="small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
 )
-LARGE = re.compile(
-    "small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
-)  # a minute each: with -m slow
 
 
-def _parameters() -> list:
-    cases = [case for family in FAMILIES for case in find_cases(family) if not SPECIAL.search(case.path.stem)]
-    return [
-        pytest.param(case, id=case.path.stem, marks=[pytest.mark.slow] if LARGE.search(case.path.stem) else [])
-        for case in cases
-    ]
+def model_name(case: Case) -> str:
+    """The registered model that a case is of: its name, or what comes before `_grad`, a size and the like.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = case.data["name"]
+    while not timm.is_model(name):
+        if "_" not in name:
+            wanted = case.data["name"]
+            raise ValueError(f"{case.path} is of {wanted}, which is no model; tests.reference_cases has other kinds")
+        name = name.rpartition("_")[0]
+    return name
 
 
 def load_case_model(case: Case) -> torch.nn.Module:
     """Our model of a case's name with the case's weights."""
-    name = re.sub("(_odd)?_grad$|_fusion$|_(192|384)$", "", case.data["name"])
-    model = timm.create_model(name, pretrained=False)
+    model = timm.create_model(model_name(case), pretrained=False)
     visionssm.load_official(model, case.state_dict())
     return model.eval()
 
@@ -50,25 +47,36 @@ def recorded_maps(model: torch.nn.Module, image: Tensor) -> tuple[Tensor, list[T
     return model.forward_head(features), stages
 
 
+def _heads(model: torch.nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """What the cases of distilled models record beside: pooled features, and each head's answer."""
+    pooled = model.forward_head(model.forward_features(image), pre_logits=True)
+    heads = model.get_classifier()
+    assert isinstance(heads, tuple)
+    return {"pooled": pooled, **{name: head(pooled) for name, head in zip(("head", "dist_head"), heads, strict=True)}}
+
+
 def _check(case: Case) -> None:
     model = load_case_model(case)
     assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
     output, stages = recorded_maps(model, case.image())
-    assert case.relative_error("output", output) <= TOLERANCE
-    for i, stage in enumerate(stages):
-        assert case.relative_error(f"stage{i}", stage) <= TOLERANCE, f"stage {i}"
+    outputs = {"output": output, **{f"stage{i}": stage for i, stage in enumerate(stages)}}
+    if case.data["outputs"].keys() - outputs:
+        outputs |= _heads(model, case.image())
+    assert outputs.keys() == case.data["outputs"].keys()
+    for name, actual in outputs.items():
+        assert case.relative_error(name, actual) <= TOLERANCE, name
     if "grad_norms" not in case.data:
         return
     check_gradients(case, model, sys.modules[type(model).__module__].checkpoint_filter_fn)
 
 
-@pytest.mark.parametrize("case", _parameters())
+@every_classifier
 def test_backbone_equals_authors_on_the_cpu_kernels(case: Case) -> None:
     with torch.set_grad_enabled("grad_norms" in case.data):
         _check(case)
 
 
-@pytest.mark.parametrize("case", _parameters())
+@every_classifier
 def test_backbone_equals_authors_on_the_definition(case: Case) -> None:
     with torch.set_grad_enabled("grad_norms" in case.data), visionssm.use_backend("reference"):
         _check(case)

@@ -12,7 +12,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import visionssm
-from tests.reference_cases import FOLDER, Case
+from tests.reference_cases import Case, every_case
 from visionssm.backbones.spatialmamba import DILATIONS, StateFusion, StructureAwareSSM
 
 sides = st.integers(1, 8)
@@ -36,11 +36,11 @@ def _map(height: int, width: int, channels: int, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_dense_outputs_are_the_authors(backend: str) -> None:
-    case = Case(FOLDER / "spatialmamba" / "spatialmamba_tiny_backbone.json")
+@every_case("Spatial-Mamba for dense tasks")
+def test_dense_outputs_are_the_authors(case: Case, backend: str) -> None:
     state = case.state_dict()
     norms = [(state.pop(f"outnorm{i}.weight"), state.pop(f"outnorm{i}.bias")) for i in range(4)]
-    model = timm.create_model("spatialmamba_tiny", num_classes=0).eval()
+    model = timm.create_model(case.data["name"].removesuffix("_backbone"), num_classes=0).eval()
     unused = {name: value for name, value in model.state_dict().items() if name.startswith("head.norm.")}
     visionssm.load_official(model, state | unused)
     with torch.no_grad(), visionssm.use_backend(backend):

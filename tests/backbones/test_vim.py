@@ -15,7 +15,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import visionssm
-from tests.reference_cases import Case, find_cases, gradient_norms
+from tests.reference_cases import Case, every_case, gradient_norms
 from visionssm.backbones import vim
 from visionssm.checkpoints import CheckpointError
 
@@ -69,23 +69,13 @@ def _check(case: Case) -> None:
             assert actual == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE * 1e-2), name
 
 
-def _cases(slow: str) -> Any:
-    return pytest.mark.parametrize(
-        "case",
-        [
-            pytest.param(case, id=case.path.stem, marks=[pytest.mark.slow] if re.search(slow, case.path.stem) else [])
-            for case in find_cases("vim")
-        ],
-    )
-
-
-@_cases(slow="small|base|stride8")
+@every_case("Vim", slow="small|base|stride8")
 def test_vim_equals_authors_on_the_cpu_kernels(case: Case) -> None:
     with torch.set_grad_enabled("grad_norms" in case.data):
         _check(case)
 
 
-@_cases(slow="small|base|stride8|tiny$")
+@every_case("Vim", slow="small|base|stride8|tiny$")
 def test_vim_equals_authors_on_the_definition(case: Case) -> None:
     with torch.set_grad_enabled("grad_norms" in case.data), visionssm.use_backend("reference"):
         _check(case)

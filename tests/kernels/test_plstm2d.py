@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.reference_cases import Case, every_case, find_cases
 from visionssm.kernels import plstm2d, plstm2d_four_directions, use_backend
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
 from visionssm.kernels.plstm2d.export import plstm2d_by_diagonals
 from visionssm.kernels.plstm2d.reference import plstm2d_reference
 
-CASES = sorted((Path(__file__).parents[1] / "reference" / "plstm").glob("plstm_op*.json"))
 TOLERANCE = 6e-7  # the cases are recorded with seven digits
 GATE_NAMES = {
     "source_r": "S_r",
@@ -42,8 +40,8 @@ def _relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual.detach() - expected).abs().max() / expected.abs().max())
 
 
-def _check_case(path: Path, max_block: int) -> None:
-    case = json.loads(path.read_text())
+def _check_case(recorded: Case, max_block: int) -> None:
+    case = recorded.data
     inputs = {name: _tensor(stored) for name, stored in case["inputs"].items()}
     for x in inputs.values():
         if x is not None:
@@ -68,23 +66,22 @@ def _check_case(path: Path, max_block: int) -> None:
 
 
 @pytest.mark.parametrize("max_block", [1, 2, 4, 64])
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_parallel_form_equals_authors_whatever_the_block(path: Path, max_block: int) -> None:
-    _check_case(path, max_block)
+@every_case("pLSTM operator")
+def test_parallel_form_equals_authors_whatever_the_block(case: Case, max_block: int) -> None:
+    _check_case(case, max_block)
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_definition_equals_authors(path: Path) -> None:
+@every_case("pLSTM operator")
+def test_definition_equals_authors(case: Case) -> None:
     with use_backend("reference"):
-        _check_case(path, 64)
+        _check_case(case, 64)
 
 
-@pytest.mark.parametrize("path", [path for path in CASES if "_p_" in path.stem], ids=lambda path: path.stem)
-def test_propagation_gates_are_the_authors(path: Path) -> None:
-    case = json.loads(path.read_text())
-    raw = (_tensor(case["raw"][name]) for name in ("orientation", "source", "transition", "mark"))
+@pytest.mark.parametrize("case", [case for case in find_cases("pLSTM operator") if case.meta["mode"] == "P"])
+def test_propagation_gates_are_the_authors(case: Case) -> None:
+    raw = (_tensor(case.data["raw"][name]) for name in ("orientation", "source", "transition", "mark"))
     for name, gate in propagation_gates(*raw)._asdict().items():
-        torch.testing.assert_close(gate, _tensor(case["inputs"][GATE_NAMES[name]]), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(gate, _tensor(case.data["inputs"][GATE_NAMES[name]]), rtol=1e-6, atol=1e-7)
 
 
 def _random_inputs(

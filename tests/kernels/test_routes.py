@@ -37,6 +37,29 @@ def test_every_route_visits_every_pixel_once(name: str, height: int, width: int)
     assert torch.equal(order.sort(-1).values, everything.expand_as(order))
 
 
+@pytest.mark.parametrize("name", routes.ROUTES)
+@given(height=sizes, width=sizes, option=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_every_registered_route_visits_every_pixel_equally_often(
+    name: str, height: int, width: int, option: int
+) -> None:
+    order = routes.ROUTES[name](height, width, *([option] if routes.takes_option(name) else []))
+    assert order.dtype == torch.int32
+    assert order.ndim == 3
+    assert order.min() >= -1
+    visits = order[order >= 0].bincount(minlength=height * width)
+    assert visits.numel() == height * width
+    assert visits.min() == visits.max() > 0
+
+
+def test_two_routes_cannot_share_a_name() -> None:
+    with pytest.raises(ValueError, match="'raster' already"):
+
+        @routes.route
+        def raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+            return routes.column(height, width, device=device)
+
+
 @pytest.mark.parametrize("build", [routes.atrous, routes.window], ids=["atrous", "window"])
 @given(height=sizes, width=sizes, option=st.integers(1, 5))
 @settings(max_examples=25, deadline=None)

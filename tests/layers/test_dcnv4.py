@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
-from tests.reference_cases import FOLDER, Case
+from tests.reference_cases import Case, every_case
 from visionssm.layers.dcnv4 import CenterScaledDCNv4, DCNv4, ProjectedDCNv4
 
-MODULES = {
-    "plain": lambda: DCNv4(32, 2),
-    "dw3": lambda: DCNv4(32, 2, offset_conv=True),
-    "full": lambda: ProjectedDCNv4(32, 2, offset_conv=True, output_bias=False, offset_scale=0.5),
-    "center": lambda: CenterScaledDCNv4(48, 3),
-}
+
+def _layer(case: Case) -> torch.nn.Module:
+    """The module whose constructor's arguments a case records by the authors' names."""
+    init = dict(case.meta["init"])
+    size = {"dim": init.pop("channels"), "groups": init.pop("group")}
+    options: dict[str, Any] = {"offset_scale": init.pop("offset_scale", 1.0)}
+    if (kernel := init.pop("dw_kernel_size", None)) is not None:
+        assert kernel == 3
+        options["offset_conv"] = True
+    layer: Callable[..., torch.nn.Module] = DCNv4
+    if init.pop("center_feature_scale", False):
+        layer = CenterScaledDCNv4
+    elif not init.pop("without_pointwise", True):
+        layer, options["output_bias"] = ProjectedDCNv4, init.pop("output_bias", True)
+    assert not init
+    return layer(**size, **options)
 
 
 def test_without_offsets_and_with_masks_of_one_it_sums_the_neighbourhood() -> None:
@@ -35,11 +48,10 @@ def test_surplus_outputs_of_the_projection_are_not_used() -> None:
     assert layer.offset_mask.weight.grad[:54].abs().amin(1).gt(0).all()
 
 
-@pytest.mark.parametrize("name", MODULES)
+@every_case("DCNv4")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_recorded_operator_is_the_authors(name: str, dtype: torch.dtype) -> None:
-    case = Case(FOLDER / "hrvmamba" / f"dcnv4_{name}.json")
-    layer = MODULES[name]().to(dtype)
+def test_recorded_operator_is_the_authors(case: Case, dtype: torch.dtype) -> None:
+    layer = _layer(case).to(dtype)
     layer.load_state_dict(case.state_dict())
     assert sum(p.numel() for p in layer.parameters()) == case.data["n_params"]
     output = layer(case.image().to(dtype))

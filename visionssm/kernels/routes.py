@@ -14,6 +14,7 @@ Examples:
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,8 +25,23 @@ _Table = TypeVar("_Table", bound=Callable[..., Tensor])
 _CACHED_TABLES = 256
 
 
-def _cached(build: _Table) -> _Table:
-    """Cache a table by size and device; checks the size. Compilers trace the construction instead."""
+ROUTES: dict[str, Callable[..., Tensor]] = {}
+
+
+def route(build: _Table) -> _Table:
+    """Register a table under its function's name in `ROUTES`, where pictures and tests find it.
+
+    The table is cached by size and device, and the size is checked. Compilers trace the construction instead.
+
+    Args:
+        build: function of height, width, at most one integer option, and the keyword `device`.
+
+    Raises:
+        ValueError: another route has the name.
+    """
+    name = build.__name__
+    if name in ROUTES:
+        raise ValueError(f"there is a route {name!r} already; choose another name")
     cached = functools.lru_cache(_CACHED_TABLES)(build)
 
     @functools.wraps(build)
@@ -37,7 +53,13 @@ def _cached(build: _Table) -> _Table:
         with torch.inference_mode(False):  # a table made during inference is also used in training
             return cached(height, width, *options, device=device)
 
+    ROUTES[name] = table
     return table  # type: ignore[return-value]
+
+
+def takes_option(name: str) -> bool:
+    """Whether a route of `ROUTES` has a number beside the map's size, as `window` has its windows' side."""
+    return len(inspect.signature(ROUTES[name]).parameters) > 3  # height, width, device
 
 
 def n_cells(side: int, size: int) -> int:
@@ -76,31 +98,31 @@ def backwards(order: Tensor) -> Tensor:
     return order.flip(-1)
 
 
-@_cached
+@route
 def raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Row by row, left to right: (1, 1, L)."""
     return _one_route(_pixels(height, width, device))
 
 
-@_cached
+@route
 def reversed_raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Row by row, from the last pixel to the first: (1, 1, L)."""
     return backwards(_one_route(_pixels(height, width, device)))
 
 
-@_cached
+@route
 def column(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Column by column, downwards: (1, 1, L)."""
     return _one_route(_pixels(height, width, device).T)
 
 
-@_cached
+@route
 def reversed_column(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Column from its last pixel: (1, 1, L)."""
     return backwards(column(height, width, device=device))
 
 
-@_cached
+@route
 def joined_low(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Reversed raster, column and reversed column end to end, as one sequence: (1, 1, 3L).
 
@@ -111,14 +133,14 @@ def joined_low(height: int, width: int, *, device: torch.device | str | None = N
     return torch.cat(orders, dim=-1)
 
 
-@_cached
+@route
 def bidirectional(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Raster and its reverse: (2, 1, L)."""
     forward = _one_route(_pixels(height, width, device))
     return torch.cat([forward, backwards(forward)])
 
 
-@_cached
+@route
 def ss2d(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """VMamba's four: raster, column, reversed raster, reversed column: (4, 1, L). (arXiv 2401.10166, section 4.2)"""
     pixels = _pixels(height, width, device)
@@ -126,7 +148,7 @@ def ss2d(height: int, width: int, *, device: torch.device | str | None = None) -
     return torch.cat([forward, backwards(forward)])
 
 
-@_cached
+@route
 def atrous(height: int, width: int, step: int, *, device: torch.device | str | None = None) -> Tensor:
     """Skip sampling: step² routes, each over the pixels of one (row, column) phase: (step², 1, ⌈H/step⌉·⌈W/step⌉).
 
@@ -143,7 +165,7 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
     return torch.cat(routes)
 
 
-@_cached
+@route
 def window(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
     """Raster inside each size×size window, one sequence a window: (1, windows, size²); −1 beyond the border."""
     rows, columns = n_cells(height, size), n_cells(width, size)
@@ -151,14 +173,14 @@ def window(height: int, width: int, size: int, *, device: torch.device | str | N
     return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)
 
 
-@_cached
+@route
 def zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Boustrophedon: even rows left to right, odd rows right to left: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
     return _sorted_by(rows * width + torch.where(rows % 2 == 0, columns, width - 1 - columns))
 
 
-@_cached
+@route
 def diagonal(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Anti-diagonals in turn, even ones upwards and odd ones downwards: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
@@ -166,7 +188,7 @@ def diagonal(height: int, width: int, *, device: torch.device | str | None = Non
     return _sorted_by(number * (height + width) + torch.where(number % 2 == 0, columns, rows))
 
 
-@_cached
+@route
 def hilbert(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Hilbert curve of the smallest enclosing square of side 2^n, pixels outside the map left out: (1, 1, L)."""
     y, x = _rows_and_columns(height, width, device)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.reference_cases import find_cases
 from visionssm.tasks.classification.arrow_pointing import SPLITS, ArrowPointingDataset, draw, draw_parameters
 
-CASE = json.loads((Path(__file__).parents[2] / "reference" / "plstm" / "arrow_pointing.json").read_text())
+SPLITS_OF_CASES = [split for case in find_cases("arrow pointing") for split in case.data["splits"].items()]
 SAMPLES = [
     pytest.param(split["seed"], split["size"], sample, id=f"{name}-{sample['index']}")
-    for name, split in CASE["splits"].items()
+    for name, split in SPLITS_OF_CASES
     for sample in split["samples"]
 ]
 
@@ -38,10 +37,10 @@ def test_samples_are_the_published_ones_to_the_pixel(seed: int, size: int, sampl
         np.testing.assert_array_equal(image[..., 0], expected)
 
 
-def test_splits_of_the_case_have_the_published_seeds() -> None:
-    for name, split in CASE["splits"].items():
-        assert SPLITS[name].size == split["size"]
-        assert name == "train" or SPLITS[name].seed == split["seed"]  # published runs train on seeds 42 to 47
+@pytest.mark.parametrize("name,split", SPLITS_OF_CASES)
+def test_splits_of_the_case_have_the_published_seeds(name: str, split: dict) -> None:
+    assert SPLITS[name].size == split["size"]
+    assert name == "train" or SPLITS[name].seed == split["seed"]  # published runs train on seeds 42 to 47
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,7 +12,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from tests.reference.fill import uniform
-from tests.reference_cases import FOLDER, Case
+from tests.reference_cases import Case, find_cases
 from visionssm.tasks.classification.losses import (
     DistillationLoss,
     FrozenTeacher,
@@ -21,19 +21,24 @@ from visionssm.tasks.classification.losses import (
     soft_distillation,
 )
 
-CASE = Case(FOLDER / "groupmamba" / "groupmamba_distill_loss.json")
-SETTINGS = [(name, *(float(x.lstrip("alphtu")) for x in name.split("_")[1:])) for name in CASE.data["outputs"]]
+SETTINGS = [
+    pytest.param(case, name, *(float(x.lstrip("alphtu")) for x in name.split("_")[1:]), id=name)
+    for case in find_cases("distillation loss")
+    for name in case.data["outputs"]
+]
 TERMS = {"hard": lambda tau: hard_distillation, "soft": lambda tau: partial(soft_distillation, temperature=tau)}
 
 
-def _values(name: str) -> Tensor:
-    return torch.from_numpy(uniform(CASE.seed, name, tuple(CASE.data["shape"]))).float()
+def _values(case: Case, name: str) -> Tensor:
+    return torch.from_numpy(uniform(case.seed, name, tuple(case.data["shape"]))).float()
 
 
-@pytest.mark.parametrize("name,alpha,tau", SETTINGS)
-def test_losses_and_gradients_are_the_authors(name: str, alpha: float, tau: float) -> None:
-    student, distilled, teacher = (6 * _values(x) - 3 for x in ("student_logits", "distill_logits", "teacher_logits"))
-    target = _values("target")
+@pytest.mark.parametrize("case,name,alpha,tau", SETTINGS)
+def test_losses_and_gradients_are_the_authors(case: Case, name: str, alpha: float, tau: float) -> None:
+    student, distilled, teacher = (
+        6 * _values(case, x) - 3 for x in ("student_logits", "distill_logits", "teacher_logits")
+    )
+    target = _values(case, "target")
     target = target / target.sum(-1, keepdim=True)
     student.requires_grad_()
     distilled.requires_grad_()
@@ -46,8 +51,8 @@ def test_losses_and_gradients_are_the_authors(name: str, alpha: float, tau: floa
         criterion = DistillationLoss(base, lambda images: teacher, term=term, alpha=alpha)
         loss = criterion((student, distilled), target, torch.zeros(4, 3, 8, 8))
     loss.backward()
-    expected = CASE.data["outputs"][name]
-    assert teacher.argmax(-1).tolist() == CASE.data["teacher_argmax"]
+    expected = case.data["outputs"][name]
+    assert teacher.argmax(-1).tolist() == case.data["teacher_argmax"]
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-6)
     assert student.grad.norm().item() == pytest.approx(expected["grad_norm_student"], rel=1e-5)
     assert distilled.grad.norm().item() == pytest.approx(expected["grad_norm_distill"], rel=1e-5)

@@ -20,7 +20,7 @@ pytest.importorskip("mmcv", reason="needs the openmmlab extra")
 
 import visionssm
 from tests.configs import shipped_config
-from tests.reference_cases import FOLDER, Case
+from tests.reference_cases import Case, find_cases, recorded_case
 from tests.tasks.openmmlab.inputs import detection_batch, segmentation_batch, write_ade20k, write_coco
 from visionssm.checkpoints import CheckpointError
 from visionssm.integrations.openmmlab import VisionSSM
@@ -444,18 +444,13 @@ def test_whole_detectors_file_is_loaded_strictly(tmp_path: Path) -> None:
         load_dense(target, tmp_path / "det.pth")
 
 
-DENSE_CASES = [
-    ("spatialmamba/spatialmamba_tiny_backbone", "spatialmamba_tiny", (0, 1, 2, 3)),
-    ("hrvmamba/hrvmamba_base_seg", "hrvmamba_base", (4, 5, 6, 7)),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("case_name, name, out_indices", DENSE_CASES)
-def test_dense_backbones_are_the_authors(
-    tmp_path: Path, case_name: str, name: str, out_indices: tuple[int, ...]
-) -> None:
-    case = Case(FOLDER / f"{case_name}.json")
+@pytest.mark.parametrize(
+    "case", find_cases("Spatial-Mamba for dense tasks") + find_cases("HRVMamba for segmentation"), ids=str
+)
+def test_dense_backbones_are_the_authors(tmp_path: Path, case: Case) -> None:
+    name = case.data["name"].removesuffix("_backbone").removesuffix("_seg")
+    out_indices = (4, 5, 6, 7) if name.startswith("hrvmamba") else (0, 1, 2, 3)
     file = tmp_path / "dense.pth"
     torch.save({"state_dict": {f"backbone.{key}": value for key, value in case.state_dict().items()}}, file)
     maps = VisionSSM(name, out_indices=out_indices, pretrained=str(file)).eval()
@@ -481,7 +476,7 @@ LAYOUTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("family, name", LAYOUTS)
 def test_authors_layout_of_every_family_is_understood(tmp_path: Path, family: str, name: str) -> None:
-    state = {k: torch.rand(shape) for k, shape in Case(FOLDER / family / f"{name}.json").data["state"].items()}
+    state = {k: torch.rand(shape) for k, shape in recorded_case(family, name).data["state"].items()}
     classifier = visionssm.load_official(timm.create_model(name), state)
     heads = ("classifier.", "head.", "dist_head.", "aux_head.")
     theirs = {f"backbone.{k}": v for k, v in state.items() if not k.startswith(heads)}
