@@ -17,6 +17,7 @@ from pathlib import Path
 
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 import visionssm  # noqa: F401  registers the models
@@ -24,13 +25,17 @@ from visionssm.integrations.export import ExportError, export_archive, export_on
 from visionssm.prediction import load_classifier
 
 FORMATS = {"onnx": export_onnx, "pt2": export_archive}
+LEAST_OPEN_SIDE = 64  # exporters take a side of one pixel, as the last map of a smaller image has, for a fixed one
 
 
-def load_model(source: str, *, name: str | None, pretrained: bool) -> nn.Module:
-    """The model of a checkpoint file, or a registered model by name."""
+def load_model(source: str, *, name: str | None, pretrained: bool) -> tuple[nn.Module, Sequence[int]]:
+    """The model of a checkpoint file, or a registered model by name; and the size (C, H, W) of the images it is for."""
     if not Path(source).exists() and timm.is_model(source):
-        return timm.create_model(source, pretrained=pretrained)
-    return load_classifier(source, model_name=name).model
+        model = timm.create_model(source, pretrained=pretrained)
+        return model, model.default_cfg["input_size"]
+    classifier = load_classifier(source, model_name=name)
+    blank = classifier.transform(Image.new(classifier.image_mode, (64, 64)))  # a checkpoint may be for other images
+    return classifier.model, blank.shape
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
 
     try:
-        model = load_model(options.source, name=options.model, pretrained=options.pretrained)
-        channels, *size = model.default_cfg["input_size"]
+        model, (channels, *size) = load_model(options.source, name=options.model, pretrained=options.pretrained)
         batch = max(2, options.batch_size) if options.dynamic else options.batch_size  # the exporter fixes a batch of 1
+        if options.dynamic:
+            size = [max(side, LEAST_OPEN_SIDE) for side in size]
         image = torch.randn(batch, channels, *(options.size or size))
         out = options.out or Path(f"{Path(options.source).stem}.{options.format}")
         print(f"exporting {options.source} to {out} …", file=sys.stderr)
