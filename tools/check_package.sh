@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Wheel and sdist as they would be published: metadata, contents, and each installed outside the source tree and used from
+# an empty folder. tools/check_package.sh [PYTHON], a Python that has the dependencies.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$(realpath -s "${1:-$(command -v python3)}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python3 -m venv "$work/tools"
+"$work/tools/bin/pip" install -q build twine check-wheel-contents
+"$work/tools/bin/python" -m build -o "$work/dist" . >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+"$work/tools/bin/twine" check --strict "$work"/dist/*
+"$work/tools/bin/check-wheel-contents" "$work"/dist/*.whl
+
+cat >"$work/use.py" <<'E'
+import sys
+import timm, torch, visionssm
+
+assert visionssm.__file__.startswith(sys.argv[1]), visionssm.__file__
+model = timm.create_model("vmamba_nano_test").eval()
+assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
+print("used", visionssm.__file__.rsplit("/", 3)[-3])
+E
+for file in "$work"/dist/*; do
+    folder=$work/$(basename "$file" .gz | tr . _)
+    "$python" -m pip install -q --no-deps --target "$folder" "$file"
+    mkdir "$folder/empty"
+    (cd "$folder/empty" && PYTHONPATH=$folder "$python" "$work/use.py" "$folder")
+done
