@@ -281,6 +281,9 @@ def test_imagenet_config_is_the_published_recipe_and_fits_its_model(path: Path) 
     assert tuple(transform.input_size) == (3, recipe.size, recipe.size)
     if recipe.size != DEIT3.size:  # pLSTM is pre-trained on smaller images than its published weights are for
         assert tuple(transform.input_size) == tuple(published.input_size)
+        assert transform.crop_pct == published.crop_pct
+    else:
+        assert transform.crop_pct == 1.0
 
 
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)

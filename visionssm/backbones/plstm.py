@@ -443,7 +443,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # The authors have published no weights.
 default_cfgs = generate_default_cfgs(
     {
-        **{name: _cfg() for name in VARIANTS},
+        # The tiny models are those of the ablation; the larger ones were tested on uncropped images.
+        **{name: _cfg(crop_pct=224 / 256 if name.startswith("plstm_vis_t") else 1.0) for name in VARIANTS},
         "plstm_ape": _cfg(grid=12, num_classes=2, crop_pct=1.0),
         "plstm_nano_test": _cfg(grid=2, input_size=(3, 64, 64), crop_pct=1.0),
     }
