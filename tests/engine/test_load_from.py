@@ -7,13 +7,18 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
+from mmengine.registry import DATASETS
 
 from tests.engine.tiny import write_config
-from visionssm.checkpoints import CheckpointError
+from visionssm.checkpoints import CheckpointError, sealed
 from visionssm.cli.launch import evaluate, train
+from visionssm.data.digits import DigitsDataset
+from visionssm.engine.checkpoint import give_new_head, load_checkpoint
 from visionssm.engine.errors import USER_ERRORS
 
 
@@ -75,3 +80,89 @@ def test_files_of_another_model_are_refused(address: str, tmp_path: Path) -> Non
         train(write_config(tmp_path), work_dir=tmp_path, options=options)
     with pytest.raises(FileNotFoundError):
         evaluate(tmp_path / "tiny.py", tmp_path / "nothing.pth")
+
+
+def test_checkpoint_of_other_classes_gives_all_but_the_head(tmp_path: Path) -> None:
+    source = _run(tmp_path / "source", 1)
+    folder = tmp_path / "started"
+    folder.mkdir()
+    names = [f"kind {number}" for number in range(3)]
+    three = "val_dataloader['dataset'].update(type='FewDigits'); train_dataloader['dataset'].update(type='FewDigits')\n"
+    options = {"model.num_classes": 3, "load_from": str(source), "optim_wrapper.optimizer.lr": 0.0}
+    options |= {"train_cfg.max_epochs": 1, "train_dataloader.num_batch_per_epoch": 1}
+    runner = train(write_config(folder, three), work_dir=folder, options=options)
+    wanted, state = torch.load(source, weights_only=True)["state_dict"], runner.model.state_dict()
+    different = {
+        key for key, value in wanted.items() if value.shape != state[key].shape or not torch.equal(value, state[key])
+    }
+    assert different == {"model.head.fc.weight", "model.head.fc.bias"}
+    assert state["model.head.fc.weight"].shape[0] == 3
+    assert load_checkpoint(folder / "epoch_1.pth")["meta"]["visionssm"]["classes"] == names
+    (log,) = folder.glob("*/*.log")
+    assert "has 10 classes, this run 3: the head is new, untrained: model.head.fc.weight, model.head.fc.bias" in (
+        log.read_text()
+    )
+    del options["load_from"]
+    with pytest.raises(CheckpointError, match=r"num_classes is 10, the config's 3"):
+        train(write_config(folder, three), work_dir=folder, resume=str(source), options=options)
+    with pytest.raises(CheckpointError, match=r"num_classes is 10, the config's 3"):
+        evaluate(write_config(folder, three), source, options={"model.num_classes": 3})
+
+
+@DATASETS.register_module()
+class FewDigits(DigitsDataset):
+    """Digits told apart by their remainder of 3."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return sample | {"labels": sample["labels"] % 3}
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        return super().metainfo | {"classes": [f"kind {number}" for number in range(3)]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "new"),
+    [
+        (
+            {"cls": (81, 4), "box": (320, 4), "body": (9, 9)},
+            {"cls": (4, 4), "box": (12, 4), "body": (9, 9)},
+            ["cls", "box"],
+        ),
+        ({"cls": (80, 4), "body": (9, 9)}, {"cls": (3, 4), "body": (8, 9)}, ["cls"]),
+        ({"cls": (80, 4)}, {"cls": (3, 5)}, []),
+        ({"cls": (80, 4)}, {"cls": (7, 4)}, []),
+    ],
+)
+def test_layers_stay_new_only_where_their_sizes_follow_the_class_count(
+    theirs: dict[str, tuple[int, int]], ours: dict[str, tuple[int, int]], new: list[str]
+) -> None:
+    model = torch.nn.Module()
+    for key, shape in ours.items():
+        model.register_buffer(key, torch.ones(shape))
+    state = {key: torch.zeros(shape) for key, shape in theirs.items()}
+    about = {"model": {"num_classes": 80}, "classes": [str(x) for x in range(80)]}
+    checkpoint: dict[str, Any] = {"meta": {"visionssm": about}, "state_dict": state}
+    assert give_new_head(checkpoint, model, ["a", "b", "c"]) == new
+    for key, value in checkpoint["state_dict"].items():
+        assert torch.equal(value, getattr(model, key) if key in new else state[key])
+
+
+def test_best_weights_lie_beside_the_checkpoint_in_the_layout_of_timm(tmp_path: Path) -> None:
+    options = {"train_cfg.max_epochs": 1, "train_dataloader.num_batch_per_epoch": 1}
+    options |= {"default_hooks.checkpoint": {"type": "SafeCheckpointHook", "save_best": "top1"}}
+    train(write_config(tmp_path), work_dir=tmp_path, options=options)
+    best = load_checkpoint(tmp_path / "best.pth")
+    path = tmp_path / "best.safetensors"
+    model = timm.create_model("vmamba_nano_test", checkpoint_path=str(path), num_classes=10, in_chans=1)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, best["state_dict"]["model." + key])
+    again = load_checkpoint(path)
+    assert again["state_dict"].keys() == best["state_dict"].keys()
+    assert again["meta"]["visionssm"]["classes"] == best["meta"]["visionssm"]["classes"]
+    metadata = sealed.read_metadata(path)
+    assert (metadata["architecture"], metadata["num_classes"]) == ("vmamba_nano_test", "10")
+    assert evaluate(tmp_path / "tiny.py", path, work_dir=tmp_path / "a")["top1"] == pytest.approx(
+        evaluate(tmp_path / "tiny.py", tmp_path / "best.pth", work_dir=tmp_path / "b")["top1"]
+    )

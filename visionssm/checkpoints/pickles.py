@@ -330,9 +330,9 @@ class _Machine:
 
     def _binpersid(self, _: Any) -> None:
         what, kind, key, _location, numel, *_rest = _of(self.stack.pop(), tuple)
-        if what != "storage" or not isinstance(kind, StorageType) or not _is_count(numel):
+        if what != "storage" or not isinstance(kind, StorageType) or not isinstance(key, str) or not _is_count(numel):
             raise ValueError("it refers to something outside the file that is not a tensor's storage")
-        self.stack.append(self.read_storage(kind, str(key), numel))
+        self.stack.append(self.read_storage(kind, key, numel))
 
     def _reduce(self, _: Any) -> None:
         arguments = _of(self.stack.pop(), tuple)
@@ -459,7 +459,8 @@ class _Machine:
 
     def device(self, kind: Any, index: Any = None) -> str:
         """`torch.device`, by name: the device need not be here."""
-        return str(kind) if index is None else f"{kind}:{index}"
+        _of(kind, str)
+        return kind if index is None else f"{kind}:{_of(index, int)}"
 
     def set_of(self, items: Any = ()) -> set[Any]:
         """`set`."""
@@ -534,6 +535,9 @@ def _bytes(value: Any) -> bytes:
     return value.encode("latin1") if isinstance(value, str) else bytes(_of(value, bytes | bytearray))
 
 
+_KEYS = (str, bytes, int, float, type(None), np.generic, torch.dtype, Record)
+
+
 def _key(key: Any, depth: int = 3) -> Any:
     """A dictionary's key or a set's member, if its hash is found in good time."""
     if isinstance(key, int) and abs(key) >= MAX_KEY:
@@ -543,4 +547,6 @@ def _key(key: Any, depth: int = 3) -> Any:
             raise ValueError("a dictionary has a key of deeply nested tuples")
         for part in key:
             _key(part, depth - 1)
+    elif not isinstance(key, _KEYS):
+        raise ValueError(f"a dictionary has a {type(key).__name__} as its key")
     return key

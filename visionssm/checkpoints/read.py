@@ -32,7 +32,17 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel / Avera
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is unreadable, refused, or does not fit the model."""
+    """A checkpoint is unreadable, refused, or does not fit the model.
+
+    Names from the file stand in the message as printable text: terminals obey control characters.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", _escaped, message))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def read_checkpoint(path: str | Path) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 DIGEST = "visionssm.sha256"
 """Metadata key of the SHA-256 of all the rest: names, types, shapes, other metadata, values."""
 
+_MARK, _MARKED = "visionssm.sealed", "yes"  # damage to the digest's own name must not make the file one without it
 _METADATA = "__metadata__"
 _BLOCK = 1 << 22
 
@@ -25,7 +26,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
         tensors: contiguous and on the CPU, no two of which share memory.
         metadata: further entries.
     """
-    plain = safetensors.torch.save(dict(tensors), metadata={"format": "pt", **(metadata or {})})
+    plain = safetensors.torch.save(dict(tensors), metadata={"format": "pt", _MARK: _MARKED, **(metadata or {})})
     size = int.from_bytes(plain[:8], "little")
     header, values = json.loads(plain[8 : 8 + size]), memoryview(plain)[8 + size :]
     header[_METADATA][DIGEST] = _digest(header, [values])
@@ -43,7 +44,10 @@ def read(path: Path) -> dict[str, Tensor]:
     tensors = safetensors.torch.load_file(path, device="cpu")
     with path.open("rb") as file:
         header = _header(file)
-        written = (header.get(_METADATA) or {}).get(DIGEST)
+        metadata = header.get(_METADATA) or {}
+        written = metadata.get(DIGEST)
+        if written is None and any(key.startswith("visionssm") or value == _MARKED for key, value in metadata.items()):
+            raise ValueError(f"its metadata are damaged: the digest {DIGEST!r} is missing")
         if written is not None and written != _digest(header, iter(lambda: file.read(_BLOCK), b"")):
             raise ValueError("its content is not what was written: the digest (SHA-256) differs")
     return tensors

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from visionssm.checkpoints import CheckpointError, read_checkpoint
-from visionssm.checkpoints.fitting import compare
+from visionssm.checkpoints import CheckpointError, read_checkpoint, sealed
+from visionssm.checkpoints.extent import check_extent
+from visionssm.checkpoints.fitting import check_values, compare
+from visionssm.checkpoints.load import TRAINING_PREFIX
+from visionssm.checkpoints.read import read_metadata
 from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
 from visionssm.files import complete_or_absent
 
+_DESCRIPTION = "visionssm"
 LAST = "last_checkpoint"
 """File in a work folder that names the newest complete checkpoint."""
 
@@ -63,8 +68,53 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
+def save_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Write a network's weights under its own names as safetensors, atomically, with what describes it as metadata.
+
+    That of a classifier has timm's layout: `timm.create_model(name, checkpoint_path=path, …)` takes it. Metadata are
+    `architecture` and `num_classes`, where the network has these, and `visionssm`, the description as JSON.
+
+    Args:
+        checkpoint: as `save_checkpoint` writes it, of a task whose network is `model` of what is trained.
+        path: ending in .safetensors.
+    Raises:
+        CheckpointWriteError: the file cannot be written; an earlier file of that name is untouched.
+    """
+    about = checkpoint["meta"]["visionssm"]
+    described = {"architecture": about["model"].get("name"), "num_classes": about["model"].get("num_classes")}
+    metadata = {key: str(value) for key, value in described.items() if value is not None}
+    metadata[_DESCRIPTION] = json.dumps(to_plain(about))
+    state = {
+        key.removeprefix(TRAINING_PREFIX): value.detach().cpu().contiguous().clone()
+        for key, value in checkpoint["state_dict"].items()
+    }
+    content = sealed.to_bytes(state, metadata)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def read_trained(path: str | Path) -> Any:
+    """What `read_checkpoint` reads; of a file of `save_weights`, the checkpoint that its weights and metadata make.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `read_checkpoint`.
+    """
+    content = read_checkpoint(path)
+    text = read_metadata(path).get(_DESCRIPTION)
+    if text is None:
+        return content
+    try:
+        about = json.loads(text)
+        check_extent(about)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} has a description that cannot be read: {error}") from error
+    return {
+        "meta": {"visionssm": about},
+        "state_dict": {TRAINING_PREFIX + key: value for key, value in content.items()},
+    }
+
+
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint that training wrote.
+    """Read a checkpoint that training wrote (.pth, or the weights alone as .safetensors).
 
     Returns:
         `state_dict` (the weights to evaluate with: the moving average where there is one), `meta` (`epoch`, `iter`,
@@ -74,13 +124,18 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         FileNotFoundError: there is no such file.
         CheckpointError: the file is truncated, damaged, wants to run code, or was not written by training.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_trained(path)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise CheckpointError(
             f"{str(path)!r} holds no 'state_dict'; it was not written by tools/train.py. Official weights are loaded "
             "with visionssm.checkpoints.load_official or `model.pretrained=True`."
         )
-    return _moved(dict(checkpoint), torch.device(map_location))
+    meta = checkpoint.get("meta", {})
+    if not isinstance(meta, Mapping) or not isinstance(meta.get("visionssm", {}), Mapping):
+        raise CheckpointError(
+            f"{str(path)!r} does not say what it is of (no usable 'meta'); tools/train.py writes that"
+        )
+    return _moved({**checkpoint, "meta": meta}, torch.device(map_location))
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -131,6 +186,43 @@ def build_classifier(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, list[str
     return model.eval(), list(about["classes"]), dict(about["input"])
 
 
+def give_new_head(checkpoint: dict[str, Any], model: nn.Module, classes: Sequence[str]) -> list[str]:
+    """Let a checkpoint of other classes keep the layers of `model` whose sizes follow the number of classes.
+
+    A layer follows it where its first dimension is a·C or a·(C + 1), of both models with the same a: classifiers,
+    scores of anchors, boxes of every class, masks, with or without a background.
+
+    Args:
+        checkpoint: as `load_checkpoint` returned it; its weights and its class count become those of `model`.
+        model: the new one.
+        classes: its class names.
+    Returns:
+        keys of the layers that stay new; none if the class counts agree.
+    """
+    about = checkpoint["meta"].get("visionssm") or {}
+    theirs, ours = len(about.get("classes") or ()), len(classes)
+    if not theirs or not ours or theirs == ours:
+        return []
+    state, own = checkpoint["state_dict"], model.state_dict()
+    new = [
+        key
+        for key, value in state.items()
+        if isinstance(value, Tensor) and key in own and _follows(value.shape, own[key].shape, theirs, ours)
+    ]
+    checkpoint["state_dict"] = {**state, **{key: own[key].detach().cpu().clone() for key in new}}
+    described = about.get("model")
+    if isinstance(described, Mapping) and "num_classes" in described:
+        about = {**about, "model": {**described, "num_classes": ours}}
+        checkpoint["meta"] = {**checkpoint["meta"], "visionssm": about}
+    return new
+
+
+def _follows(shape: torch.Size, own: torch.Size, theirs: int, ours: int) -> bool:
+    if shape == own or not shape or shape[1:] != own[1:]:
+        return False
+    return any(shape[0] * (ours + k) == own[0] * (theirs + k) for k in (0, 1))
+
+
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights that must fit exactly.
 
@@ -152,4 +244,5 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
         raise CheckpointError(
             f"the weights of {source!r} do not fit the model: {'; '.join(found)}. Use the config it was trained with."
         )
+    check_values(weights, model, repr(source))
     model.load_state_dict(weights)

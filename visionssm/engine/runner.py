@@ -27,7 +27,13 @@ from torch.utils.data import DataLoader
 import visionssm
 from visionssm.checkpoints import download_checkpoint
 from visionssm.data.seeding import random_state
-from visionssm.engine.checkpoint import find_last_checkpoint, load_checkpoint, load_strictly, save_checkpoint
+from visionssm.engine.checkpoint import (
+    find_last_checkpoint,
+    give_new_head,
+    load_checkpoint,
+    load_strictly,
+    save_checkpoint,
+)
 from visionssm.engine.config import check_config, check_data
 from visionssm.engine.errors import CheckpointError, NonFiniteError
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
@@ -52,6 +58,7 @@ class VisionRunner(Runner):
     _train_loop: Any
     _val_loop: Any
     _resume: bool
+    _starts = False  # a training, which may start from weights of other classes; a test may not
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> VisionRunner:
@@ -152,6 +159,7 @@ class VisionRunner(Runner):
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
         self._describe()
+        self._starts = True
         return super().train()
 
     def _describe(self) -> dict[str, Any] | None:
@@ -244,13 +252,33 @@ class VisionRunner(Runner):
         Raises:
             FileNotFoundError, CheckpointError: no such file, damaged, or of another model.
         """
-        checkpoint = load_checkpoint(_local(str(filename)), map_location)
+        return self._take(load_checkpoint(_local(str(filename)), map_location), str(filename), strict)
+
+    def start_from(self, filename: str) -> dict[str, Any]:
+        """Load weights to start a training from, which may be of other classes: the head is then new.
+
+        Raises:
+            FileNotFoundError, CheckpointError: no such file, damaged, or of another model.
+        """
+        checkpoint = load_checkpoint(_local(filename))
+        theirs = list((checkpoint["meta"].get("visionssm") or {}).get("classes") or ())
+        ours = list((self._describe() or {}).get("classes") or ())
+        new = give_new_head(checkpoint, self._bare_model(), ours)
+        self._take(checkpoint, filename, strict=True)
+        if new:
+            differ = f"{filename} has {len(theirs)} classes, this run {len(ours)}"
+            self.logger.info(f"{differ}: the head is new, untrained: {', '.join(new)}")
+        elif theirs and ours and theirs != ours:
+            self.logger.info(f"{filename} has other classes, as many: the head keeps its weights ({theirs[0]!r}, …)")
+        return checkpoint
+
+    def _take(self, checkpoint: dict[str, Any], filename: str, strict: bool) -> dict[str, Any]:
         model = self._bare_model()
         if hasattr(model, "check_checkpoint"):
-            cast(Any, model).check_checkpoint(checkpoint.get("meta") or {}, str(filename))
+            cast(Any, model).check_checkpoint(checkpoint["meta"], filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict:
-            load_strictly(model, checkpoint["state_dict"], str(filename))
+            load_strictly(model, checkpoint["state_dict"], filename)
         else:
             model.load_state_dict(checkpoint["state_dict"], strict=False)
         self._has_loaded = True
@@ -273,6 +301,8 @@ class VisionRunner(Runner):
             return
         if self._resume:
             self.resume(path)
+        elif self._starts:
+            self.start_from(path)
         else:
             self.load_checkpoint(path)
 
@@ -343,7 +373,8 @@ def _adopt_seed(cfg: Any) -> None:
     path = cfg.get("load_from") or find_last_checkpoint(cfg["work_dir"])
     if path is not None:
         seed = load_checkpoint(path)["meta"].get("seed")
-        cfg["randomness"] = {**cfg.get("randomness", {}), "seed": seed}
+        if isinstance(seed, int) and 0 <= seed < 1 << 32:
+            cfg["randomness"] = {**cfg.get("randomness", {}), "seed": seed}
 
 
 def _scheduler_states(schedulers: Any) -> Any:

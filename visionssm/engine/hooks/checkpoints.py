@@ -12,7 +12,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from visionssm.engine.checkpoint import LAST, write_atomically
+from visionssm.checkpoints.load import TRAINING_PREFIX
+from visionssm.engine.checkpoint import LAST, load_checkpoint, save_weights, write_atomically
 from visionssm.engine.errors import ConfigError
 
 
@@ -24,7 +25,8 @@ class SafeCheckpointHook(Hook):
         interval: epochs, or iterations with `by_epoch=False`, between checkpoints.
         by_epoch: names them epoch_N.pth, else iter_N.pth.
         max_keep_ckpts: how many of them to keep; −1 for all.
-        save_best: a validation metric whose best weights are kept as best.pth; None for none.
+        save_best: a validation metric whose best weights are kept as best.pth, and of tasks of this package also as
+            best.safetensors, the network alone; None for none.
         rule: "greater" or "less" is better.
     """
 
@@ -93,7 +95,16 @@ class SafeCheckpointHook(Hook):
         runner.message_hub.update_info("best_score", score)
         meta = {"epoch": runner.epoch, "iter": runner.iter, "metrics": {k: float(v) for k, v in metrics.items()}}
         runner.save_checkpoint(runner.work_dir, "best.pth", save_optimizer=False, save_param_scheduler=False, meta=meta)
+        if is_main_process():
+            self._save_weights(Path(runner.work_dir))
         runner.logger.info(f"best {self.save_best} so far: {score:.4f}, saved best.pth")
+
+    def _save_weights(self, folder: Path) -> None:
+        """The network of best.pth as a file of its own, for timm and for `load_official`."""
+        checkpoint = load_checkpoint(folder / "best.pth")
+        about = checkpoint["meta"].get("visionssm") or {}
+        if about.get("model") and all(key.startswith(TRAINING_PREFIX) for key in checkpoint["state_dict"]):
+            save_weights(checkpoint, folder / "best.safetensors")
 
 
 def _number(path: Path) -> int:
