@@ -64,6 +64,13 @@ def test_every_stored_mode_becomes_the_one_asked_for(tmp_path: Path, stored: str
     np.testing.assert_allclose(values(read), expected, atol=1)
 
 
+def test_lab_colours_are_read_as_rgb(tmp_path: Path) -> None:
+    read = values(read_image(save(tmp_path / "a.tiff", Image.new("LAB", (4, 4), (255, 128, 128)))))
+    np.testing.assert_allclose(read, 255, atol=2)
+    gray = values(read_image(save(tmp_path / "b.tiff", Image.new("LAB", (4, 4), (136, 128, 128))), "L"))
+    np.testing.assert_allclose(gray, 127, atol=3)
+
+
 def test_cmyk_jpeg_is_read_as_rgb(tmp_path: Path) -> None:
     read = read_image(save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0))))
     red = values(read)[8, 8]
@@ -247,6 +254,17 @@ def test_header_tells_the_sizes_that_reading_gives(tmp_path: Path, suffix: str, 
     assert header.upright == read_image(path).size == ((6, 4) if orientation < 5 else (4, 6))
     assert header.stored == read_image(path, upright=False).size
     assert header.turned == (orientation != 1 and suffix != "tiff")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_turned_files_that_pillow_maps_into_memory_keep_their_pixels(tmp_path: Path, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 2, 3), np.uint8)).convert(mode)
+    path = save(tmp_path / "a.tiff", image, exif=exif)
+    expected = image.transpose(Image.Transpose.ROTATE_270).convert("RGB")
+    np.testing.assert_array_equal(values(read_image(path)), values(expected))
+    np.testing.assert_array_equal(values(read_image(path)).shape[1::-1], inspect_images([path])[0].upright)
 
 
 def test_orientation_in_metadata_text_of_png_files_is_seen(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 Mode = Literal["RGB", "L"]
 
@@ -75,9 +75,7 @@ def read_image(
     _check_mode(mode)
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-    path = _regular_file(source) if isinstance(source, (str, Path)) else Path(str(getattr(source, "name", "<data>")))
-    file = path if isinstance(source, (str, Path)) else source
-    with _reasons(path), _without_size_limit(), Image.open(file) as image:
+    with _opened(source) as (image, path):
         _decode(image, max_pixels, path)
         return _to_8_bit(_at_most(_upright(image) if upright else image, max_pixels), mode)
 
@@ -98,8 +96,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
     Raises:
         UnreadableImageError: (a ValueError) as `read_image`.
     """
-    path = _regular_file(path)
-    with _reasons(path), _without_size_limit(), Image.open(path) as image:
+    with _opened(path) as (image, path):
         _decode(image, MAX_DECODED_PIXELS, path)
         return np.asarray(image)
 
@@ -142,10 +139,10 @@ def _header(source: str | Path) -> ImageHeader | UnreadableImageError:
             with Image.open(file) as image:
                 if image.width * image.height > MAX_DECODED_PIXELS:
                     raise UnreadableImageError(path, _too_large(image))
-                size = image.size
                 if not tail.complete:
                     image.load()
-                turned = image.format != "TIFF" and not tail.plain and _orientation(image) != 1
+                size = image.size  # of a TIFF file, some versions of Pillow turn it when it is loaded
+                turned = not tail.plain and _orientation(image) != 1
                 across = turned and _orientation(image) >= 5
                 return ImageHeader(size, size[::-1] if across else size, turned, image.mode)
     except UnreadableImageError as error:
@@ -192,6 +189,20 @@ class _Tail:
                 plain &= kind != b"eXIf" and not words.startswith((b"Raw profile type", b"XML:com.adobe.xmp"))
             file.seek(after)
         return cls(False, plain)
+
+
+@contextmanager
+def _opened(source: str | Path | IO[bytes]) -> Iterator[tuple[Image.Image, Path]]:
+    """The image of a path or an open file, not yet decoded, and its path for messages."""
+    if isinstance(source, (str, Path)):
+        path = _regular_file(source)
+        # by a handle, as Pillow maps uncompressed files into memory by their path, and turned TIFF files wrongly then
+        with _reasons(path), _without_size_limit(), path.open("rb") as file, Image.open(file) as image:
+            yield image, path
+    else:
+        path = Path(str(getattr(source, "name", "<data>")))
+        with _reasons(path), _without_size_limit(), Image.open(source) as image:
+            yield image, path
 
 
 def _check_mode(mode: str) -> None:
@@ -282,7 +293,9 @@ def _too_large(image: Image.Image) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) where there is none."""
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none, and for TIFF, which Pillow turns while it loads."""
+    if image.format == "TIFF":
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels, which are fine
@@ -324,6 +337,9 @@ def _size_within(image: Image.Image, max_pixels: int) -> tuple[int, int]:
 def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = _scaled_to_8_bit(image)
+    elif image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = cast(Image.Image, ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
     if image.has_transparency_data:
         image = _over_white(image)
     return image.convert(mode) if image.mode != mode else image.copy()

@@ -165,6 +165,28 @@ def test_masks_that_mmdet_could_not_decode_are_refused(coco: Path) -> None:
         check_data(detection())
 
 
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox", "area"])
+def test_annotations_that_mmdet_would_stumble_over_are_refused(coco: Path, key: str) -> None:
+    change(coco, lambda content: content["annotations"][1].pop(key))
+    with pytest.raises(DatasetError, match=r"1 annotations without id.*: annotation (2|number 1)\n"):
+        check_data(detection())
+
+
+def test_ids_of_annotations_are_needed_once(coco: Path) -> None:
+    change(coco, lambda content: content["annotations"][1].update(id=1))
+    with pytest.raises(DatasetError, match=r"or with an id twice: annotation 1\n"):
+        check_data(detection())
+
+
+def test_objects_without_the_mask_that_the_pipeline_loads_are_refused(coco: Path) -> None:
+    change(coco, lambda content: content["annotations"][1].pop("segmentation"))
+    with pytest.raises(DatasetError, match=r"1 objects without a mask .*: annotation 2 in '1.png'"):
+        check_data(detection())
+    cfg = detection()
+    next(x for x in cfg.train_dataloader.dataset.pipeline if x.type == "LoadAnnotations").with_mask = False
+    check_data(cfg)
+
+
 def test_names_that_lead_out_of_the_set_are_refused(coco: Path, tmp_path: Path) -> None:
     (coco / "train2017" / "1.png").rename(tmp_path / "1.png")
     change(coco, lambda content: content["images"][1].update(file_name=str(tmp_path / "1.png")))
@@ -185,6 +207,12 @@ def test_images_that_viewers_turn_need_annotations_of_a_known_way_round(coco: Pa
     with pytest.raises(DatasetError, match=r"of the pixels as stored \(set color_type='color_ignore_orientation'"):
         check_data(detection())
     check_data(loading(detection(), "train", color_type="color_ignore_orientation"))
+
+
+def test_a_set_without_images_is_refused(coco: Path) -> None:
+    change(coco, lambda content: content.update(images=[], annotations=[]))
+    with pytest.raises(DatasetError, match="names no usable image"):
+        check_data(detection())
 
 
 def test_sets_within_others_are_looked_at(coco: Path) -> None:

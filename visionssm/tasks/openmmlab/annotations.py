@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from visionssm.data.coco import (
+    HELP,
     UNDECODABLE,
     UNREADABLE,
     category_names,
@@ -26,6 +27,7 @@ from visionssm.data.coco import (
 from visionssm.data.errors import DatasetError
 from visionssm.data.images import ImageHeader, UnreadableImageError, inspect_images
 from visionssm.data.label_images import check_pair, class_numbers_of, odd_numbers, some
+from visionssm.data.masks import is_number
 from visionssm.data.problems import Mistake, Problems, checked_classes
 
 INSPECTED = 100
@@ -36,6 +38,8 @@ REMEDY = "Mend the files, or take the entries out of the annotation file; mmdet 
 CHOICES = (
     "color_type='color' (as shown) or 'color_ignore_orientation' (as stored) of LoadImageFromFile in the pipelines"
 )
+
+MALFORMED = "annotations without id, image_id, category_id, area or a bbox of four numbers, or with an id twice"
 
 STORED = (
     "images that viewers turn (EXIF orientation), whose annotations are of the pixels as stored (set "
@@ -96,23 +100,29 @@ class _Loading:
     Attributes:
         orientation: "upright" or "stored" where the pipeline says so, None where it does not: they are upright then.
         replaces: images that cannot be read give place to others.
+        masks: every object needs a mask.
     """
 
     orientation: str | None
     replaces: bool
+    masks: bool
 
     @classmethod
     def of(cls, dataset: Mapping[str, Any]) -> _Loading:
-        """Of the first step that loads images, or its defaults."""
+        """Of the steps that load images and annotations, or their defaults."""
+        steps: dict[str, Mapping[str, Any]] = {}
         for step in dataset.get("pipeline") or ():
             kind = step.get("type") if isinstance(step, Mapping) else None
             name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-            if name.split(".")[-1] == "LoadImageFromFile":
-                colour = step.get("color_type")
-                stored = colour == "unchanged" or str(colour).endswith("ignore_orientation")
-                orientation = None if colour is None else "stored" if stored else "upright"
-                return cls(orientation, bool(step.get("ignore_empty")) and not dataset.get("test_mode"))
-        return cls(None, False)
+            steps.setdefault(name.split(".")[-1], step)
+        images, labels = (steps.get(name, {}) for name in ("LoadImageFromFile", "LoadAnnotations"))
+        colour = images.get("color_type")
+        stored = colour == "unchanged" or str(colour).endswith("ignore_orientation")
+        return cls(
+            None if colour is None else "stored" if stored else "upright",
+            bool(images.get("ignore_empty")) and not dataset.get("test_mode"),
+            bool(labels.get("with_mask")),
+        )
 
 
 def _check_coco(dataset: Any, loading: _Loading) -> None:
@@ -146,12 +156,34 @@ def _check_coco(dataset: Any, loading: _Loading) -> None:
         left_out.found[UNREADABLE] = fatal.found.pop(UNREADABLE)
     numbers = {key: number for number, key in enumerate(category_names(content["categories"], path).values(), start=1)}
     if not fatal.count:  # else the annotations of those images would be told too
-        checked_objects(content["annotations"], images, numbers, True, left_out)
+        for example in _malformed(content["annotations"]):
+            fatal.add(MALFORMED, example)
+        objects = checked_objects(content["annotations"], images, numbers, True, left_out)
         if UNDECODABLE in left_out.found:  # mmdet would meet them in the middle of an epoch
             fatal.found[UNDECODABLE] = left_out.found.pop(UNDECODABLE)
+        for group in objects.values() if loading.masks else ():
+            for item in group:
+                if item["mask"] is None:
+                    fatal.add("objects without a mask (the pipeline has with_mask=True)", item["example"])
     fatal.settle(repr(str(path)), "raise", REMEDY)
+    if not images:
+        raise DatasetError(f"{str(path)!r} names no usable image. {HELP}")
     if left_out.count:
         _logger.warning("%s: mmdet leaves out %d objects:\n%s", path, left_out.count, left_out)
+
+
+def _malformed(entries: Sequence[Any]) -> Iterator[str]:
+    """Annotations that mmdet, which looks at nothing, would end at with a KeyError or a TypeError."""
+    seen: set[Any] = set()
+    for place, entry in enumerate(entries):
+        plain = entry if isinstance(entry, Mapping) else {}
+        key, box = plain.get("id"), plain.get("bbox")
+        whole = all(isinstance(plain.get(name), (int, str)) for name in ("id", "image_id", "category_id"))
+        boxed = isinstance(box, list) and len(box) == 4 and all(map(is_number, [*box, plain.get("area")]))
+        if not whole or not boxed or key in seen:
+            yield f"annotation {key!r}" if isinstance(key, (int, str)) else f"annotation number {place}"
+        if whole:
+            seen.add(key)
 
 
 def _check_labels(dataset: Any, loading: _Loading) -> None:
