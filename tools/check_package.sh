@@ -14,6 +14,12 @@ python3 -m venv "$work/tools"
 "$work/tools/bin/twine" check --strict "$work"/dist/*
 "$work/tools/bin/check-wheel-contents" "$work"/dist/*.whl
 
+tar -tzf "$work"/dist/*.tar.gz | cut -d/ -f2- >"$work/packed"
+for file in tools/train.py configs/vmamba_t_imagenet.py docs/index.md LICENSE; do
+    grep -qx "$file" "$work/packed" || { echo "the sdist has no $file" >&2; exit 1; }
+done
+! grep -E '^tests/|\.(pyc|nbi|nbc)$' "$work/packed" || { echo "the sdist has files that nobody needs" >&2; exit 1; }
+
 cat >"$work/use.py" <<'E'
 import sys
 import timm, torch, visionssm

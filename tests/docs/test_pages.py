@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -141,3 +142,28 @@ def test_rows_of_the_model_zoo_have_accuracy_size_input_licence_and_link() -> No
         assert cells[6], row
         assert re.fullmatch(r"`[0-9a-f]{16}…`|not recorded", cells[7]), row
     assert any(row.startswith("| `vssd_base.authors_mesa_in1k` | 85.4 |") for row in table)
+
+
+def test_continuous_integration_finds_its_lines_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    patterns = re.findall(r"grep -m1 -E '(.+)' README\.md", script)
+    assert len(patterns) == 2
+    for pattern in patterns:
+        (line,) = re.findall(f"(?m){pattern}", readme)
+        assert "pip install -q -e" in line
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^version: (.+)$", citation) == [PROJECT["version"]] == [visionssm.__version__]
+    assert re.findall(r'(?m)^  - name: "(.+)"$', citation) == [author["name"] for author in PROJECT["authors"]]
+    assert f"license: {PROJECT['license']}" in citation
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.name)
+def test_objects_of_the_reference_exist_and_are_documented(page: Path) -> None:
+    pytest.importorskip("mmengine")
+    for path in _directives(page):
+        target = pkgutil.resolve_name(path)
+        assert (target.__doc__ or "").strip(), path
