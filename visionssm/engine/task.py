@@ -27,6 +27,8 @@ class Result(Protocol):
 class Predictor(Protocol):
     """A model with all that is needed to apply it to images.
 
+    One that can be exported also has `exportable()`, which gives a `visionssm.integrations.export.Exportable`.
+
     Attributes:
         model: in evaluation mode.
         image_mode: "RGB", or "L" for models of one channel.

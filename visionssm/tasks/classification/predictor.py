@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from visionssm.checkpoints import CheckpointError, create_official, read_checkpoint
 from visionssm.drawing import with_title
 from visionssm.engine.task import Row
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Classifier:
         transform: PIL image to (C, H, W).
         image_mode: "RGB", or "L" for models of one channel.
         top_k: classes that a result holds.
+        data: timm's data configuration that the transform was made of: `input_size`, `mean`, `std`, `interpolation`, …
     """
 
     columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
@@ -57,6 +61,7 @@ class Classifier:
     transform: Callable[[Image.Image], Tensor]
     image_mode: Literal["RGB", "L"]
     top_k: int = 5
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -78,6 +83,19 @@ class Classifier:
             ClassResult([(self.classes[i], value) for i, value in zip(indices, values, strict=True)])
             for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: normalised images to the scores before softmax."""
+        from visionssm.integrations.export import Exportable, description
+
+        about = description(
+            self.classes,
+            **self.data,
+            input="(B, C, H, W): an RGB or grey image in [0, 1], less the mean, divided by std",
+            license=(getattr(self.model, "pretrained_cfg", None) or {}).get("license"),
+        )
+        shape = (1, *self.data["input_size"]) if "input_size" in self.data else None
+        return Exportable(self.model, outputs=("scores",), shape=shape, about=about)
 
 
 def load_classifier(path: str | Path, *, model_name: str | None = None) -> Classifier:
@@ -160,4 +178,4 @@ def _classifier(model: nn.Module, classes: Sequence[str], config: Mapping[str, A
         key: tuple(v) if isinstance(v := config[key], list) else v for key in known if key in config
     }
     transform = create_transform(**options, is_training=False)
-    return Classifier(model.eval(), classes, transform, "RGB" if channels == 3 else "L")
+    return Classifier(model.eval(), classes, transform, "RGB" if channels == 3 else "L", data=options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.drawing import class_colour, draw_objects, shown_scale
 from visionssm.engine.task import Row
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class Detector:
                 )
             )
         return results
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: see `exportable_detector`."""
+        from visionssm.integrations.export import description, exportable_detector
+
+        return exportable_detector(self.model.model, description(self.classes, first=1, input="(1, 3, H, W) in [0, 1]"))
 
 
 def trained_detector(checkpoint: Mapping[str, Any]) -> Detector:

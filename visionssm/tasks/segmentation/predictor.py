@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.drawing import class_legend, draw_classes, shown_scale, with_legend
 from visionssm.engine.task import Row
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class Segmenter:
             scores = self.model(to_dtype(to_image(image), torch.float32, scale=True)[None].to(place))
             results.append(PixelClasses(self.classes, scores[0].argmax(0).cpu().numpy()))
         return results
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: see `exportable_segmentor`."""
+        from visionssm.integrations.export import description, exportable_segmentor
+
+        return exportable_segmentor(self.model, description(self.classes, input="(B, 3, H, W) in [0, 1]"))
 
 
 def trained_segmenter(checkpoint: Mapping[str, Any]) -> Segmenter:

@@ -1,0 +1,96 @@
+"""What tools/export.py does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+from torch import Tensor
+
+from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx
+from visionssm.prediction import load_predictor
+from visionssm.tasks.classification.predictor import registered_classifier
+
+FORMATS: Mapping[str, Callable[..., float]] = {"onnx": export_onnx, "pt2": export_archive}
+
+USUAL_SHAPE = (1, 3, 512, 512)
+"""Of an image for a network that does not say what it was trained on."""
+
+LEAST_OPEN_SIDE = 64
+"""Exporters take a side of one pixel, as the last map of a smaller image has, for a fixed one."""
+
+
+class Written(NamedTuple):
+    """An exported file.
+
+    Attributes:
+        shape: of the input that it was made for.
+        open_axes: names of the axes that may have another size.
+        difference: the largest one to eager PyTorch.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    open_axes: tuple[str, ...]
+    difference: float
+
+
+def find(source: str, *, model_name: str | None = None, pretrained: bool = False) -> Exportable:
+    """What is in a checkpoint of any task, or a registered model, in the form that is exported.
+
+    Raises:
+        FileNotFoundError, CheckpointError, ImportError: see `visionssm.load_predictor`.
+        ValueError: the source is neither a file nor a registered model.
+        ExportError: what the checkpoint holds cannot be exported.
+    """
+    predictor: Any
+    if not Path(source).exists() and timm.is_model(source):
+        predictor = registered_classifier(source, pretrained=pretrained)
+    else:
+        predictor = load_predictor(source, model_name=model_name)
+    if not hasattr(predictor, "exportable"):
+        raise ExportError(f"{source!r} cannot be exported: a {type(predictor).__name__} has no form for it")
+    return predictor.exportable()
+
+
+def export(
+    exportable: Exportable,
+    path: Path,
+    kind: str,
+    *,
+    dynamic: bool = False,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+) -> Written:
+    """Write a file, which gets its name once it agrees with eager PyTorch.
+
+    Args:
+        kind: one of `FORMATS`.
+        dynamic: leave open what can be.
+        size: (height, width) of the input; None for what the network was made for.
+        batch_size: inputs at a time.
+
+    Raises:
+        ImportError, ExportError: see `export_onnx`.
+        ValueError: the network takes one input at a time.
+    """
+    example = make_example(exportable, dynamic=dynamic, size=size, batch_size=batch_size)
+    difference = FORMATS[kind](exportable, path, example, dynamic=dynamic)
+    return Written(path, tuple(example.shape), tuple(exportable.axes.values()) if dynamic else (), difference)
+
+
+def make_example(exportable: Exportable, *, dynamic: bool, size: tuple[int, int] | None, batch_size: int) -> Tensor:
+    """A random input of the shape that is exported."""
+    wanted = {"batch": max(2, batch_size) if dynamic else batch_size}  # the exporter would fix a batch of 1
+    if size is not None:
+        wanted |= {"height": size[0], "width": size[1]}
+    if "batch" not in exportable.axes.values() and batch_size != 1:
+        raise ValueError(f"--batch-size {batch_size}: this network takes one {exportable.input} at a time")
+    shape = list(exportable.shape or USUAL_SHAPE)
+    for axis, name in exportable.axes.items():
+        if dynamic and size is None and name in ("height", "width"):
+            shape[axis] = max(shape[axis], LEAST_OPEN_SIDE)
+        shape[axis] = wanted.get(name, shape[axis])
+    return exportable.sample(shape)

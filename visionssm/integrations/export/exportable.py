@@ -1,0 +1,93 @@
+"""What an exporter needs to know of a network beside its computation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import visionssm
+
+IMAGE_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
+"""Axes of (B, C, H, W) images that may be left open."""
+
+
+class ExportError(RuntimeError):
+    """A model could not be exported, or the exported model computes something else."""
+
+
+def relative_difference(actual: Sequence[Tensor], expected: Any) -> float:
+    """The largest difference of one or several tensors, relative to the largest value of each."""
+    worst = 0.0
+    for x, y in zip(actual, as_list(expected), strict=True):
+        worst = max(worst, float((x - y).abs().max() / y.abs().max()))
+    return worst
+
+
+def as_list(outputs: Any) -> list[Tensor]:
+    """One or several tensors as a list."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network in the form that a file holds, and how that file is checked.
+
+    Attributes:
+        network: of one tensor to a tensor or a tuple of tensors, in evaluation mode.
+        outputs: names of what it gives; None leaves them to the exporter.
+        input: name of what it takes.
+        axes: of the input that may be left open, with their names.
+        shape: of an input for which the network was made, where that is known.
+        expected: of an input to what the model itself finds, without export.
+        difference: of the outputs of the file to that; 0 where they are equal, and at most 1e-4 for a file to be kept.
+        probe: of an input to values of buffers of the network, by name, with which a file is checked too; for networks
+            that may find nothing in most inputs.
+        sample: makes a random input of a shape, and of a `generator`.
+        doubt: a sentence for the case that a file differs: what else than a wrong file may be the cause.
+        about: what the file says of itself, in strings.
+    """
+
+    network: nn.Module
+    outputs: tuple[str, ...] | None = None
+    input: str = "image"
+    axes: Mapping[int, str] = field(default_factory=lambda: IMAGE_AXES)
+    shape: tuple[int, ...] | None = None
+    expected: Callable[[Tensor], Any] | None = None
+    difference: Callable[[Sequence[Tensor], Any], float] = relative_difference
+    probe: Callable[[Tensor], Mapping[str, float]] | None = None
+    sample: Callable[..., Tensor] = torch.randn
+    doubt: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def compared(self, actual: Sequence[Tensor], example: Tensor) -> float:
+        """The difference of a file's outputs for an example to what the model finds."""
+        return self.difference(actual, (self.expected or self.network)(example))
+
+
+def description(classes: Sequence[str], first: int = 0, **facts: Any) -> dict[str, str]:
+    """What a file says of itself: the package, its classes by number, and facts, as JSON unless they are strings.
+
+    Args:
+        classes: class names.
+        first: number of the first one.
+        facts: those that are None are left out.
+    """
+    about = {"producer": f"visionssm {visionssm.__version__}"}
+    named: dict[str, Any] = {"classes": {str(first + number): name for number, name in enumerate(classes)}, **facts}
+    for name, fact in named.items():
+        if fact is not None:
+            about[name] = fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False)
+    return about
+
+
+def as_exportable(model: nn.Module | Exportable) -> Exportable:
+    """A module of one tensor, as it is; in evaluation mode."""
+    exportable = model if isinstance(model, Exportable) else Exportable(model)
+    exportable.network.eval()
+    return exportable

@@ -1,0 +1,199 @@
+"""The two kinds of files: written, run, compared with eager PyTorch, and only then given their name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from visionssm.files import complete_or_absent
+from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list
+
+LIMIT = 1e-4
+
+Runner = Callable[[Tensor], list[Tensor]]
+
+
+def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, *, dynamic: bool = True) -> float:
+    """Write `model` as ONNX and run it in onnxruntime beside eager PyTorch.
+
+    Args:
+        model: classifier, `features_only` model, or what `exportable_detector` and `exportable_segmentor` made of
+            another network; put into evaluation mode.
+        path: `.onnx` file; it gets this name only after the check.
+        image: (B, C, H, W) example, or of the shape that the `Exportable` has.
+        dynamic: leave batch, height and width open; else they are those of `image`. Of detectors, the batch is one
+            image in any case.
+
+    Returns:
+        The largest difference to eager, relative to the largest output value; at most 1e-4. With `dynamic`, another
+        batch and size than those of `image` are checked as well.
+
+    Raises:
+        ImportError: the export extra is not installed.
+        ExportError: the exporter gave up, or the difference is larger.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> model = timm.create_model("vmamba_nano_test")
+        >>> error = visionssm.export_onnx(model, "model.onnx", torch.randn(1, 3, 64, 64), dynamic=False)
+        >>> error < 1e-4
+        True
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
+
+    exportable = as_exportable(model)
+    # Only names: with bounds on the sizes, the exporter's reasoning about odd ones may end with fixed sizes.
+    shapes = (dict(exportable.axes),) if dynamic else None
+    outputs = None if exportable.outputs is None else list(exportable.outputs)
+    with torch.no_grad(), _explained("ONNX"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the exporter's notes on shared dimension names
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
+        program = torch.onnx.export(
+            exportable.network,
+            (image,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=[exportable.input],
+            output_names=outputs,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(exportable.about)
+
+    def save(temporary: Path) -> None:
+        program.save(temporary, external_data=False)
+
+    def load(temporary: Path, changed: Mapping[str, float]) -> Runner:
+        source = _with_constants(temporary, changed) if changed else str(temporary)
+        session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        (graph_input,) = session.get_inputs()
+        return lambda x: [torch.from_numpy(y) for y in session.run(None, {graph_input.name: x.numpy()})]
+
+    return _checked(exportable, Path(path), save, load, _examples(exportable, image, dynamic))
+
+
+def _with_constants(path: Path, changed: Mapping[str, float]) -> bytes:
+    """A graph with other values of some constants."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    constants = {x.name: x for x in model.graph.initializer}
+    for name, value in changed.items():
+        old = numpy_helper.to_array(constants[name])
+        constants[name].CopyFrom(numpy_helper.from_array(old * 0 + old.dtype.type(value), name))
+    return bytes(model.SerializeToString())
+
+
+def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tensor, *, dynamic: bool = True) -> float:
+    """Write `model` as a `torch.export` archive (`.pt2`), load it again and run it beside eager PyTorch.
+
+    An archive refuses images whose last maps have a side of one pixel, if those of `image` are larger.
+
+    Arguments, result and errors are those of `export_onnx`.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> model = timm.create_model("vmamba_nano_test")
+        >>> error = visionssm.export_archive(model, "model.pt2", torch.randn(1, 3, 64, 64), dynamic=False)
+        >>> torch.export.load("model.pt2").module()(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
+    """
+    exportable = as_exportable(model)
+    shapes = (dict.fromkeys(exportable.axes, torch.export.Dim.DYNAMIC),) if dynamic else None
+    with torch.no_grad(), _explained("a torch.export archive"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
+        program = torch.export.export(exportable.network, (image,), dynamic_shapes=shapes)
+
+    def save(temporary: Path) -> None:
+        torch.export.save(program, temporary, extra_files={"about.json": json.dumps(dict(exportable.about))})
+
+    def load(temporary: Path, changed: Mapping[str, float]) -> Runner:
+        loaded = torch.export.load(temporary).module()
+        with torch.no_grad():
+            for name, value in changed.items():
+                loaded.get_buffer(name).fill_(value)
+        return lambda x: as_list(loaded(x))
+
+    return _checked(exportable, Path(path), save, load, _examples(exportable, image, dynamic))
+
+
+def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tensor]:
+    if not dynamic:
+        return [image]
+    generator = torch.Generator().manual_seed(0)
+    # The maps of the other size have odd sides where those of common sizes have even ones.
+    longer = {"batch": 1, "height": 37, "width": 76}
+    shape = [side + longer.get(exportable.axes.get(axis, ""), 0) for axis, side in enumerate(image.shape)]
+    return [image, exportable.sample(shape, generator=generator)]
+
+
+@contextlib.contextmanager
+def _explained(target: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(
+            f"this model cannot be exported to {target}: {_first_cause(error)}\nIf a dynamic size is the cause, export "
+            "with fixed sizes (without --dynamic); the full report is in the cause of this error."
+        ) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong, without what the exporter says around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _checked(
+    exportable: Exportable,
+    path: Path,
+    save: Callable[[Path], None],
+    load: Callable[[Path, Mapping[str, float]], Runner],
+    examples: Sequence[Tensor],
+) -> float:
+    """Save under a temporary name, compare with eager on every example, and only then give the file its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_or_absent(path) as temporary:
+        save(temporary)
+        own = load(temporary, {})
+        differences = [exportable.compared(own(example), example) for example in examples]
+        if exportable.probe is not None:
+            for example in examples:
+                with torch.no_grad():
+                    changed = exportable.probe(example)
+                exported = load(temporary, changed)
+                with _buffers(exportable.network, changed):
+                    differences.append(exportable.compared(exported(example), example))
+        worst = float("nan") if any(x != x for x in differences) else max(differences)
+        if not worst <= LIMIT:
+            raise ExportError(
+                f"the exported model differs from eager by {worst:.2g} of the largest output (limit {LIMIT:g})"
+                f"{exportable.doubt and '; '}{exportable.doubt}"
+            )
+    return worst
+
+
+@contextlib.contextmanager
+def _buffers(network: nn.Module, changed: Mapping[str, float]) -> Iterator[None]:
+    """Other values of buffers of one number, for a while."""
+    old = {name: float(network.get_buffer(name)) for name in changed}
+    try:
+        for name, value in changed.items():
+            network.get_buffer(name).fill_(value)
+        yield
+    finally:
+        for name, value in old.items():
+            network.get_buffer(name).fill_(value)
