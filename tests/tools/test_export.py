@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,8 +12,12 @@ import torch
 
 import visionssm  # noqa: F401  the archive has its operators
 from tests.tools.test_predict import command
+from tests.tools.test_predict_dense import NAMES, save
+from visionssm.tasks.detection.model import TorchvisionDetector
+from visionssm.tasks.segmentation.model import TorchvisionSegmentor
 
 CHANNELS, SIDE, CLASSES = 1, 32, 10
+BACKBONE = "test_resnet"
 
 
 @pytest.fixture
@@ -45,3 +51,65 @@ def test_fixed_size_is_that_of_the_training(checkpoint: Path, tmp_path: Path) ->
 def test_unknown_source_is_an_error_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("export")(["no_such_model"]) == 2
     assert "no_such_model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = TorchvisionDetector("FasterRCNN", BACKBONE, 4, (64, 96), channels=16, anchor_sizes=(8, 16, 32, 64, 128))
+    return save(model, NAMES, tmp_path_factory.mktemp("detector") / "best.pth")
+
+
+@pytest.fixture(scope="module")
+def segmentor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = TorchvisionSegmentor(BACKBONE, 5, head="fcn", channels=16)
+    return save(model, ["background", *NAMES], tmp_path_factory.mktemp("segmentor") / "best.pth")
+
+
+def _about(file: Path) -> Any:
+    content = {"about.json": ""}
+    program = torch.export.load(file, extra_files=content)
+    return program.module(), json.loads(content["about.json"])
+
+
+def test_checkpoint_of_a_detector_becomes_image_to_objects(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "detector.pt2"
+    assert command("export")([str(detector), "--format", "pt2", "--out", str(out), "--size", "48", "64"]) == 0
+    assert "input (1, 3, 48, 64); largest difference to eager" in capsys.readouterr().out
+    run, about = _about(out)
+    boxes, scores, labels = run(torch.rand(1, 3, 48, 64))
+    assert boxes.shape == (len(scores), 4)
+    assert json.loads(about["classes"]) == {str(number): name for number, name in enumerate(NAMES, start=1)}
+    assert {str(label) for label in labels.tolist()} <= set(json.loads(about["classes"]))
+
+
+def test_checkpoint_of_a_segmentor_becomes_images_to_classes_at_any_size(
+    segmentor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "segmentor.pt2"
+    assert (
+        command("export")([str(segmentor), "--format", "pt2", "--dynamic", "--out", str(out), "--size", "48", "64"])
+        == 0
+    )
+    assert "any batch, height, width; largest difference" in capsys.readouterr().out
+    run, about = _about(out)
+    assert run(torch.rand(3, 3, 51, 70)).shape == (3, 51, 70)
+    assert json.loads(about["classes"])["0"] == "background"
+
+
+def test_a_detector_takes_one_image_at_a_time(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("export")([str(detector), "--batch-size", "2", "--out", str(tmp_path / "x.onnx")]) == 2
+    assert "--batch-size 2: this network takes one image at a time" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [["--size", "0", "64"], ["--batch-size", "0"]])
+def test_sizes_below_one_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("export")(["vmamba_nano_test", *option])
+    assert f"{option[0]} must be at least 1, got 0" in capsys.readouterr().err

@@ -258,8 +258,10 @@ def _scaled_size(height: int, width: int, transform: Any) -> Size:
         scale = min(shortest / min(height, width), longest / max(height, width))
         return math.floor(height * scale), math.floor(width * scale)
     # With tensors of float64, as Python computes it: numbers of a graph have float32, which may be a pixel off.
+    # A number divided by a tensor is its reciprocal times the number, which is another number.
     sides = torch.stack([torch.scalar_tensor(side, dtype=torch.float64) for side in (height, width)])
-    scales = torch.minimum(shortest / sides.amin(0), longest / sides.amax(0))
+    limits = torch.tensor([shortest, longest], dtype=torch.float64)
+    scales = (limits / torch.stack([sides.amin(0), sides.amax(0)])).amin(0)
     rows, columns = (side.item() for side in (sides * scales).floor().long().unbind())
     for side in (rows, columns):
         torch._check(side >= 1)

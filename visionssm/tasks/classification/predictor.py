@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -52,6 +52,7 @@ class Classifier:
         image_mode: "RGB", or "L" for models of one channel.
         top_k: classes that a result holds.
         data: timm's data configuration that the transform was made of: `input_size`, `mean`, `std`, `interpolation`, …
+        license: of published weights, where it is known.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
@@ -62,6 +63,7 @@ class Classifier:
     image_mode: Literal["RGB", "L"]
     top_k: int = 5
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    license: str | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -92,7 +94,7 @@ class Classifier:
             self.classes,
             **self.data,
             input="(B, C, H, W): an RGB or grey image in [0, 1], less the mean, divided by std",
-            license=(getattr(self.model, "pretrained_cfg", None) or {}).get("license"),
+            license=self.license,
         )
         shape = (1, *self.data["input_size"]) if "input_size" in self.data else None
         return Exportable(self.model, outputs=("scores",), shape=shape, about=about)
@@ -158,8 +160,9 @@ def registered_classifier(name: str, *, pretrained: bool = False) -> Classifier:
     """
     if not is_model(name):
         raise ValueError(f"{name!r} is neither a file nor a registered model; see visionssm.list_models()")
-    model = create_model(name, pretrained=pretrained)
-    return _classifier(model, _class_names(model), resolve_model_data_config(model))
+    model: Any = create_model(name, pretrained=pretrained)
+    classifier = _classifier(model, _class_names(model), resolve_model_data_config(model))
+    return replace(classifier, license=model.pretrained_cfg.get("license") if pretrained else None)
 
 
 def _class_names(model: nn.Module) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -105,7 +105,9 @@ class Detector:
         """What `export_onnx` and `export_archive` take: see `exportable_detector`."""
         from visionssm.integrations.export import description, exportable_detector
 
-        return exportable_detector(self.model.model, description(self.classes, first=1, input="(1, 3, H, W) in [0, 1]"))
+        return exportable_detector(
+            cast(nn.Module, self.model.model), description(self.classes, first=1, input="(1, 3, H, W) in [0, 1]")
+        )
 
 
 def trained_detector(checkpoint: Mapping[str, Any]) -> Detector:
