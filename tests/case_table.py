@@ -1,4 +1,4 @@
-"""Prints how near every backbone comes to the authors' code, a row a family: python -m tests.case_table [FAMILY …]
+"""Prints how near every backbone comes to the authors' code, a row per family: python -m tests.case_table [FAMILY …]
 
 The largest differences over the family's cases, relative to the largest recorded value of a tensor (gradient norms: to
 themselves). Largest gradient differences are told beside those of the recording itself to float64, since both are

@@ -190,7 +190,7 @@ def principal_colours(features: Tensor) -> Tensor:
 
 
 def figure_of_routes(table: Tensor, height: int, width: int, *, title: str = "", up_to: int | None = None) -> Figure:
-    """One panel a route: the steps as arrows, early ones dark and late ones light; a dot marks each first step.
+    """One panel per route: the steps as arrows, early ones dark and late ones light; a dot marks each first step.
 
     Args:
         table: (K, S, T) route table of a height × width map.
@@ -263,7 +263,7 @@ def figure_of_fields(fields: Mapping[str, Tensor]) -> Figure:
 
 
 def figure_of_features(picture: Tensor, maps: Mapping[str, Tensor], *, n_channels: int = 4) -> Figure:
-    """A row a stage: mean magnitude, principal components as colours, and the channels that vary most.
+    """A row per stage: mean magnitude, principal components as colours, and the channels that vary most.
 
     Args:
         picture: (H, W, 3) image in [0, 1], shown before the first row.

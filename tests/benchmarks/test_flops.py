@@ -59,7 +59,7 @@ def test_count_of_the_other_families_is_near_the_published_one(name: str) -> Non
 
 
 def test_published_count_of_plstm_has_a_constant_more_for_each_head_and_layer() -> None:
-    """So the difference is in what sees one number a head and cell, the gates: the weights of the pairs of cells."""
+    """So the difference is in what sees one number per head and cell, the gates: the weights of the pairs of cells."""
     exact = {"plstm_vis_t": (1.414, 3), "plstm_vis_s": (4.915, 6), "plstm_vis_b": (18.175, 12)}  # authors' log, heads
     layers = 12
     more = [(1e9 * x - multiply_adds_of(name, 224)[0]) / (layers * heads) for name, (x, heads) in exact.items()]

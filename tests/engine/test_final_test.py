@@ -1,4 +1,4 @@
-"""The report at the end of a training: which weights and which data it is of."""
+"""The report at the end of training: it is of the best weights, and of the data that the config names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones, one file a family; importing this package registers them with timm."""
+"""Backbones, one file per family; importing this package registers them with timm."""
 
 from visionssm.backbones._base import list_models
 from visionssm.backbones.convs5 import ConvS5

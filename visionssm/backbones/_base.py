@@ -1,4 +1,4 @@
-"""timm's model contract, once, for every hierarchical backbone, and the registration of variants with timm.
+"""What timm asks of a model, written once for all hierarchical backbones, and the registration of variants.
 
 The counterpart for models of one resolution is in `_plain.py`.
 """
@@ -142,7 +142,9 @@ class Backbone(nn.Module):
         load_pretrained_file(self, path)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """PyTorch's, which also takes what training wrote, as `timm.create_model(…, checkpoint_path=…)` hands it over.
+        """As PyTorch's, and also takes the state dict of a checkpoint that training wrote.
+
+        `timm.create_model(…, checkpoint_path=…)` calls it with such a state dict.
 
         Raises:
             RuntimeError: as PyTorch's.
@@ -240,7 +242,9 @@ class HierarchicalBackbone(Backbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new, untrained classifier; 0 classes for none, `global_pool=''` for unpooled maps."""
         self.num_classes = num_classes
-        like = next(self.parameters())  # a head without norm and classifier has no parameter that tells the device
+        like = next(
+            self.parameters()
+        )  # a head without norm and classifier has no parameter whose device could be copied
         self.head.reset(num_classes, global_pool, in_features=self.num_features, device=like.device, dtype=like.dtype)
         self.head_hidden_size = self.head.num_features
 
@@ -258,7 +262,7 @@ class HierarchicalBackbone(Backbone):
 
 
 class FeatureMapsGetter(FeatureGetterNet):
-    """What `features_only=True` gives: timm's, with what detectors ask of it beside the maps."""
+    """timm's model for `features_only=True`, with further methods that detectors call."""
 
     model: Backbone
 
@@ -359,7 +363,7 @@ def register_variants(
     variants: Mapping[str, Mapping[str, Any]],
     checkpoint_filter_fn: Callable[[StateDict, nn.Module], StateDict],
 ) -> None:
-    """Register one timm entry point a variant in the family's module, which must define `default_cfgs` before."""
+    """Register one timm entry point per variant in the family's module, which must define `default_cfgs` before."""
     module = sys.modules[module_name]
     for variant, arguments in variants.items():
         entry_point = _entry_point(model_class, variant, arguments, checkpoint_filter_fn)

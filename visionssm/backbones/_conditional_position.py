@@ -18,7 +18,7 @@ class ConditionalPositionBackbone(StagedBackbone):
 
     Args:
         mixers: for each stage, what makes a block's mixer from the channel count (and `device`, `dtype`).
-        depths: blocks a stage.
+        depths: blocks per stage.
         dim: channels of the first stage, doubled at each of the next.
         mlp_ratio: hidden channels of the MLPs over those of the stage.
         options: the others of `StagedBackbone`.
@@ -37,7 +37,9 @@ class ConditionalPositionBackbone(StagedBackbone):
         **options: Any,
     ) -> None:
         if len(mixers) != len(depths):
-            raise ValueError(f"there are mixers for {len(mixers)} stages, but depths={tuple(depths)}; give one a stage")
+            raise ValueError(
+                f"there are mixers for {len(mixers)} stages, but depths={tuple(depths)}; give one per stage"
+            )
         super().__init__(
             stem=ResidualConvStem,
             dims=doubled(dim, len(depths)),

@@ -1,4 +1,4 @@
-"""timm's model contract, once, for every plain backbone: patches, layers at one resolution, norm, classifier."""
+"""What timm asks of a model, written once for all plain backbones: patches, layers at one resolution, norm, head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PlainBackbone(Backbone):
 
     A family's class builds `patch_embed` (image to map), `pos_embed` (made for `grid_size`, resampled for any other
     grid; None for none), `layers`, `norm`, `head_drop` and `head`, and defines the first three functions below. What
-    a layer takes and returns, the stream, is the family's own business.
+    passes from layer to layer is called the stream; its type is up to the family.
     """
 
     output_formats = ("NCHW", "NHWC", "NLC")
@@ -51,11 +51,11 @@ class PlainBackbone(Backbone):
         raise NotImplementedError
 
     def end(self, stream: Any) -> Tensor:
-        """The stream that leaves the last layer to the features, normalised: (B, T, C)."""
+        """Features from the stream that leaves the last layer: normalised (B, T, C)."""
         raise NotImplementedError
 
     def tap(self, stream: Any) -> Tensor:
-        """The stream that leaves a layer to what `forward_intermediates` shows of it, (B, T, C)."""
+        """What `forward_intermediates` returns for a layer, from the stream that leaves it: (B, T, C)."""
         raise NotImplementedError
 
     # What a family may replace, beside `no_weight_decay`.
@@ -180,7 +180,7 @@ class PlainBackbone(Backbone):
         self.global_pool = global_pool
 
     def new_head(self, num_classes: int) -> nn.Module:
-        """An untrained classifier, where and as the model's other parameters are."""
+        """An untrained classifier, of the device and dtype of the model's other parameters."""
         if num_classes == 0:
             return nn.Identity()
         like = self.patch_embed.proj.weight

@@ -1,4 +1,4 @@
-"""The network that six families share: stem, stages of blocks, steps down, head. The families differ in the modules."""
+"""The network that six families share: stem, stages of blocks, downsampling between them, head."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class StagedBackbone(HierarchicalBackbone):
         num_classes: classes, 0 for none.
         global_pool: timm's pooling name, '' for unpooled maps.
         stem: makes the image's first map from `in_chans` and the channels of the first stage.
-        dims: channels a stage.
-        depths: blocks a stage.
+        dims: channels per stage.
+        depths: blocks per stage.
         blocks: for each stage, what makes a block from the channels and `drop_path`, its stochastic depth.
         downsample: makes the step to the next stage from the channels of both.
         drop_rate: dropout before the classifier.
@@ -53,7 +53,7 @@ class StagedBackbone(HierarchicalBackbone):
     ) -> None:
         if not len(dims) == len(depths) == len(blocks):
             raise ValueError(
-                f"depths={tuple(depths)}, dims={tuple(dims)} and {len(blocks)} kinds of blocks: one a stage"
+                f"depths={tuple(depths)}, dims={tuple(dims)} and {len(blocks)} kinds of blocks: one per stage"
             )
         factory = {"device": device, "dtype": dtype}
         super().__init__(in_chans=in_chans, num_classes=num_classes, dims=dims)

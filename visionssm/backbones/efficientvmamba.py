@@ -37,8 +37,8 @@ STEP = 2  # pixels between neighbours on a route
 class AtrousSS2D(GatedSS2D):
     """Gated SS2D whose routes share no pixel: route k scans one of the STEP² phases of the map with its parameters.
 
-    Where the map has no whole number of STEP×STEP cells, the routes pass over pixels of zeros, in which the state
-    decays (`routes.atrous`).
+    Where the map does not divide into STEP×STEP cells, it is filled up with zeros. The routes visit them too, and the
+    state decays there (`routes.atrous`).
     """
 
     def project_phases(self, u: Tensor) -> Tensor:

@@ -30,12 +30,12 @@ from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {"paper_name": "GroupMamba: Efficient Group-Based Visual State Space Model", "paper_ids": "arXiv:2407.13772"}
 
-GROUPS = 4  # one a direction: rows, columns, reversed rows, reversed columns
+GROUPS = 4  # one per direction: rows, columns, reversed rows, reversed columns
 NORM_EPS = 1e-6  # of the norms outside the mixer and the patch embeddings, which have 1e-5
 
 
 class GroupedLinear(nn.Module):
-    """One linear map a channel group, without bias; the groups' weights stand one below the other."""
+    """One linear map per channel group, without bias; the groups' weights stand one below the other."""
 
     def __init__(self, groups: int, in_features: int, out_features: int, **factory: Any) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedLayerNorm(nn.Module):
-    """LayerNorm over the channels of each group, with a weight and a bias a channel."""
+    """LayerNorm over the channels of each group, with one weight and one bias per channel."""
 
     def __init__(self, groups: int, features: int, *, eps: float = 1e-5, **factory: Any) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class GroupMambaBlock(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """A block on the class token alone, as a map of one pixel: c + LN(mixer(c)), then c + MLP(LN(c))."""
+    """A block on the class token alone, which is a map of one pixel: c + LN(mixer(c)), then c + MLP(LN(c))."""
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, **factory: Any) -> None:
         super().__init__()
@@ -226,10 +226,10 @@ class GroupMamba(StagedBackbone):
     """GroupMamba classifier and feature extractor, any input size.
 
     Args:
-        depths: blocks a stage.
-        dims: channels a stage, multiples of 4.
+        depths: blocks per stage.
+        dims: channels per stage, multiples of 4.
         stem_dim: channels of the stem's first three convolutions.
-        mlp_ratios: hidden channels of the MLP over channels, a stage.
+        mlp_ratios: hidden channels of the MLP over channels, per stage.
         options: the others of `StagedBackbone`; `global_pool` is 'avg' or 'max', which make the class token, or ''.
 
     Raises:
@@ -261,7 +261,7 @@ class GroupMamba(StagedBackbone):
 
     @staticmethod
     def init_module_(module: nn.Module) -> None:
-        """Linear layers as everywhere, convolutions by their outputs."""
+        """Linear layers as in all families; convolutions normal with variance 2 / fan_out."""
         init_linear_(module)
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

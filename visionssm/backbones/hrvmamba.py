@@ -46,7 +46,7 @@ class DeformableSS2D(SS2D):
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): the map times a gate a channel."""
+    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): the map times a gate per channel."""
 
     def __init__(self, dim: int, *, reduction: int = 8, device: Any = None, dtype: Any = None) -> None:
         factory = {"device": device, "dtype": dtype}
@@ -166,7 +166,7 @@ class Exchange(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One (B, C, H, W) map a branch to the same shapes; an output that was pruned is an empty tensor."""
+        """One (B, C, H, W) map per branch to the same shapes; an output that was pruned is an empty tensor."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             maps = [checkpoint_seq(branch, x) for branch, x in zip(self.branches, maps)]
         else:
@@ -209,7 +209,7 @@ class HRVMamba(HierarchicalBackbone):
         stem_dim: channels of the two stem convolutions.
         stage1_dim: inner channels of the first stage's bottlenecks, whose outputs have four times as many.
         modules: exchanges in stages 2, 3 and 4.
-        depth: blocks a branch and exchange.
+        depth: blocks per branch and exchange.
         block: `Block`, or `AttentiveBlock` with channel attention and position encodings.
         offset_conv: a depth-wise convolution before the deformable convolutions' offsets.
         neck_dims: channels of the neck's levels.

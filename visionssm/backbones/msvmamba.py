@@ -212,7 +212,7 @@ class MSVMamba(StagedBackbone):
     """MSVMamba classifier and feature extractor, any input size.
 
     Args:
-        depths: blocks a stage.
+        depths: blocks per stage.
         dim: channels of the first stage, doubled at each of the next.
         generation: `V1`, `V3` or `V3_GATED`.
         options: the others of `StagedBackbone`.

@@ -32,7 +32,9 @@ _EPS = 1e-5
 
 
 class GatePreactivations(nn.Module):
-    """Numbers for several gates of every direction and head, each from a small slice of the channels.
+    """What the gates of every direction and head are before their sigmoid or tanh.
+
+    Each gate is a linear function of a small slice of the channels.
 
     There are 4·heads gates of every kind, numbered head·4 + direction; gate j sees the j-th slice of channels.
 
@@ -58,10 +60,10 @@ class GatePreactivations(nn.Module):
 
 
 class ConstantGatePreactivations(GatePreactivations):
-    """The same as learned constants, the same at every place.
+    """Gates that do not see the input: learned constants, the same at every place.
 
     Args:
-        n_unused: kinds, the first ones, that have weights nevertheless, as in the published models' files.
+        n_unused: the first so many kinds keep a weight that is not used, because the published files hold it.
     """
 
     def __init__(self, dim: int, n_gates: int, biases: Sequence[float], *, n_unused: int, **factory: Any) -> None:
@@ -112,11 +114,12 @@ class PLSTMMixer(nn.Module):
         nn.init.zeros_(self.qkv.bias)
 
     def combine(self, x: Tensor, transitions: list[Tensor], others: list[Tensor]) -> Gates:
-        """The operator's gates from those of the mode's kinds, (B·heads, 4, X, Y, 1, 1) and the same with one more 1.
+        """Combine the gates of the mode's kinds to those that the operator takes.
 
         Args:
             x: (B, X, Y, C) input.
-            transitions, others: in the order of the kinds.
+            transitions: one (B·heads, 4, X, Y, 1, 1) tensor per kind of transition, in the order of `transitions`.
+            others: one (B·heads, 4, X, Y, 1, 1, 1) tensor per kind in `sources` and `marks`, in this order.
         """
         raise NotImplementedError
 
@@ -148,7 +151,8 @@ class Propagation(PLSTMMixer):
         factory = {name: kwargs[name] for name in ("device", "dtype") if name in kwargs}
         self.orientation = nn.Linear(dim, N_DIRECTIONS * num_heads, **factory)
         nn.init.zeros_(self.orientation.weight)
-        # The published table counts heads along its last axis, and is read as if it counted directions there.
+        # The authors fill a table (directions, heads) with linspace over the heads, but then use its flat entry
+        # head·4 + direction. So the entries are in their order, not in the order that the names suggest.
         with torch.no_grad():
             self.orientation.bias.copy_(torch.linspace(-2, 2, num_heads).repeat(N_DIRECTIONS))
 
@@ -252,7 +256,7 @@ class PLSTM(PlainBackbone):
         img_size: (H, W) for which the position table is made; it is resampled for images of any other size.
         patch_size: side of a patch in pixels.
         embed_dim: C.
-        depth: vision blocks of one block a mixer.
+        depth: vision blocks; each has one block per entry of `mixers`.
         num_heads: heads of every mixer.
         mixers: modes of the blocks of a vision block.
         gates_see_input: see `PLSTMMixer`.

@@ -48,7 +48,7 @@ class StateFusion(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(B, H, W, D) to the same shape."""
         # On CPUs one dense kernel is up to 4 times as fast as three dilated ones, which oneDNN has no fast form of.
-        # It is made anew in each call: that costs little, and it cannot be out of date.
+        # It is made in each call, which costs little, so that it can never be older than the weights.
         fuse = self.one_convolution if not self.training and h.device.type == "cpu" else self.three_convolutions
         padded = F.pad(h.permute(0, 3, 1, 2), (REACH,) * 4, mode="replicate")
         return fuse(padded).permute(0, 2, 3, 1)
@@ -59,7 +59,7 @@ class StateFusion(nn.Module):
         return [kernel * alpha for kernel, alpha in zip(kernels, self.alpha.unbind(), strict=True)]
 
     def three_convolutions(self, padded: Tensor) -> Tensor:
-        """(B, D, H + 10, W + 10) to (B, D, H, W), a convolution a dilation."""
+        """(B, D, H + 10, W + 10) to (B, D, H, W), one convolution per dilation."""
         height, width = padded.shape[2:]
         maps = []
         for kernel, dilation in zip(self.weighted_kernels(), DILATIONS, strict=True):
@@ -82,7 +82,7 @@ class StateFusion(nn.Module):
 class StructureAwareSSM(RouteScan):
     """The mixer: projection, depth-wise convolution, scan, fusion of states, read-out, norm, gate, projection.
 
-    The scan has one state a channel.
+    The scan has one state per channel.
 
     Args:
         dim: C, channels of the map.
@@ -125,7 +125,7 @@ class SpatialMamba(ConditionalPositionBackbone):
     """Spatial-Mamba classifier and feature extractor, any input size.
 
     Args:
-        depths: blocks a stage.
+        depths: blocks per stage.
         dim: channels of the first stage, doubled at each of the next.
         options: the others of `ConditionalPositionBackbone`.
     """

@@ -27,7 +27,7 @@ PAPER = {
 
 
 class Stream(NamedTuple):
-    """What passes from block to block, each (B, T, C): a block's output is added only by whoever needs the sum."""
+    """What passes from block to block, each (B, T, C). A block does not add its output; the next block does."""
 
     hidden: Tensor  # output of the last mixer, or the tokens at the beginning
     residual: Tensor | None  # sum of all before it, float32 (float64 in float64 models); None at the beginning
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
 
 @register_notrace_module
 class StreamNorm(nn.RMSNorm):
-    """RMSNorm in the stream's precision, its result in that of the weights."""
+    """RMSNorm computed in the stream's dtype, with a result in the dtype of the weights."""
 
     def __init__(self, dim: int, **factory: Any) -> None:
         super().__init__(dim, eps=1e-5, **factory)
@@ -55,7 +55,7 @@ class VimBlock(nn.Module):
 
     Args:
         dim: C, channels of a token.
-        d_state: N, states a channel.
+        d_state: N, states per channel.
         drop_path: rate at which the output of the block before is dropped.
     """
 
@@ -85,7 +85,7 @@ class Vim(PlainBackbone):
         stride: pixels from one patch to the next.
         embed_dim: C.
         depth: blocks.
-        d_state: N, states a channel.
+        d_state: N, states per channel.
         class_token: put a class token into the middle of the patches.
         tap_residual: `forward_intermediates` shows the residual stream after a block, not the output of its mixer
             alone. The authors' segmentation models take the one (small) or the other (tiny).
@@ -122,7 +122,7 @@ class Vim(PlainBackbone):
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim, **factory)) if class_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, n_tokens, embed_dim, **factory))
 
-        # The output of block i is dropped at rate i of `depth` rates, but by the block that adds it, the next one.
+        # There are `depth` rates, rate i for the output of block i. The next block adds that output, so it drops it.
         rates: Any = calculate_drop_path_rates(drop_path_rate, depth)
         self.layers = nn.ModuleList(
             VimBlock(embed_dim, d_state=d_state, drop_path=rate, **factory) for rate in [0.0, *rates[:-1]]

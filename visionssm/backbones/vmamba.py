@@ -80,10 +80,10 @@ class VMamba(StagedBackbone):
     """VMamba classifier and feature extractor, any input size.
 
     Args:
-        depths: blocks a stage.
+        depths: blocks per stage.
         dim: channels of the first stage, doubled at each of the next.
         ssm_ratio: scanned channels over stage channels.
-        d_state: N, states a channel.
+        d_state: N, states per channel.
         generation: `V0` or `V05`.
         options: the others of `StagedBackbone`.
     """

@@ -1,6 +1,6 @@
 """VSSD (Shi et al. 2024, arXiv 2407.18559): non-causal state-space duality, and attention in the last stage.
 
-Every pixel of a map reads one state that all pixels have written, whatever their order, so nothing is scanned. The
+All pixels of a map write to one state and all read it. Their order does not matter, so nothing is scanned. The
 models are those of the first arXiv version.
 """
 
@@ -80,7 +80,7 @@ class NonCausalSSD(nn.Module):
         return step * torch.exp(self.A_log.to(compute))
 
     def normalise(self, y: Tensor) -> Tensor:
-        """LayerNorm in y's float32, whose range half-precision weights do not have; the result is in their dtype."""
+        """LayerNorm in y's float32, since y may exceed half precision's range; the result is in the weights' dtype."""
         weight, bias = self.norm.weight, self.norm.bias
         y = F.layer_norm(y, self.norm.normalized_shape, weight.to(y.dtype), bias.to(y.dtype), self.norm.eps)
         return y.to(weight.dtype)
@@ -98,7 +98,7 @@ class VSSD(ConditionalPositionBackbone):
     """VSSD classifier and feature extractor, any input size.
 
     Args:
-        depths: blocks a stage.
+        depths: blocks per stage.
         dim: channels of the first stage, doubled at each of the next.
         num_heads: heads of the mixers of each stage.
         d_state: N, the same in every stage.

@@ -6,7 +6,7 @@ It agrees with what the authors publish to 3 %, but for three families:
   input and output vectors are broadcast over the heads, and that counts the norms: so for all four sizes.
 - GroupMamba's, whose counter is not known, agree to 1 % if depth-wise convolutions and scans with their projections to
   steps, input and output vectors are left out (4 % more with them).
-- pLSTM's are 11, 7 and 4 % larger than ours for its three sizes. The difference is the same number a head and layer
+- pLSTM's are 11, 7 and 4 % larger than ours for its three sizes. The difference is the same number per head and layer
   whatever the width, so it lies in the weights of the pairs of cells: the authors' code makes them by matrix products
   of blocks, our operator by the recurrence itself, which takes less.
 """
@@ -35,7 +35,7 @@ def scan_multiply_adds(
 ) -> int:
     """Operations of one selective scan, from the shapes of `visionssm.kernels.selective_scan`'s arguments.
 
-    9·B·L·D·N a route, and B·L·D for the skip, with L the steps of a route (VMamba, arXiv 2401.10166, and its
+    9·B·L·D·N per route, and B·L·D for the skip, with L the steps of a route (VMamba, arXiv 2401.10166, and its
     successors count so); the expansion of low-rank steps is a matrix product and counts B·L·K·R·D.
     """
     batch, (n_routes, route_channels, d_state) = u[0], a

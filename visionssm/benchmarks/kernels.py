@@ -104,7 +104,7 @@ def sequential(x: Inputs) -> Tensor:
     """
     decay, drive, u, c = (t.movedim(2, 3) if t.ndim == 5 else t for t in _materialised(x))
     decay, drive = decay.flatten(1, 2).contiguous(), drive.flatten(1, 2).contiguous()  # (B, K·D, T, N)
-    c = c.transpose(2, 3).repeat_interleave(x.u.shape[-1], dim=1)  # (B, K·D, N, T): one copy a channel
+    c = c.transpose(2, 3).repeat_interleave(x.u.shape[-1], dim=1)  # (B, K·D, N, T): one copy per channel
     h = torch.zeros_like(decay[:, :, 0])
     outputs = []
     for decay_t, drive_t, c_t in zip(decay.unbind(2), drive.unbind(2), c.unbind(3), strict=True):

@@ -118,7 +118,7 @@ def latencies(names: Sequence[str], *, batch: int, size: int, seconds: float) ->
 
 @torch.inference_mode()
 def throughput(name: str, *, batch: int, size: int, seconds: float) -> float:
-    """Images a second in batches."""
+    """Images per second in batches."""
     model = create_for_size(name, size)
     return batch / median(partial(model, _images(model, batch, size)), seconds=seconds)
 
@@ -278,7 +278,7 @@ OURS, THEIRS = "#c2410c", "#1d4ed8"
 
 
 def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw GFLOPs against latency over the reference's as a PNG: a labelled dot a model, or of many a colour a family.
+    """Draw GFLOPs against latency over the reference's as a PNG: a labelled dot per model, or a colour per family.
 
     Raises:
         ImportError: matplotlib is not installed.

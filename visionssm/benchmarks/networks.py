@@ -84,7 +84,7 @@ def published_layout(layer: ss2d.RouteScan, u: Tensor, order: Tensor) -> Tensor:
     dt, b, c = projected.split([layer.dt_rank, layer.d_state, layer.d_state], dim=2)
     dt = torch.einsum("bkrl,kdr->bkdl", dt, layer.dt_projs_weight)
     delta = F.softplus(dt + layer.dt_projs_bias[..., None])
-    # One row a route and channel from here on, also of b and c.
+    # One row per route and channel from here on, also of b and c.
     delta, u, a = delta.flatten(1, 2), copies.flatten(1, 2), -torch.exp(layer.A_logs)
     b, c = (x.repeat_interleave(dim, dim=1) for x in (b, c))  # (B, K·D, N, L)
     decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, a))

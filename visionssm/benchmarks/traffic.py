@@ -101,7 +101,7 @@ def our_passes(shape: Shape, item: int) -> dict[str, int]:
 
 
 def published_passes(shape: Shape, item: int) -> dict[str, int]:
-    """The same for the published layout, which keeps a copy of the map a route (VMamba, arXiv 2401.10166).
+    """The same for the published layout, which keeps a copy of the map per route (VMamba, arXiv 2401.10166).
 
     Copies for every route; projections of every copy; expansion of the steps to all channels; a scan of the copies;
     the sum of its results. Every pass is taken to be one kernel that moves its tensors once, in the maps' dtype.
@@ -134,14 +134,14 @@ class MemoryTraffic:
 def memory_traffic(shape: Shape, item: int, gpu: Gpu, *, resident: int, programs: int) -> MemoryTraffic:
     """Model of one forward scan on one GPU.
 
-    The kernel reads the map once a route and adds to the float32 sum once a route; programs of one image read the
+    The kernel reads the map once per route and adds to the float32 sum once per route; programs of one image read the
     same tensors at the same time. Half of the cache counts, so that other data and uneven placement fit beside it.
 
     - all tensors fit: what the kernels before and after leave is still there; each tensor moves once.
     - the images in flight fit, those that the resident programs work on: repeats within the scan hit, while clearing
       and converting the sum are passes over memory.
     - else nothing is taken to hit but what neighbouring channel blocks read together: the map moves once and the sum
-      twice (it is read and written) a route.
+      twice (it is read and written) per route.
 
     Args:
         shape: the scan, with its batch.
@@ -205,7 +205,7 @@ def least_on_chip(shape: Shape, item: int, on_chip: int) -> int | None:
     multiprocessor from the first route to the last. Two ways fit a map into it:
 
     - a block of channels of the whole map: every block reads the low-rank steps, b and c of all pixels again;
-    - a band of whole rows, all channels: the two routes down the columns cross it once a column. Each crossing
+    - a band of whole rows, all channels: the two routes down the columns cross it once per column. Each crossing
       publishes ΣΔ and the state it ends with, these are composed in order, and the state that enters is read.
 
     None if not even sixteen channels of a map or one row fit.
@@ -225,5 +225,5 @@ def least_on_chip(shape: Shape, item: int, on_chip: int) -> int | None:
 
 
 def specials(shape: Shape) -> int:
-    """Exponentials of the forward scan: one a step and channel for softplus, one a state."""
+    """Exponentials of the forward scan: one per step and channel for softplus, one per state."""
     return Sizes.of(shape).full_steps * (1 + shape.d_state)

@@ -190,7 +190,7 @@ def write_pictures(folder: str | Path, loop: Any) -> None:
 
 
 def write_predictions(path: str | Path, rows: list[dict[str, Any]], dataset: Any) -> None:
-    """Write predictions as CSV, a line a sample: name, label, predicted, correct, then the best classes and scores."""
+    """Write predictions as CSV, a line per sample: name, label, predicted, correct, the best classes and scores."""
     from visionssm.engine.checkpoint import write_atomically
 
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")

@@ -1,4 +1,4 @@
-"""Label images: a class number a pixel, in a file of its own."""
+"""Label images: a class number per pixel, in a file of its own."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def odd_numbers(numbers: np.ndarray, known: AbstractSet[int]) -> list[int]:
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a file, without its name where that is told anyhow."""
+    """What is wrong with a file; without its name, where the message has that already."""
     return error.reason if isinstance(error, UnreadableImageError) else str(error)
 
 

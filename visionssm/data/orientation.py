@@ -1,4 +1,4 @@
-"""Which way round the labels of an image are, whose file says that a viewer must turn it (EXIF orientation)."""
+"""Images whose files say that a viewer must turn them (EXIF orientation): are their labels turned or not?"""
 
 from __future__ import annotations
 

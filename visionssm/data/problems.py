@@ -1,4 +1,4 @@
-"""What is wrong with a data set: collected, to tell all of it at once; or met while reading, and passed over."""
+"""Problems of a data set: collected and reported all at once, or met while reading and skipped."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Sampling and augmentation as functions of (seed, iteration, sample), so that a run can stop and go on anywhere.
 
-A batch sampler that counts iterations hands `(iteration, index)` keys to a data set wrapper, which seeds every random
-generator from them before the sample is made. What a sample looks like then depends neither on the worker that makes
-it, nor on the number of processes, nor on what was drawn before: a resumed run needs only the number of the iteration.
+A batch sampler counts the iterations and gives `(iteration, index)` keys to a data set wrapper. The wrapper seeds every
+random generator from the key before it makes the sample. So a sample depends neither on the worker that makes it, nor
+on the number of processes, nor on what was drawn before: a resumed run needs only the number of the iteration.
 """
 
 from __future__ import annotations

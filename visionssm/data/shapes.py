@@ -3,7 +3,7 @@
 `write_shapes` writes a complete set in the two formats that detection and segmentation code reads:
 
     images/{train,val,test}/000000.png           RGB
-    labels/{train,val,test}/000000.png           a class number a pixel, 0 = background
+    labels/{train,val,test}/000000.png           a class number per pixel, 0 = background
     annotations/instances_{train,val,test}.json  COCO: images, annotations (box, area, run-length mask), categories
 
 "val" is for choosing (the best weights, settings), "test" for the figure that is told in the end.

@@ -60,7 +60,7 @@ def pixels(image: Tensor) -> np.ndarray:
 
 
 def rebuilt(kind: Any, checkpoint: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """A task's model from what its checkpoint says of itself, in evaluation mode, and its class names.
+    """Build a task's model from its checkpoint's description; return it in evaluation mode with its class names.
 
     Args:
         kind: class of the task's model.

@@ -29,7 +29,7 @@ LAST = "last_checkpoint"
 
 
 def write_atomically(path: str | Path, write: Callable[[io.BufferedWriter], Any]) -> None:
-    """Let `write` fill a file that appears under its name only when it is complete and on the disk.
+    """Call `write` with a temporary file, and give that its final name only when it is complete and on the disk.
 
     Raises:
         CheckpointWriteError: (an OSError) the disk is full or the folder cannot be written; what was there stays.
@@ -63,7 +63,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         CheckpointWriteError: the file cannot be written; an earlier file of that name is untouched.
         TypeError: the state holds what cannot be loaded with `weights_only=True`.
     """
-    buffer = io.BytesIO()  # torch's own writer answers a full disk by aborting, so it writes to memory
+    buffer = io.BytesIO()  # written to memory first: on a full disk torch's own file writer aborts the process
     torch.save(to_plain(checkpoint), buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 

@@ -81,7 +81,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def _whereabouts(path: Path) -> str:
-    """Where a configuration that is not at `path` may be: elsewhere below `configs`, or beside under a similar name."""
+    """Where the configuration may be instead: elsewhere below `configs`, or beside `path` under a similar name."""
     for folder in path.parents:
         if folder.name == "configs":
             found = sorted(str(x) for x in folder.rglob("*.py") if x.name == path.name)
@@ -92,7 +92,7 @@ def _whereabouts(path: Path) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What is behind the ImportErrors that MMEngine raises for `custom_imports`, which tell `sys.path` instead."""
+    """The error that made an import of `custom_imports` fail; MMEngine's own ImportError shows `sys.path` instead."""
     while isinstance(error, ImportError) and not isinstance(error, MissingExtraError):
         behind = error.__cause__ or error.__context__
         if behind is None:
@@ -193,7 +193,7 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
 
 
 def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:
-    """What a name means in the present scope, and all names there."""
+    """The class that a name stands for in the present scope, and all names there."""
     with registry.switch_scope_and_registry(None) as own:
         return own.get(name), set(own.module_dict) | set(registry.module_dict)
 

@@ -1,4 +1,4 @@
-"""Training loops that can be stopped anywhere and go on as if they had not been."""
+"""Training loops that can be interrupted at any step, and resume as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Position:
         self._random_state: dict[str, Any] | None = None
 
     def restore(self, random_state: dict[str, Any]) -> None:
-        """Let training go on with these generator states (once the loaders are made, which draw numbers too)."""
+        """Keep generator states to restore before the first step (making the loaders draws random numbers too)."""
         self._random_state = random_state
 
     def apply_random_state(self, iteration: int) -> None:

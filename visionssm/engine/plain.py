@@ -46,7 +46,7 @@ def _plain_key(key: Any, where: str) -> str | int:
 
 
 def restore_histories(value: Any) -> Any:
-    """Undo the one conversion of `to_plain` that MMEngine's message hub needs undone."""
+    """Turn pairs of tensors back into MMEngine's history buffers, which its message hub needs."""
     from mmengine.logging import HistoryBuffer
 
     if isinstance(value, Mapping):

@@ -317,7 +317,7 @@ class VisionRunner(Runner):
 
         Raises:
             CheckpointError: it holds weights only, or is of another model.
-            ConfigError: the run has another number of steps an epoch now.
+            ConfigError: the run has another number of steps per epoch now.
         """
         checkpoint = self.load_checkpoint(filename, map_location="cpu")
         if "optimizer" not in checkpoint:
@@ -363,7 +363,7 @@ def _evaluating(loop: Any) -> Any:
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return message.count("\n") < 4 and not message.startswith(("Exp name", "paramwise_options"))  # a line a parameter
+    return message.count("\n") < 4 and not message.startswith(("Exp name", "paramwise_options"))  # a line per parameter
 
 
 def _adopt_seed(cfg: Any) -> None:

@@ -44,7 +44,7 @@ _SMALL = ":2g"  # suffix of an aligned pointer: its tensor ends within 2 GiB, so
 class KernelReport:
     """What one compiled kernel uses.
 
-    `registers` are 32-bit vector registers a thread, `spill_bytes` what a thread spills to memory, `shared_bytes` a
+    `registers` are 32-bit vector registers per thread, `spill_bytes` what a thread spills to memory, `shared_bytes` a
     block's. `scalar_spills` (AMD only) are scalar registers that the compiler keeps in lanes of vector registers: they
     cost moves but no memory traffic. `assembly` is the text that the compiler wrote, PTX or AMD's.
     """
@@ -103,7 +103,7 @@ def compile_for(
             pointer or integer is a multiple of 16, `:2g` that the tensor ends within 2 GiB.
         constants: values of the `constexpr` parameters.
         target: a name in `TARGETS`.
-        num_warps: warps a block.
+        num_warps: warps per block.
 
     Raises:
         ValueError: `target` is unknown.
@@ -141,7 +141,7 @@ def _type_of(value: Tensor | int | None) -> str:
 
 
 def _usage(compiled: Any, gpu: GPUTarget) -> tuple[int, int, int]:
-    """(registers, spilled bytes, scalar spills) a thread, from the machine code's own resource table."""
+    """(registers, spilled bytes, scalar spills) per thread, from the machine code's own resource table."""
     if gpu.backend == "hip":
         table = compiled.asm["amdgcn"]
         # Scratch is all memory that a thread has of its own; spilled vector registers are in it.

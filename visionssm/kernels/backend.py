@@ -61,7 +61,7 @@ def _chosen() -> str:
 
 
 def reference_requested() -> bool:
-    """Whether the definition is asked for, for operators whose fast form is plain PyTorch of any dtype and device."""
+    """Whether the user chose the definition; for operators whose fast form is plain PyTorch too, on any device."""
     return _chosen() == "reference"
 
 

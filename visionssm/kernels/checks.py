@@ -43,7 +43,7 @@ def check_order(order: Tensor, pixels: int) -> None:
     holds_values = type(order) is Tensor and order.device.type != "meta"  # fake and functional tensors do not
     if torch.compiler.is_compiling() or order.numel() == 0 or not holds_values:
         return
-    # Tensors of inference mode have no version that would tell whether the table has changed since it was read.
+    # Tensors made in inference mode have no version counter, so a later change of the table would not be noticed.
     version = None if order.is_inference() else order._version
     known = getattr(order, "_visionssm_range", None)
     if known is None or version is None or known[0] != version:

@@ -1,7 +1,7 @@
 """Rows of bfloat16 and float16 numbers for compiled CPU kernels, which compute in float32.
 
-A kernel that is told the format of a map widens a row into its working memory when it comes to it, and rounds what it
-has summed once, when it writes. So no map is converted as a whole.
+A kernel converts one row at a time: to float32 when it reads it, and back when it writes the finished sum. So no map is
+ever converted as a whole, and every sum is rounded once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors as compiled kernels read them: which may stay views, which are packed, and where their numbers are."""
+"""Tensors as compiled kernels read them: which may stay views, which are packed, their addresses and strides."""
 
 from __future__ import annotations
 

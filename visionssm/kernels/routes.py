@@ -63,7 +63,7 @@ def takes_option(name: str) -> bool:
 
 
 def n_cells(side: int, size: int) -> int:
-    """⌈side / size⌉. Not −(−side // size): divisions of negative open sizes are rounded towards zero in ONNX graphs."""
+    """⌈side / size⌉. Not written −(−side // size), because ONNX rounds quotients of negative numbers towards zero."""
     return (side + size - 1) // size
 
 
@@ -76,7 +76,7 @@ def _one_route(steps: Tensor) -> Tensor:
 
 
 def _padded_pixels(height: int, width: int, rows: int, columns: int, device: torch.device | str | None) -> Tensor:
-    """(rows, columns) pixel numbers of a map, −1 beyond its borders; whether there is any is never asked in Python."""
+    """(rows, columns) pixel numbers of a map, −1 beyond its borders. Python never branches on the sizes."""
     row = torch.arange(rows, dtype=torch.int32, device=device)[:, None]
     column = torch.arange(columns, dtype=torch.int32, device=device)
     return torch.where((row < height) & (column < width), row * width + column, -1)
@@ -167,7 +167,7 @@ def atrous(height: int, width: int, step: int, *, device: torch.device | str | N
 
 @route
 def window(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Raster inside each size×size window, one sequence a window: (1, windows, size²); −1 beyond the border."""
+    """Raster inside each size×size window, one sequence per window: (1, windows, size²); −1 beyond the border."""
     rows, columns = n_cells(height, size), n_cells(width, size)
     padded = _padded_pixels(height, width, rows * size, columns * size, device)
     return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)

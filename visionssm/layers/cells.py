@@ -1,4 +1,7 @@
-"""Maps cut into square cells; sides round up. The forms that exporters get ask nothing about what is left over."""
+"""Maps cut into square cells; the number of cells is rounded up.
+
+While a model is exported, sizes are unknown: the code must not branch on whether a map divides into whole cells.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ def into_cells(x: Tensor, size: int) -> Tensor:
     if torch.compiler.is_exporting():
         x = F.pad(x, (0, 0, 0, size - 1, 0, size - 1))
         x = _first(x, n_cells(height, size) * size, n_cells(width, size) * size)
-    elif height % size or width % size:  # else spared: a padding of nothing still copies the map
+    elif (
+        height % size or width % size
+    ):  # skipped if there is nothing to pad, since padding by zero still copies the map
         x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
     return x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
 
@@ -32,7 +37,7 @@ def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 def _first(x: Tensor, rows: int, columns: int) -> Tensor:
-    """A copy, since exporters ask of a view whether it leaves gaps, which open sizes do not say."""
+    """A copy: exporters would ask whether a view is contiguous, which cannot be answered while sizes are open."""
     for axis, side in ((1, rows), (2, columns)):
         x = x.index_select(axis, torch.arange(side, device=x.device))
     return x

@@ -1,4 +1,4 @@
-"""Stem, block and downsampling of the families with conditional positions: VSSD and Spatial-Mamba."""
+"""Stem, block and downsampling of the families whose positions come from convolutions: VSSD and Spatial-Mamba."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from visionssm.layers.conv import MapConv2d, PreciseConv2d
 
 
 def _conv_layer(*, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
-    """A convolution, then what is given of a norm and an activation, under the published names."""
+    """A convolution, then the norm and the activation if they are given, under the published names."""
     named = {"conv": conv, "norm": norm, "act": act}
     return nn.Sequential(OrderedDict((name, module) for name, module in named.items() if module is not None))
 
 
 class ResidualConvStem(nn.Module):
-    """Convolutions with batch norms to a quarter of the resolution, two of them around a residual; sizes round up.
+    """Five convolutions with batch norms that bring an image to a quarter of its resolution; sizes round up.
 
-    The activation of the first layer's output is the last before the sum, and nothing follows the sum or the last
-    norm.
+    The first halves the resolution. The next two are a residual branch: their output is added to their input, with no
+    activation between the branch's last norm and the sum, and none after the sum. The last two halve the resolution
+    again and end with a norm, without an activation.
     """
 
     def __init__(self, in_chans: int, dim: int, **factory: Any) -> None:

@@ -15,7 +15,7 @@ from visionssm.layers.conv import MapConv2d
 
 @register_notrace_module  # a leaf for torch.fx: the operator's input checks branch on sizes
 class DCNv4(nn.Module):
-    """Deformable 3×3 convolution without projections; one set of offsets and masks a group of channels.
+    """Deformable 3×3 convolution without projections: each group of channels has its own offsets and masks.
 
     Offsets and masks are a linear function of the input map, which is itself sampled. Keys are those of the published
     operator, whose projection to them has a multiple of eight outputs: the last ones are not used.
@@ -37,7 +37,7 @@ class DCNv4(nn.Module):
         if dim % groups:
             raise ValueError(f"dim={dim} channels cannot be divided into groups={groups} equal groups")
         self.groups, self.offset_scale = groups, offset_scale
-        self.used = 3 * POINTS * groups  # two offsets and a mask a point
+        self.used = 3 * POINTS * groups  # two offsets and a mask per point
         self.offset_mask = nn.Linear(dim, -(-self.used // 8) * 8, **factory)
         self.offset_mask_dw: nn.Module = nn.Identity()
         if offset_conv:
@@ -82,7 +82,7 @@ class ProjectedDCNv4(DCNv4):
 
 
 class CenterScaledDCNv4(DCNv4):
-    """y + s·(x − y) with y the deformable convolution and a gate s = sigmoid(linear(y)) a group."""
+    """y + s·(x − y) with y the deformable convolution and a gate s = sigmoid(linear(y)) per group."""
 
     def __init__(
         self, dim: int, groups: int, *, offset_conv: bool = False, offset_scale: float = 1.0, **factory: Any

@@ -65,7 +65,7 @@ class ConvNormReLU(nn.Module):
 
 
 def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.Module:
-    """What brings a branch to another one's width, and to its resolution if that is the lower one."""
+    """Convolutions that bring one branch to the width of another, and to its resolution if that is lower."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -89,10 +89,10 @@ def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.
 @torch.fx.wrap
 @register_notrace_function
 def enlarge(x: Tensor, factor: int, like: Tensor) -> Tensor:
-    """Bilinear by a factor, then to the exact size, as published: the two differ where a size was odd.
+    """Enlarge bilinearly by a factor, then resize to the exact size; the published code does both.
 
-    An exported graph has the second step always, since whether sizes differ is not known while they are open; it
-    changes nothing where they do not.
+    The second step matters only where a size was odd. An exported graph always has it, because the sizes are not known
+    yet; where they agree already, it changes nothing.
     """
     x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
     if torch.compiler.is_exporting() or x.shape[2:] != like.shape[2:]:
@@ -101,7 +101,7 @@ def enlarge(x: Tensor, factor: int, like: Tensor) -> Tensor:
 
 
 class PyramidNeck(nn.Module):
-    """From the four branches to four maps of rising width, each with what the one above it has found.
+    """Neck: the four branches become four maps of rising width, and each map is added to the next lower one.
 
     Args:
         dims: channels of the branches.

@@ -44,9 +44,9 @@ class TokenScan(RouteScan):
         return self.scan(F.silu(self.convolve(row)), self.route(row)).squeeze(1)
 
     def _convolve_padded(self, row: Tensor, weight: Tensor) -> Tensor:
-        """(B, 1, T, D) to (B, 1, T + d_conv − 1, D): every place of the kernel where it touches a token.
+        """(B, 1, T, D) to (B, 1, T + d_conv − 1, D): the full convolution, padded by d_conv − 1 on both sides.
 
-        In two dimensions, because PyTorch has channels-last kernels for these only: the permutes are views.
+        As a 2-D convolution, because PyTorch has channels-last kernels for these alone; the permutes are then views.
         """
         y = F.conv2d(
             row.permute(0, 3, 1, 2),
@@ -62,7 +62,7 @@ class BackwardTokenScan(TokenScan):
     """`TokenScan` in reversed time, from the last token to the first: token t sees the tokens from t on."""
 
     def convolve(self, row: Tensor) -> Tensor:
-        """The convolution of reversed tokens, reversed: the kernel is turned round and leans forward."""
+        """The same as reversing the tokens, convolving, and reversing back: token t sees the tokens from t on."""
         return self._convolve_padded(row, self.conv1d.weight.flip(-1))[:, :, self.conv1d.kernel_size[0] - 1 :]
 
     def route(self, row: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from visionssm.layers.stem import image_to_map
 
 @register_notrace_module  # a leaf for torch.fx: it checks the size of the image
 class PatchEmbedding(nn.Module):
-    """One token a patch; patches overlap where the stride is smaller than they are.
+    """One token per patch; patches overlap where the stride is smaller than they are.
 
     Args:
         in_chans: image channels.
@@ -53,7 +53,7 @@ class PatchEmbedding(nn.Module):
 
 
 def insert_token(tokens: Tensor, token: Tensor, slot: Any) -> Tensor:
-    """(B, T, C) and (B, 1, C) to (B, T + 1, C), with the one token before those from `slot` on."""
+    """Insert a (B, 1, C) token into (B, T, C) tokens as number `slot`: (B, T + 1, C)."""
     return torch.cat([tokens[:, :slot], token, tokens[:, slot:]], dim=1)
 
 
@@ -70,8 +70,8 @@ def resample_positions(
     Args:
         table: (1, rows·columns, C) in row-major order, and one entry more if there is a class token.
         old_grid, new_grid: rows and columns.
-        class_slots: where the class token's entry is in the old and where it comes in the new table; it is not
-            resampled. Vim's own fine-tuning code passes over the middle token and takes (0, 0).
+        class_slots: number of the class token's entry in the old and in the new table; it is copied, not resampled.
+            Vim's own fine-tuning code takes (0, 0), as if the class token were the first and not the middle one.
     """
     if tuple(old_grid) == tuple(new_grid):
         return table

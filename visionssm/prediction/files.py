@@ -100,7 +100,7 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:
-    """Write predictions as .csv (file, the task's columns, error; a line a row of a result) or .json, by the suffix.
+    """Write predictions as .csv (file, the task's columns, error; a line per row of a result) or .json, by the suffix.
 
     The file is complete or absent. Files that could not be read are in it too, with the reason.
     """

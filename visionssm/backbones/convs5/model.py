@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """A residual block a resolution, 2×2 mean pooling between them."""
+    """One residual block per resolution, with 2×2 mean pooling between them."""
 
     def __init__(self, channels: int, widths: Sequence[int], groups: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """The encoder's widths backwards with nearest-neighbour upsampling, but for a stem of the first width."""
+    """The encoder backwards, with nearest-neighbour upsampling. Its first convolution has the encoder's first width."""
 
     def __init__(self, dim: int, channels: int, widths: Sequence[int], groups: int) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ class ConvSSM(nn.Module):
             self.c.copy_(torch.view_as_real(torch.einsum("np,unij->upij", vectors, c.to(vectors))))
 
     def discretize(self) -> Kernels:
-        """Zero-order hold: Ā = exp(Λ dt), B̄ = (Ā − 1)/Λ · B; needed once a sequence, differentiable."""
+        """Zero-order hold: Ā = exp(Λ dt), B̄ = (Ā − 1)/Λ · B; needed once per sequence, differentiable."""
         real = self.lambda_re if self.max_real is None else self.lambda_re.clamp(max=self.max_real)
         poles = torch.complex(real, self.lambda_im)
         transition = torch.exp(poles * self.log_step.exp())

@@ -1,4 +1,4 @@
-"""Whole models on a GPU: images a second in bfloat16 autocast and channels-last, eager and from CUDA graphs."""
+"""Whole models on a GPU: images per second in bfloat16 autocast and channels-last, eager and from CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visionssm.benchmarks.gpu.setting import Setting, synchronize
 
 
 def networks(setting: Setting) -> Iterator[dict[str, Any]]:
-    """A row a model: inference at every batch, eager and replayed; a training step with AdamW; peak memory of it."""
+    """A row per model: inference at every batch, eager and replayed; a training step with AdamW; peak memory of it."""
     import timm
 
     import visionssm  # noqa: F401
@@ -71,7 +71,7 @@ def _training_rate(setting: Setting, model: nn.Module, batch: int) -> float | st
 
 
 def _graphed_rate(setting: Setting, function: Callable[[], object], batch: int) -> float | str | None:
-    """Images a second of a replayed graph; None without a GPU, the error where the model cannot be captured."""
+    """Images per second of a replayed graph; None without a GPU, the error where the model cannot be captured."""
     if setting.device != "cuda":
         return None
     try:
@@ -90,7 +90,7 @@ def _graphed_rate(setting: Setting, function: Callable[[], object], batch: int) 
 
 
 def _rate(setting: Setting, function: Callable[[], object], batch: int) -> float:
-    """Images a second over about `setting.seconds` of calls, after three that do not count."""
+    """Images per second over about `setting.seconds` of calls, after three that do not count."""
     for _ in range(3 if setting.device == "cuda" else 1):
         function()
     synchronize(setting)

@@ -1,6 +1,6 @@
 """The published CUDA scan, where its extension `selective_scan_cuda` can be imported: the kernel alone, and its copies.
 
-The kernel wants channels first, a copy of the map a route and expanded step sizes: (B, K·D, T) tensors. A network pays
+The kernel wants channels first, a copy of the map per route and expanded steps: (B, K·D, T) tensors. A network pays
 for both, so a fair comparison adds what is around it.
 """
 
@@ -51,7 +51,7 @@ def published_kernel(x: Inputs) -> Published | None:
 
 
 def copies(x: Inputs) -> Call | None:
-    """A map a route, expanded steps, the sum over the routes: views and one copy each; None unless ss2d on a square."""
+    """A map per route, expanded steps, the sum over the routes: views and one copy each; None unless ss2d, square."""
     batch, pixels, _ = x.u.shape
     side, routes = int(pixels**0.5), x.order.shape[0]
     if routes != 4 or side * side != pixels:

@@ -58,7 +58,7 @@ def triton_scan(x: Inputs) -> Tensor:
 
 
 def published(x: Inputs) -> Tensor:
-    """The published layout around `mamba_ssm`'s kernel: a copy of the map a route, steps of all channels, a sum."""
+    """The published layout around `mamba_ssm`'s kernel: a copy of the map per route, steps of all channels, a sum."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     return around_published_kernel(x, selective_scan_fn)

@@ -20,7 +20,7 @@ from visionssm.benchmarks.kernels import Inputs, _materialised, forward_backward
 def scans(setting: Setting) -> Iterator[dict[str, Any]]:
     """A row for each shape and batch, milliseconds.
 
-    "forward": one call without gradients; "graph": the same, replayed; "python µs": host time a call, while the GPU is
+    "forward": one call without gradients; "graph": the same, replayed; "python µs": host time per call while the GPU is
     never waited for; "backward": forward + backward less forward. The published kernel's columns are None without it.
     """
     for shape in setting.shapes:

@@ -49,7 +49,7 @@ def run_all(out: str | Path, *, minutes: float = 8.0, dry_run: bool = False, onl
     """Run the stages one after the other; returns the path of `results.json` in the folder `out`.
 
     Args:
-        out: folder for `results.json`, `results.md` and a log a stage; made if absent.
+        out: folder for `results.json`, `results.md` and a log per stage; made if absent.
         minutes: for all stages together.
         dry_run: tiny, on the CPU, with Triton's interpreter: proves that the stages work.
         only: names of `STAGES`; all if empty.
@@ -149,7 +149,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one stage here and write a JSON line a row: what `run_all` starts."""
+    """Run one stage here and write one JSON line per row: what `run_all` starts."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("stage", choices=[name for name, stage in STAGES.items() if stage.rows])
     parser.add_argument("rows", type=Path)

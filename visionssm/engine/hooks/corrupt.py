@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class CorruptImageHook(Hook):
-    """Sum the `skipped` counts of batches and warn once an epoch, if there were any."""
+    """Sum the `skipped` counts of batches and warn once per epoch, if there were any."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""What the best weights come to on data that training did not look at, told when training ends."""
+"""Evaluation of the best weights on further data when training ends, for example on a test split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FinalTestHook(Hook):
         self.datasets = {name: dict(options) for name, options in datasets.items()}
 
     def before_train(self, runner: Any) -> None:
-        """Tell a missing part of the configuration before the training and not after it."""
+        """Report a missing part of the configuration before training begins, not after it."""
         missing = [key for key in ("test_dataloader", "test_evaluator") if runner.cfg.get(key) is None]
         if missing:
             raise ConfigError(f"the final test needs {' and '.join(missing)} in the configuration")

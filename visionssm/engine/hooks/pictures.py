@@ -20,7 +20,7 @@ from visionssm.engine.checkpoint import write_atomically
 class PredictionPicturesHook(Hook):
     """After a validation, draw what a metric keeps as `pictures` (`DetectionMetric`, `SegmentationMetric`).
 
-    predictions.png in the work folder has a row an image.
+    predictions.png in the work folder has one row per image.
     """
 
     priority = "LOWEST"

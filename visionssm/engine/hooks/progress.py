@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show epoch, loss, learning rate, images a second and the time left.
+    """Show epoch, loss, learning rate, images per second and the time left.
 
     On a terminal as a bar below the log lines; elsewhere MMEngine's log lines have it all. The throughput is also
     logged as `images_per_s`, over the last `window` seconds.

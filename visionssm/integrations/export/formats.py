@@ -52,7 +52,7 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
         raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
 
     exportable = as_exportable(model)
-    # Only names: with bounds on the sizes, the exporter's reasoning about odd ones may end with fixed sizes.
+    # Names without bounds: given bounds, the exporter may conclude from odd sizes that a size is fixed.
     shapes = (dict(exportable.axes),) if dynamic else None
     outputs = None if exportable.outputs is None else list(exportable.outputs)
     with torch.no_grad(), _explained("ONNX"), warnings.catch_warnings():

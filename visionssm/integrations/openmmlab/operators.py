@@ -86,7 +86,7 @@ def _missing(name: str) -> Callable[..., Any]:
 
 
 def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that no better box overlaps by more than the threshold, best first."""
+    """Non-maximum suppression: indices of the boxes that are kept, best first."""
     boxes, scores = wide(boxes, scores)
     return torchvision.ops.nms(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
 

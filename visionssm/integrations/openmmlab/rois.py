@@ -38,7 +38,7 @@ def roi_align_forward(
         input: (B, C, H, W) map.
         argmax_y, argmax_x: (N, C, h, w) to fill with the places of the maxima in the map; empty for averages. In half
             precision they are rounded as the map is.
-        sampling_ratio: samples a bin in each direction; 0 for one a pixel of the map.
+        sampling_ratio: samples per bin in each direction; 0 for one per pixel of the map.
         pool_mode: 0 for maxima, 1 for averages.
         aligned: pixel centres lie half a pixel inside; else as in old models, and RoIs are at least one pixel large.
     """

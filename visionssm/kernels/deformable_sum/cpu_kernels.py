@@ -1,7 +1,7 @@
 """Compiled passes of the deformable sum: a pixel and group at a time, with the channels of the group in the lanes.
 
 The positions of the nine points are one vector. Of them a table is made in the first-level cache, in rows of sixteen
-points, one row a corner: the number of the pixel there (−1 outside the map) and the weight. Names: `x` is the byte
+points, one row per corner: the number of the pixel there (−1 outside the map) and the weight. Names: `x` is the byte
 address of tensor x, `x_b x_h x_w x_g` its strides in floats over batch, rows, columns and groups.
 """
 
@@ -85,7 +85,7 @@ def deformable_forward(arguments):
 @inlined
 def _corners(points, length, column, row, width, height, pixels):
     """Table of the pixels around the positions; how far right of and below their first corners these are."""
-    # Away from the pixel, not from the corner of the map: there a small step would lose its last digits.
+    # Counted from the pixel, not from the corner of the map, where the last digits of a small distance would be lost.
     x, y = spread(length) * moved_x(points), spread(length) * moved_y(points)
     whole_x, whole_y = floor(x), floor(y)
     left, above = spread(np.float32(column)) + whole_x, spread(np.float32(row)) + whole_y
@@ -100,7 +100,7 @@ def _corners(points, length, column, row, width, height, pixels):
 
 @inlined
 def _weigh(x_share, y_share, factor, weights):
-    """Table of the bilinear weights of the corners times a factor a point."""
+    """Table of the bilinear weights of the corners times one factor per point."""
     one = spread(np.float32(1))
     above, below = factor * (one - y_share), factor * y_share
     store(weights, 0, above * (one - x_share))
@@ -116,7 +116,7 @@ def _sum_corners(pixels, weights, lost, source, target, pixel_size, channels):
     for first in range(0, whole, LANES):
         block = source + first * FLOAT
         a, b, c, d = spread(lost), spread(np.float32(0)), spread(np.float32(0)), spread(np.float32(0))
-        for p in range(POINTS):  # a sum a corner, so that additions need not wait for each other
+        for p in range(POINTS):  # one sum per corner, so that additions need not wait for each other
             a = _plus_pixel(a, pixels, weights, p, block, pixel_size)
             b = _plus_pixel(b, pixels, weights, LANES + p, block, pixel_size)
             c = _plus_pixel(c, pixels, weights, 2 * LANES + p, block, pixel_size)
@@ -262,7 +262,7 @@ def _add_to_corners(pixels, weights, first, end, source, target, pixel_size, cha
 
 @inlined
 def _multiply_corners(pixels, products, dy, source, pixel_size, channels):
-    """Rows of sixteen floats whose sums are <dy, value> at every corner, 0 outside the map; sixteen rows a corner."""
+    """Rows of sixteen floats whose sums are <dy, value> at every corner, 0 outside the map; sixteen rows per corner."""
     whole = channels - channels % LANES
     for corner in range(0, TABLE, LANES):
         for p in range(corner, corner + POINTS):

@@ -1,4 +1,4 @@
-"""The nine points of a deformable sum in compiled CPU kernels: a point a lane, so that all positions are one vector.
+"""The nine points of a deformable sum in compiled CPU kernels: one per lane, so that all positions are one vector.
 
 The lanes after the ninth repeat the last point.
 """
@@ -70,7 +70,7 @@ def moved_y(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 @emits(vector, types.intp)
 def load_points(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
-    """A number a point."""
+    """A number per point."""
     eight = builder.load(_at(builder, address, 0, _ir_eight), align=_ALIGN)
     last = builder.load(_at(builder, address, _LAST, ir_float), align=_ALIGN)
     other = builder.insert_element(ir.Constant(_ir_eight, ir.Undefined), last, _lane(0))
@@ -79,7 +79,7 @@ def load_points(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 @emits(types.void, types.intp, vector)
 def store_points(context: Any, builder: ir.IRBuilder, address: ir.Value, x: ir.Value) -> ir.Value:
-    """Write a number a point."""
+    """Write a number per point."""
     eight = builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(_int, _LAST), [*range(_LAST)]))
     builder.store(eight, _at(builder, address, 0, _ir_eight), align=_ALIGN)
     builder.store(builder.extract_element(x, _lane(_LAST)), _at(builder, address, _LAST, ir_float), align=_ALIGN)
@@ -88,7 +88,7 @@ def store_points(context: Any, builder: ir.IRBuilder, address: ir.Value, x: ir.V
 
 @emits(types.void, types.intp, vector, vector)
 def store_pairs(context: Any, builder: ir.IRBuilder, address: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Write (x, y) a point."""
+    """Write (x, y) per point."""
     lanes = [lane // 2 + lane % 2 * LANES for lane in range(LANES)]
     builder.store(
         builder.shuffle_vector(x, y, ir.Constant(ir_int_lanes, lanes)), _at(builder, address, 0, ir_lanes), align=_ALIGN
@@ -115,7 +115,7 @@ def store_pixels(
         end = _repeated(builder, builder.sitofp(size, ir_float), ir_lanes)
         inside = builder.and_(inside, builder.fcmp_ordered(">=", coordinate, ir_constant(0.0)))
         inside = builder.and_(inside, builder.fcmp_ordered("<", coordinate, end))
-    # What is no number, or too large for an integer, converts to anything: it is not selected.
+    # NaN and numbers too large for an integer convert to arbitrary integers; those lanes are not selected.
     row, column = (builder.fptosi(coordinate, ir_int_lanes) for coordinate in (y, x))
     pixel = builder.add(builder.mul(row, _repeated(builder, builder.trunc(width, _int))), column)
     pixel = builder.select(inside, pixel, ir_constant(-1, _int))

@@ -17,7 +17,7 @@ def _block(tensor, batch_stride, row_stride, column_stride, group_stride, image,
 @triton.jit
 def _position(offset, row, column, p, exists, SCALE: tl.constexpr):
     """Whole x and y left of and above point `p` of each pixel, and how far the point is from there."""
-    # Away from the pixel, not from the corner of the map: there a small step would lose its last digits.
+    # Counted from the pixel, not from the corner of the map, where the last digits of a small distance would be lost.
     x = SCALE * (p // 3 - 1 + tl.load(offset + 2 * p, mask=exists, other=0.0).to(tl.float32))
     y = SCALE * (p % 3 - 1 + tl.load(offset + 2 * p + 1, mask=exists, other=0.0).to(tl.float32))
     whole_x, whole_y = tl.floor(x), tl.floor(y)

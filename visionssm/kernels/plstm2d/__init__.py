@@ -46,7 +46,7 @@ def plstm2d(
     and the output is q/√DK · (M_l l + M_u u) + D (q/√DK · k) v: a cell reads its own source only through D
     (Pöppel et al. 2025, pLSTM, arXiv 2506.11997, section 4). x is the row of an image and y its column.
 
-    With scalar gates (all inner sizes 1), as in every published model, and a grid of at most `max_block` cells a side,
+    With scalar gates (all inner sizes 1), as in every published model, and a grid of up to `max_block` cells per side,
     a kernel makes the weights of all pairs of cells and two matrix products do the rest. All else, and float64, runs as
     PyTorch matrix products of logarithmic depth on every device. Both take n² numbers for a block of n cells.
 
@@ -111,7 +111,7 @@ def plstm2d_four_directions(
     """The sum of `plstm2d` along the four diagonal directions of a grid, the direct part counted once.
 
     Direction 0 is that of `plstm2d`, 1 runs against x, 2 against y, 3 against both. Queries, keys and values are
-    shared. Up to grids of `max_block` cells a side, the pairwise weights of the four directions are added before they
+    shared. Up to grids of `max_block` cells per side, the pairwise weights of the four directions are added before they
     meet the values, so that four directions take hardly more than one.
 
     Args:

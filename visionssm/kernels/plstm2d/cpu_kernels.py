@@ -1,7 +1,7 @@
 """Compiled passes of the pairwise weights of `plstm2d` on CPUs.
 
-The weight of a source for a reader is what is left of a one that the source writes when it comes to the reader: the
-recurrence itself, on single numbers. Sixteen neighbouring sources are the lanes of a vector, whose states walk over the
+The weight of a source for a reader is found by running the recurrence on single numbers: the source writes a 1, and the
+weight is what arrives at the reader. Sixteen neighbouring sources are the lanes of a vector, whose states walk over the
 readers cell by cell. States are zero before a lane's own cell, so lanes need not begin together.
 
 Names: a tensor stands for its byte address, and is without gaps: gates (B, K, C), weights (B, C readers, C sources),

@@ -2,8 +2,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """Triton kernels of the pairwise weights of `plstm2d`: a program walks over the rows of a map for a block of sources.
 
-The weight of a source for a reader is what is left of a one that the source writes when it comes to the reader: the
-recurrence itself, on single numbers, for many sources side by side. Between rows only the states that go along x are
+The weight of a source for a reader is found by running the recurrence on single numbers, for many sources side by side:
+the source writes a 1, and the weight is what arrives at the reader. Between rows only the states that go along x are
 carried, a tile of (columns, sources). Inside a row the states that go along y are a chain of affine maps
 
     d_y = T_du u_y + (T_dl l_y + S_d),   u_y = d_{y−1}   (l_in and u in the code),

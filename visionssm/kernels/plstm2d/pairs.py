@@ -1,7 +1,7 @@
 """The two-dimensional recurrence of pLSTM as attention: pairwise weights by a kernel, and two matrix products.
 
-For states of one number a key and value channel (all inner sizes 1, as in every published model) the weight of a source
-for a reader, summed over directions, does not depend on queries, keys and values:
+For states of one number per key and value channel (all inner sizes 1, as in every published model) the weight of a
+source for a reader, summed over directions, does not depend on queries, keys and values:
 
     out_t = Σ_s weights[t, s] (q_t · k_s)/√DK v_s
 """

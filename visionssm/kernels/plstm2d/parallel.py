@@ -48,7 +48,7 @@ def plstm2d_parallel(
 ) -> tuple[Tensor, BorderStates | None]:
     """The sum over directions of `visionssm.kernels.plstm2d`; the gates have an axis for them, 1 or 4, after the batch.
 
-    Grids of up to `max_block` cells a side are one block. Larger ones are cut into such blocks, between which the
+    Grids of up to `max_block` cells per side are one block. Larger ones are cut into such blocks, between which the
     states themselves are passed: memory then grows with the cells, not with their square. Border states are those of
     a single direction.
     """

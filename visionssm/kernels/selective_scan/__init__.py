@@ -70,7 +70,7 @@ def selective_scan(
         return_final_state: also return the state after the last step.
 
     Returns:
-        (B, L, D) if `merge`, else one map a route, (B, K, L, Dk); in u's dtype. The state is kept in float32
+        (B, L, D) if `merge`, else one map per route, (B, K, L, Dk); in u's dtype. The state is kept in float32
         (float64 for float64 maps), whatever the dtype of the inputs. With `return_final_state`, a pair with the
         state (B, K, S, Dk, N).
 

@@ -179,11 +179,12 @@ def _parameters(scan: Scan) -> tuple[int, ...]:
 
 
 def _sums_apart(scan: Scan, shared: bool, floats: int) -> bool:
-    """Whether tiles sum their routes in working memory instead of in the map.
+    """Whether a tile adds up its routes in working memory of its own, and writes the sums to the map at the end.
 
-    Half precision and blocks that are not full ask for it. Else it is for speed, an eighth of the time: a tile's own
-    sums lie close together, its rows of the map a pixel's channels apart, between those of other threads. Sums that are
-    too large for a cache would cost more than that.
+    It must where the map is in half precision (each addition would be rounded) and where the tile's last block of
+    channels is not full. Elsewhere it is faster by an eighth: in working memory the tile's sums are neighbours, while
+    in the map its rows lie far apart, between the rows that other threads write. Only sums that do not fit into the
+    cache are slower that way.
 
     Args:
         scan: as the kernels read it.
@@ -195,7 +196,7 @@ def _sums_apart(scan: Scan, shared: bool, floats: int) -> bool:
 
 
 def _map_strides(x: Tensor, scan: Scan) -> tuple[int, int, int, int]:
-    """Address, and strides over batch, pixels and routes, of a map (B, L, D) or of a map a route (B, K, L, Dk)."""
+    """Address, and strides over batch, pixels and routes, of a map (B, L, D) or of a map per route (B, K, L, Dk)."""
     if x.ndim == 4:
         batch, route, pixel, _ = x.stride()
     else:
@@ -206,7 +207,7 @@ def _map_strides(x: Tensor, scan: Scan) -> tuple[int, int, int, int]:
 
 @functools.cache
 def _even_tile(channels: int, images: int, limit: int, n_threads: int) -> int:
-    """Channels a tile: a multiple of 16, at most `limit`, so that images × tiles keep all threads busy to the end."""
+    """Channels per tile: a multiple of 16, at most `limit`, so that images × tiles keep all threads busy to the end."""
     blocks = math.ceil(channels / LANES)
     fewest = math.ceil(blocks / max(1, limit // LANES))
 

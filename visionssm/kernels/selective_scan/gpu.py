@@ -33,12 +33,12 @@ FEW_STATES = 4
 
 
 def forward_tile(d_state: int) -> Tile:
-    """Four or eight elements a thread: the kernel is a chain of loads, so occupancy is worth more than big tiles."""
+    """Four or eight elements per thread: the kernel is a chain of loads, so occupancy is worth more than big tiles."""
     return Tile(steps=16, channels=32, num_warps=2 if d_state <= FEW_STATES else 4)
 
 
 def backward_tile(d_state: int) -> Tile:
-    """Eight elements a thread, the most that ten live tiles leave registers for (found by compiling for all targets).
+    """Eight elements per thread, the most that ten live tiles leave registers for (found by compiling for all targets).
 
     One state is saved every `steps` steps, so K·N/steps bytes for each byte of a float32 map: the chunk is four times
     as long where states are many, and 64 steps keep four routes of 16 states at one map.
@@ -48,12 +48,13 @@ def backward_tile(d_state: int) -> Tile:
     return Tile(steps=64, channels=16, num_warps=4)
 
 
-WHOLE_CHUNKS = 8  # of the backward pass, the least in a part: what is done twice must stay small beside the rest
+# Least number of the backward pass's chunks in a part. Each part costs work that is done twice, which must stay small.
+WHOLE_CHUNKS = 8
 PROGRAMS_A_MULTIPROCESSOR = 8
 
 
 def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -> Parts:
-    """As few parts as give every multiprocessor `PROGRAMS_A_MULTIPROCESSOR` of the `programs` that walk a part.
+    """The smallest number of parts with which every multiprocessor has `PROGRAMS_A_MULTIPROCESSOR` programs.
 
     Args:
         programs: those of an undivided launch.

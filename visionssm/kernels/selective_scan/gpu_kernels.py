@@ -444,7 +444,7 @@ def selective_scan_backward(
 
     if grad_initial is not None:
         tl.store(grad_initial + by_channel, flow, mask=on_state)
-    # Parameters are shared by the batch and by the sequences of a route: one atomic sum a program.
+    # Parameters are shared by the batch and by the sequences of a route: one atomic sum per program.
     tl.atomic_add(grad_a + route * N * D + n_index[:, None] * D + d[None, :], grad_a_sum, mask=on_state, sem="relaxed")
     if skip is not None:
         tl.atomic_add(grad_skip + route * D + d, grad_skip_sum, mask=on_d, sem="relaxed")

@@ -75,7 +75,7 @@ class Scan(NamedTuple):
         return self.batch, self.n_routes, self.n_sequences, self.route_channels, self.d_state
 
     def y_shape(self, merge: bool) -> tuple[int, ...]:
-        """(B, L, D) of the merged map, or (B, K, L, Dk) of a map a route."""
+        """(B, L, D) of the merged map, or (B, K, L, Dk) of a map per route."""
         if merge:
             return self.batch, self.pixels, self.channels
         return self.batch, self.n_routes, self.pixels, self.route_channels

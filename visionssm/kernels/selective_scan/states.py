@@ -20,7 +20,7 @@ def scan_states(
 ) -> Tensor:
     """h_t = exp(Δ_t a)·h_{t-1} + Δ_t b_t u_t at every pixel of every route, with nothing read out.
 
-    With one state a channel this is the scan read out by ones. A channel with N states is scanned as N channels with
+    With one state per channel this is the scan read out by ones. A channel with N states is scanned as N channels with
     one state each; what the kernels read is then as large as the states, which have to be written anyway.
     Spatial-Mamba (Xiao et al. 2024, arXiv 2410.15091) fuses these states over the map before it reads them out.
 

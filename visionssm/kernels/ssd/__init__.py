@@ -1,4 +1,4 @@
-"""State-space duality (SSD): state-space models whose state matrix is one number a head, as matrix products."""
+"""State-space duality (SSD): state-space models whose state matrix is one number per head, as matrix products."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ssd(
     return_final_state: bool = False,
     chunk_size: int = 64,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Causal state-space duality (Mamba-2's operator): a state-space model with one decay a head and step.
+    """Causal state-space duality (Mamba-2's operator): a state-space model with one decay per head and step.
 
     h_t = exp(Δ_t a)·h_{t−1} + Δ_t x_t b_tᵀ,   y_t = h_t c_t + d x_t   for every head
     (Dao & Gu 2024, arXiv 2405.21060, sections 5 and 6).
@@ -42,7 +42,7 @@ def ssd(
     Args:
         x: (B, L, H, P) sequence of H heads with P channels each, any float dtype.
         dt: (B, L, H) step sizes, before bias and softplus.
-        a: (H,) state matrix, one number a head, negative for a stable state.
+        a: (H,) state matrix, one number per head, negative for a stable state.
         b, c: (B, L, G, N) input and output vectors; G divides H, and neighbouring H/G heads share them. N up to 256.
         d: (H,) skip, or None.
         dt_bias: (H,) added to dt, or None.

@@ -1,6 +1,6 @@
-"""Compiled passes of state-space duality: the recurrence itself, one head of one sequence a task.
+"""Compiled passes of state-space duality: the recurrence itself, one head of one sequence per task.
 
-On a CPU the recurrence does less arithmetic than its form in matrix products (2NP multiplications a step, against
+On a CPU the recurrence does less arithmetic than its form in matrix products (2NP multiplications per step, against
 2NP + Q(N + P) in chunks of Q steps) and its state stays in the first-level cache. A tile is sixteen channels p in the
 lanes, with a row of them for each state n.
 
@@ -175,7 +175,7 @@ def ssd_backward(arguments):
         g_t = dy_t c_tᵀ + decay_{t+1} g_{t+1}
         dc_t = Σ_p dy_t h_t,   db_t = Δ_t Σ_p x_t g_t,   dx_t = Δ_t Σ_n b_t g_t + d dy_t
 
-    Written a step and head: `grad_decay` <g_t, decay_t h_{t−1}>, the gradient of log(decay_t); `grad_drive`
+    Written per step and head: `grad_decay` <g_t, decay_t h_{t−1}>, the gradient of log(decay_t); `grad_drive`
     <x_t, Σ_n b_t g_t>, that of Δ_t through Δ_t x_t; `grad_skip` <x_t, dy_t>. grad_b, grad_c: (B, L, H, N), a part of
     every head.
     """

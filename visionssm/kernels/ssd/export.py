@@ -39,7 +39,7 @@ def ssd_in_chunks(
         return filled.reshape(batch, n_chunks, chunk_size, *tensor.shape[2:]).permute(1, 0, 3, 2, 4)
 
     def a_group(tensor: Tensor) -> Tensor:
-        """(B, H, …) to (B, G, heads a group, …)."""
+        """(B, H, …) to (B, G, heads per group, …)."""
         return tensor.unflatten(1, (groups, heads // groups))
 
     def step(state: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

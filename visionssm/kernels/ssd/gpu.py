@@ -44,9 +44,10 @@ def chunk_steps(chunk_size: int, dtype: torch.dtype) -> int:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How tensor cores multiply float32 numbers: as six products of bfloat16 parts, three where inputs are that coarse.
+    """How tensor cores multiply float32 numbers: each is split into bfloat16 parts, whose products are added.
 
-    These reach float32's accuracy and 2⁻¹⁶, and exist for NVIDIA and AMD alike.
+    Six products reach float32's accuracy. Three have a relative error of 2⁻¹⁶, which is enough for half-precision
+    inputs. Both exist on NVIDIA and AMD GPUs.
     """
     return "bf16x6" if dtype == torch.float32 else "bf16x3"
 
@@ -328,7 +329,7 @@ def launches(
     Args:
         steps, heads, width, d_state, groups: L, H, P, N and G.
         batch: B.
-        chunk_size: steps a chunk.
+        chunk_size: steps per chunk.
         dtype: of x, b and c; dt and parameters are float32.
         initial_state: whether the sequence starts from a given state.
     """

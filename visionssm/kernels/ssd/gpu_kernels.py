@@ -6,7 +6,7 @@ With c_t the running sum of log decays inside a chunk, the decay from step s to 
 product that it stands for; it is formed from c's parts (`coarse`, a multiple of 1/64 whose differences are exact in
 float32, and `fine`), so that a large decay early in a chunk costs later steps no accuracy.
 
-Tables a step and head — dt, coarse, fine, weights — are float32 of shape (B, chunks, H, Q), zero past the end of the
+Tables per step and head — dt, coarse, fine, weights — are float32 of shape (B, chunks, H, Q), zero past the end of the
 sequence, where maps read as zeros too. Products of inputs with inputs run in the inputs' dtype; products with computed
 values in float32 cut into bfloat16 parts (PRECISION: six products for float32 inputs, three for half precision), which
 tensor cores of NVIDIA and AMD compute and whose range is float32's.
@@ -49,7 +49,7 @@ def ssd_chunk_states(
     H: tl.constexpr, GROUP_HEADS: tl.constexpr, N: tl.constexpr, P: tl.constexpr,
     Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """states[n, p] = Σ_t left[t, n] weight[t] right[t, p] of each chunk and head, a block of n and p a program."""
+    """states[n, p] = Σ_t left[t, n] weight[t] right[t, p] of each chunk and head, a block of n and p per program."""
     program = tl.program_id(0)
     P_BLOCKS: tl.constexpr = (P + BLOCK_P - 1) // BLOCK_P
     N_BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
@@ -145,7 +145,9 @@ def ssd_backward_inputs(
     H: tl.constexpr, GROUP_HEADS: tl.constexpr, N: tl.constexpr, P: tl.constexpr,
     Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of x, and of Δ and the log decays as far as they come from inside a chunk, a head and chunk a program.
+    """Gradients of x, and the parts of those of Δ and the log decays that come from inside a chunk.
+
+    A program takes one head and chunk.
 
     With F the gradient that flows into the chunk's last state, V_ts = exp(c_t − c_s) <c_t, b_s> <dy_t, x_s> and e_s the
     decay from s to the end,
@@ -214,7 +216,7 @@ def ssd_backward_vectors(
     H: tl.constexpr, GROUP_HEADS: tl.constexpr, N: tl.constexpr, P: tl.constexpr,
     Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients of b and c of each head to those of its group, a block of n a program.
+    """Add the gradients of b and c of each head to those of its group, a block of n per program.
 
     With S the state before the chunk, F what flows into its last state and W_ts = exp(c_t − c_s) <dy_t, x_s> Δ_s,
 

@@ -21,7 +21,7 @@ def non_causal_ssd(x: Tensor, m: Tensor, b: Tensor, c: Tensor, *, d: Tensor | No
     kernel of our own.
 
     Args:
-        x: (B, L, heads, P) map of P channels a head, any float dtype; the order of the pixels does not matter.
+        x: (B, L, heads, P) map of P channels per head, any float dtype; the order of the pixels does not matter.
         m: (B, L, heads) weight of every pixel's contribution.
         b, c: (B, L, N) input and output vectors.
         d: (heads,) skip, or None.

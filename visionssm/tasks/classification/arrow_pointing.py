@@ -76,8 +76,8 @@ def draw_parameters(
     """Sample number `index` of a seed on a (width, height) canvas, as the published generator draws it.
 
     The disc is two radii or more away from the arrow, along x and along y. Rays that hit it pass its middle at less
-    than 1 / 1.2 radii, and others at more than 1.2 or on the other side. Other lengths and widths of arrows, each from
-    a first number up to a second that is not reached, change nothing else of a sample.
+    than 1 / 1.2 radii, and others at more than 1.2 or on the other side. The ranges of the
+    arrow's length and width (first number included, second not) change nothing else of a sample.
     """
     first = int(np.random.default_rng(seed).integers(2**62))
     generator = np.random.default_rng(first + index)

@@ -41,7 +41,8 @@ def soft_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 
 def mesa(student: Tensor, average: Tensor) -> Tensor:
     """Cross entropy of a model's logits against the distribution that its own moving average predicts.
 
-    A term beside the labels' loss that keeps training away from sharp minima (MESA, Du et al. 2022, arXiv 2205.14083).
+    A term that is added to the labels' loss and keeps training away from sharp minima (MESA, Du et al. 2022, arXiv
+    2205.14083).
     No gradient reaches the moving average.
 
     Args:

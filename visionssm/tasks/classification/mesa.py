@@ -62,8 +62,8 @@ class MesaClassifier(ImageClassifier):
 class MesaHook(Hook):
     """Give a `MesaClassifier` the predictions of its moving average, which the run's `EMAHook` keeps.
 
-    The average predicts in evaluation mode: without dropped paths, and with the averaged statistics of batch norms. It
-    depends on nothing but the number of the epoch whether it is used, so a resumed run goes on alike.
+    The average predicts in evaluation mode: without dropped paths, and with the averaged statistics of batch norms.
+    Whether it is used depends on the number of the epoch alone, so a resumed run behaves like an uninterrupted one.
     """
 
     def before_train(self, runner: Any) -> None:

@@ -18,7 +18,7 @@ class ClassificationMetric(BaseMetric):
     Samples with label −1 (images that could not be read) are left out and counted as `corrupt`.
 
     Attributes:
-        rows: the predictions of the last evaluation, a dict a sample: `index`, `label`, `classes` and `scores` (best
+        rows: the predictions of the last evaluation, a dict per sample: `index`, `label`, `classes` and `scores` (best
             five), `nll`.
         confusion: (classes, classes) counts of the last evaluation, true class by predicted class.
     """

@@ -87,7 +87,7 @@ class ImageClassifier(BaseModel):
             labels: (B,) class numbers; −1 where the image could not be read.
             index: (B,) numbers of the samples in their data set.
             skipped: (B,) damaged images passed over for each sample; counted elsewhere.
-            mode: MMEngine's: "tensor" gives (B, classes) scores, "loss" `{"loss": …}`, "predict" a dict a sample.
+            mode: MMEngine's: "tensor" gives (B, classes) scores, "loss" `{"loss": …}`, "predict" a dict per sample.
         """
         if mode == "loss":
             assert labels is not None

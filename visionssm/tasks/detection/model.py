@@ -1,4 +1,4 @@
-"""The task of finding objects: torchvision's detectors on any backbone, with COCO's average precision."""
+"""Object detection as MMEngine trains it: torchvision's detectors on any backbone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TorchvisionDetector(BaseModel):
         num_classes: without the background.
         size: (shortest, longest) side that images are scaled to.
         channels: of the feature pyramid and the heads (torchvision's models: 256).
-        anchor_sizes: side of the anchors in pixels, one a level of the pyramid (5), fine to coarse.
+        anchor_sizes: side of the anchors in pixels, one per level of the pyramid (5), fine to coarse.
         pretrained: start the backbone from published ImageNet weights.
         backbone: further arguments of `detection_backbone`, for example `dict(drop_path_rate=0.1)`.
         options: further arguments of torchvision's class, for example `dict(box_detections_per_img=20)`.
@@ -56,7 +56,7 @@ class TorchvisionDetector(BaseModel):
         if len(size) != 2 or not 0 < size[0] <= size[1]:
             raise ConfigError(f"model.size={size!r} must be (shortest, longest) side in pixels")
         if len(anchor_sizes) != LEVELS:
-            raise ConfigError(f"model.anchor_sizes must be {LEVELS} numbers, one a level, got {list(anchor_sizes)}")
+            raise ConfigError(f"model.anchor_sizes must be {LEVELS} numbers, one per level, got {list(anchor_sizes)}")
         arguments: dict[str, Any] = {
             "architecture": architecture,
             "name": name,
@@ -96,12 +96,12 @@ class TorchvisionDetector(BaseModel):
 
         Args:
             inputs: (3, H, W) images in [0, 1], of any sizes; they are normalised and scaled inside.
-            targets: lists of `boxes` (n, 4), `labels` (n,) from 1, `masks` (n, H, W), `crowd` (n,), one item an image;
+            targets: lists of `boxes` (n, 4), `labels` (n,) from 1, `masks` (n, H, W), `crowd` (n,), one item per image;
                 crowds are left out of the losses.
             index: numbers of the samples in their data set; −1 where an image could not be read.
             skipped: damaged images passed over for each sample; counted elsewhere.
-            mode: MMEngine's: "loss" gives torchvision's losses, "tensor" its detections, a dict an image with `boxes`,
-                `labels`, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1]; "predict" a dict an image for
+            mode: MMEngine's: "loss" gives torchvision's losses, "tensor" its detections, a dict per image with `boxes`,
+                `labels`, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1]; "predict" a dict per image for
                 `DetectionMetric`.
         """
         images = list(inputs)

@@ -1,6 +1,6 @@
-"""Wrong annotations in data sets of mmdet and mmseg, told all at once before training.
+"""Check of the annotations of mmdet's and mmseg's data sets, before training and with all problems at once.
 
-mmdet leaves out in silence what it cannot use and both stop in the middle of an epoch at a missing file.
+mmdet silently leaves out what it cannot use, and both stop in the middle of an epoch when a file is missing.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _check_coco(dataset: Any, loading: _Loading) -> None:
     if loading.replaces and UNREADABLE in fatal.found:
         left_out.found[UNREADABLE] = fatal.found.pop(UNREADABLE)
     numbers = {key: number for number, key in enumerate(category_names(content["categories"], path).values(), start=1)}
-    if not fatal.count:  # else the annotations of those images would be told too
+    if not fatal.count:  # otherwise the annotations of those images would be reported too
         for example in _malformed(content["annotations"]):
             fatal.add(MALFORMED, example)
         objects = checked_objects(content["annotations"], images, numbers, True, left_out)

@@ -1,4 +1,4 @@
-"""Images with a class number a pixel, from a folder of images and a folder of label images of the same names."""
+"""Images with a class number per pixel, from a folder of images and a folder of label images of the same names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IGNORED = 255
 """Pixels with this number count neither in training nor in evaluation."""
 
 HELP = (
-    "A segmentation set is a folder of images and a folder of label images (PNG, a class number a pixel) of the same "
+    "A segmentation set is a folder of images and a folder of label images (PNG, a class number per pixel) of the same "
     "names. Point to yours with root, images and labels in the data set's config."
 )
 

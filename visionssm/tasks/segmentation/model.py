@@ -1,4 +1,4 @@
-"""The task of telling every pixel's class: torchvision's segmentation models on any backbone."""
+"""Semantic segmentation as MMEngine trains it: torchvision's segmentation models on any backbone."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TorchvisionSegmentor(BaseModel):
         self.num_classes = num_classes
         weights = [1.0] * num_classes if class_weights is None else list(class_weights)
         if len(weights) != num_classes or not all(weight > 0 for weight in weights):
-            raise ConfigError(f"model.class_weights={weights} must be {num_classes} positive numbers, one a class")
+            raise ConfigError(f"model.class_weights={weights} must be {num_classes} positive numbers, one per class")
         self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -102,7 +102,7 @@ class TorchvisionSegmentor(BaseModel):
             index: (B,) numbers of the samples in their data set; −1 where an image could not be read.
             skipped: (B,) damaged images passed over for each sample; counted elsewhere.
             mode: MMEngine's: "tensor" gives (B, num_classes, H, W) scores, "loss" `{"loss_pixels": …}` and
-                `loss_auxiliary` if there is such a head, "predict" a dict an image for `SegmentationMetric`.
+                `loss_auxiliary` if there is such a head, "predict" a dict per image for `SegmentationMetric`.
         """
         images = _stacked(inputs)
         scores = self.model((images - self.mean) / self.std)

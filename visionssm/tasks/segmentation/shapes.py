@@ -10,7 +10,7 @@ from visionssm.tasks.segmentation.data import LabelledImages
 
 
 class ShapesSegmentation(LabelledImages):
-    """Rendered shapes with a class number a pixel, 0 = background.
+    """Rendered shapes with a class number per pixel, 0 = background.
 
     Args: as `ShapesDetection`.
     """

@@ -60,7 +60,7 @@ class NextFramePredictor(BaseModel):
             inputs: (B, T, H, W, C) clips in [−1, 1].
             index: (B,) numbers of the clips in their data set.
             mode: MMEngine's: "tensor" gives (B, T − 1, H, W, C) predictions of all frames but the first, "loss"
-                `{"loss": …, "mse": …, "l1": …}`, "predict" a dict a clip (see `NextFrameMetric`).
+                `{"loss": …, "mse": …, "l1": …}`, "predict" a dict per clip (see `NextFrameMetric`).
         """
         predicted = self.model(inputs)
         if mode == "tensor":

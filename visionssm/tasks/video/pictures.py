@@ -25,7 +25,7 @@ _GAP_LEVEL, _KNOWN_LEVEL = 96, 220
 class PredictedFramesHook(Hook):
     """After a validation, draw the clips that a `NextFrameMetric` keeps into the work folder.
 
-    predicted_frames.png has two rows a clip, the true frames and those given and then generated; time runs to the
+    predicted_frames.png has two rows per clip, the true frames and those given and then generated; time runs to the
     right, and a light line parts given from generated frames. predicted_frames.gif plays the same pairs side by side.
 
     Args:
@@ -59,7 +59,7 @@ def draw_grid(clips: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def draw_frames(clips: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """(H, W, C) 8-bit pictures over time: a column a clip, true frames above, given and generated ones below."""
+    """(H, W, C) 8-bit pictures over time: a column per clip, true frames above, given and generated ones below."""
     pictures = []
     for t in range(len(clips[0][0])):
         columns = []
