@@ -92,6 +92,15 @@ def load_official(model: ModelT, source: Source, *, prefer: Sequence[str] | None
         FileNotFoundError: there is no such file.
         CheckpointError: a key is missing, unexpected or mis-shaped, a weight is not finite or of another kind than the
             model's, or the file is unreadable or wants to run code.
+
+    Examples:
+        >>> import timm, torch, visionssm
+        >>> torch.save(timm.create_model("vmamba_nano_test").state_dict(), "weights.pth")
+        >>> model = visionssm.load_official(timm.create_model("vmamba_nano_test"), "weights.pth")
+        >>> visionssm.load_official(timm.create_model("vim_nano_test"), "weights.pth")
+        Traceback (most recent call last):
+        ...
+        visionssm.checkpoints.read.CheckpointError: ...does not fit vim_nano_test; nothing was loaded...
     """
     inner = _inner(model)
     state = convert_state_dict(inner, source, prefer=prefer)
