@@ -22,7 +22,7 @@ from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 # Which commands are not run, and why. What their tool makes of the arguments is checked all the same.
 ONLY_PARSED = {
     r"imagenet|_coco|_ade20k|PATH": "needs a data set",
-    r"shapes_|arrow_pointing|moving_digits": "trains for minutes; tests/tasks train it for a step",
+    r"arrow_pointing|moving_digits|_mmdet|_mmseg": "trains for minutes; tests/tasks train it for a step",
     r"benchmark\.py|inspect_kernels\.py": "measures for minutes",
     r"--launcher": "needs several processes",
     r"vssm1_|--pretrained": "needs a file of the authors",
@@ -31,6 +31,10 @@ ONLY_PARSED = {
 SLOW = re.compile(r"export\.py")  # run only with the slow tests
 DIGITS = "python tools/train.py configs/vmamba_nano_digits.py"  # what other pages take for granted
 DIGITS_WEIGHTS = "work_dirs/vmamba_nano_digits/best.pth"
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_FEW_SHAPES = [f"{x}.dataset.spec.{split}=8" for x in _LOADERS for split in ("train", "val", "test")]
+# What is added to trainings and tests, so that they take seconds.
+SHORTER = {"vmamba_nano_digits": ["train_cfg.max_epochs=1"], "shapes_": ["train_cfg.max_epochs=1", *_FEW_SHAPES]}
 OTHER_PROGRAMS = {"pip", "pytest", "ruff", "mypy", "mkdocs", "pre-commit", "python3"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -113,8 +117,9 @@ def _tool(script: str, arguments: list[str], command: str, slow: bool) -> None:
     if command in _done:
         return
     _done.add(command)
-    if script == "tools/train.py" and "--cfg-options" not in arguments:
-        arguments = [*arguments, "--cfg-options", "train_cfg.max_epochs=1"]
+    if script in ("tools/train.py", "tools/test.py") and "--cfg-options" not in arguments:
+        (options,) = (options for config, options in SHORTER.items() if config in command)
+        arguments = [*arguments, "--cfg-options", *options]
     assert main(arguments) == 0, command
 
 
