@@ -154,7 +154,8 @@ class Propagation(PLSTMMixer):
         # The authors fill a table (directions, heads) with linspace over the heads, but then use its flat entry
         # head·4 + direction. So the entries are in their order, not in the order that the names suggest.
         with torch.no_grad():
-            self.orientation.bias.copy_(torch.linspace(-2, 2, num_heads).repeat(N_DIRECTIONS))
+            bias = self.orientation.bias
+            bias.copy_(torch.linspace(-2, 2, num_heads, dtype=bias.dtype, device=bias.device).repeat(N_DIRECTIONS))
 
     def combine(self, x: Tensor, transitions: list[Tensor], others: list[Tensor]) -> Gates:
         """See `PLSTMMixer.combine`."""

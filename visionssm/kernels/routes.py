@@ -50,6 +50,8 @@ def route(build: _Table) -> _Table:
             return build(height, width, *options, device=device)
         if height < 1 or width < 1:
             raise ValueError(f"a map of {height}x{width} pixels has no route; height and width must be positive")
+        if device is None:
+            device = torch.get_default_device()  # which is another one at another call
         with torch.inference_mode(False):  # a table made during inference is also used in training
             return cached(height, width, *options, device=device)
 
@@ -83,8 +85,8 @@ def _padded_pixels(height: int, width: int, rows: int, columns: int, device: tor
 
 
 def _rows_and_columns(height: int, width: int, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
-    rows = torch.arange(height, device=device)[:, None].expand(height, width)
-    columns = torch.arange(width, device=device).expand(height, width)
+    rows = torch.arange(height, dtype=torch.int64, device=device)[:, None].expand(height, width)
+    columns = torch.arange(width, dtype=torch.int64, device=device).expand(height, width)
     return rows, columns
 
 

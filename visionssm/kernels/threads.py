@@ -119,7 +119,7 @@ def _working_memory(floats: int) -> torch.Tensor:
     """Memory for a kernel, the same at the next call from this thread: new pages cost more than small kernels do."""
     memory: torch.Tensor | None = getattr(_kept, "memory", None)
     if memory is None or memory.numel() < floats:
-        memory = torch.empty(floats)
+        memory = torch.empty(floats, dtype=torch.float32, device="cpu")
         if floats <= _MOST_KEPT:
             _kept.memory = memory
     return memory

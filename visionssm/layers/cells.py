@@ -39,5 +39,5 @@ def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
 def _first(x: Tensor, rows: int, columns: int) -> Tensor:
     """A copy: exporters would ask whether a view is contiguous, which cannot be answered while sizes are open."""
     for axis, side in ((1, rows), (2, columns)):
-        x = x.index_select(axis, torch.arange(side, device=x.device))
+        x = x.index_select(axis, torch.arange(side, dtype=torch.int64, device=x.device))
     return x

@@ -59,7 +59,9 @@ class RouteScan(nn.Module):
         self.x_proj_weight.uniform_(-(self.dim**-0.5), self.dim**-0.5)  # nn.Linear's default
         self.dt_projs_weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
         init_dt_bias_(self.dt_projs_bias)
-        self.A_logs.copy_(torch.arange(1, self.d_state + 1, device=self.A_logs.device).log().expand_as(self.A_logs))
+        single = torch.promote_types(self.A_logs.dtype, torch.float32)
+        rates = torch.arange(1, self.d_state + 1, dtype=single, device=self.A_logs.device)
+        self.A_logs.copy_(rates.log().expand_as(self.A_logs))
         self.Ds.fill_(1.0)
 
     def scan(self, u: Tensor, order: Tensor) -> Tensor:

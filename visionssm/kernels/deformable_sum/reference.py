@@ -14,7 +14,7 @@ def deformable_sum_reference(value: Tensor, offset: Tensor, mask: Tensor, scale:
     """`visionssm.kernels.deformable_sum` with the same arguments; writes the nine samples of every channel."""
     batch, height, width, groups, _ = value.shape
     dtype = torch.promote_types(value.dtype, torch.float32)
-    steps = torch.arange(POINTS, device=value.device)
+    steps = torch.arange(POINTS, dtype=torch.int64, device=value.device)
     base = torch.stack([steps // KERNEL, steps % KERNEL], -1).to(dtype) - KERNEL // 2  # (9, 2): x is the slow one
     columns, rows = (torch.arange(n, device=value.device, dtype=dtype) for n in (width, height))
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (H, W, 2)

@@ -23,7 +23,7 @@ def forward(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> Tensor:
     kept = [packed(x) for x in (*gates, direct)]
     batch, n_directions, rows, columns = kept[0].shape
     n_cells = rows * columns
-    weights = torch.empty(batch, n_cells, n_cells)
+    weights = kept[0].new_empty(batch, n_cells, n_cells)
     tasks = batch * math.ceil(n_cells / LANES)
     addresses = (*(address(x) for x in kept), weights.data_ptr())
     threads.run_kernel(pairs_forward, tasks, forward_scratch(rows, columns), (n_directions, rows, columns, *addresses))

@@ -23,8 +23,10 @@ def plstm2d_by_diagonals(
     q = q / d_key**0.5
     gates = with_turns(gates)
     n_diagonals = rows + columns - 1
-    row = torch.arange(rows, device=q.device)
-    column = torch.arange(n_diagonals, device=q.device)[:, None] - row  # (S, X): that of the cell on the diagonal
+    row = torch.arange(rows, dtype=torch.int64, device=q.device)
+    column = (
+        torch.arange(n_diagonals, dtype=torch.int64, device=q.device)[:, None] - row
+    )  # (S, X): that of the cell on the diagonal
     exists = (column >= 0) & (column < columns)
     cell = (row * columns + column.clamp(0, columns - 1)).flatten()
 
@@ -67,7 +69,7 @@ def plstm2d_by_diagonals(
     )
     (_, _, leaving_u), (out, leaving_r) = scan(step, (none, none.clone(), none.clone()), inputs, dim=0)
     # Cell (x, y) is on diagonal x + y.
-    place = ((row[:, None] + torch.arange(columns, device=q.device)) * rows + row[:, None]).flatten()
+    place = ((row[:, None] + torch.arange(columns, dtype=torch.int64, device=q.device)) * rows + row[:, None]).flatten()
     out = out.movedim(0, 1).flatten(1, 2).index_select(1, place).unflatten(1, (rows, columns))
     if direct is not None:
         cells = (x.flatten(0, 2) for x in (q, k, v, direct))

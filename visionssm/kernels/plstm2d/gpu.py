@@ -109,8 +109,8 @@ def launches(
         directions: 1 or 4.
         turns: whether the gates have T_ru, and T_dl; (True, True) is the P-mode and (True, False) the D-mode.
     """
-    gate = torch.empty((batch, directions, rows, columns), device="meta")
+    gate = torch.empty((batch, directions, rows, columns), dtype=torch.float32, device="meta")
     gates = (*[gate] * 6, *(gate if turn else None for turn in turns))
-    weights, forward_ = forward_launch(gates, torch.empty((batch, rows, columns), device="meta"))
+    weights, forward_ = forward_launch(gates, torch.empty((batch, rows, columns), dtype=torch.float32, device="meta"))
     _, backward_ = backward_launch(weights, gates)
     return {"forward": forward_, "backward": backward_}

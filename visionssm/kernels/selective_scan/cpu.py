@@ -40,9 +40,10 @@ def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tens
     scan = _as_kernels_read(scan)
     d_state, rank, route_channels = scan.d_state, scan.rank, scan.route_channels
 
-    y = torch.empty(scan.y_shape(merge), dtype=scan.u.dtype)
-    final = torch.empty(scan.state_shape)
-    states = torch.empty(states_shape(scan) if save_states else (0,))
+    new = scan.a.new_empty  # float32
+    y = scan.u.new_empty(scan.y_shape(merge))
+    final = new(scan.state_shape)
+    states = new(states_shape(scan) if save_states else (0,))
 
     floats_a_channel = 2 * d_state + rank + 3 * PANEL
     limit = min(_MAX_TILE, _FORWARD_TILE_FLOATS // floats_a_channel)
@@ -91,15 +92,16 @@ def backward(
     tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
     tile = min(range_size, _MAX_TILE, tile_limit)
 
-    grad_u = torch.empty(scan.u.shape, dtype=scan.u.dtype)
-    grad_dt = torch.empty(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
-    grad_b = torch.empty(ranges, batch, pixels, n_routes, d_state)
+    new = scan.a.new_empty  # float32
+    grad_u = scan.u.new_empty(scan.u.shape)
+    grad_dt = new(1 if rank == 0 else ranges, batch, pixels, n_routes, rank or route_channels)
+    grad_b = new(ranges, batch, pixels, n_routes, d_state)
     grad_c = torch.empty_like(grad_b)
-    grad_a = torch.empty(groups, n_routes, d_state, route_channels)
-    grad_weight = torch.empty(groups, n_routes, rank, route_channels)
-    grad_skip = torch.empty(groups, n_routes, route_channels)
+    grad_a = new(groups, n_routes, d_state, route_channels)
+    grad_weight = new(groups, n_routes, rank, route_channels)
+    grad_skip = new(groups, n_routes, route_channels)
     grad_bias = torch.empty_like(grad_skip)
-    grad_initial = torch.empty(scan.state_shape)
+    grad_initial = new(scan.state_shape)
     largest_group = math.ceil(batch / groups) if groups else 0
     apart = _sums_apart(scan, ranges > 1, largest_group * pixels * tile)
     threads.run_kernel(

@@ -45,9 +45,10 @@ def forward(
     d_state = b.shape[-1]
     maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
     skip, initial = packed(d), packed(initial_state)
-    y = torch.empty(batch, steps, heads, width)
-    final = torch.empty(batch, heads, width, d_state)
-    states = torch.empty(states_shape(x, b, chunk_size) if save_states else (0,))
+    new = decay.new_empty  # float32
+    y = new(batch, steps, heads, width)
+    final = new(batch, heads, width, d_state)
+    states = new(states_shape(x, b, chunk_size) if save_states else (0,))
     threads.run_kernel(
         ssd_forward,
         batch * heads,
@@ -81,7 +82,9 @@ def backward(
     groups, d_state = b.shape[2:]
     maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
     grad_y, skip, grad_final, states = rows(grad_y), packed(d), packed(grad_final_state), states.contiguous()
-    new = torch.zeros if width * d_state == 0 else torch.empty  # the kernel writes nothing where there are no states
+    new = (
+        decay.new_zeros if width * d_state == 0 else decay.new_empty
+    )  # the kernel writes nothing where there are no states
     grad_x = new(batch, steps, heads, width)
     grad_b, grad_c = new(2, batch, steps, heads, d_state)
     grad_decay, grad_drive, grad_skip = new(3, batch, steps, heads)
