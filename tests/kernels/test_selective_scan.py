@@ -319,3 +319,25 @@ def test_route_table_made_in_inference_mode_is_checked_too() -> None:
         order[0, 0, 0] = 6
         with pytest.raises(ValueError, match="names pixels 1 to 6"):
             check_order(order, 6)
+
+
+@pytest.mark.parametrize("wrong", [9, 10**6, 2**31 - 1, -2, -(2**31)])
+def test_table_that_changes_behind_torch_never_leaves_the_map(wrong: int) -> None:
+    table = routes.ss2d(3, 3).numpy().copy()
+    order = torch.from_numpy(table)
+    generator = torch.Generator().manual_seed(0)
+    u, dt, b, c = (
+        torch.randn(*shape, generator=generator) for shape in ((2, 9, 8), (2, 9, 4, 8), (2, 9, 4, 2), (2, 9, 4, 2))
+    )
+    inputs = [x.requires_grad_() for x in (u, dt, -torch.rand(4, 8, 2, generator=generator), b, c)]
+
+    def values_and_gradients() -> list[Tensor]:
+        y = selective_scan(*inputs, order=order)
+        assert isinstance(y, Tensor)
+        return [y.detach(), *torch.autograd.grad(y.sin().sum(), inputs)]
+
+    values_and_gradients()
+    table[1, 0, 3], table[3, 0, 8] = wrong, wrong  # torch does not see it: the version of the tensor stays
+    found = values_and_gradients()
+    table[1, 0, 3], table[3, 0, 8] = -1, -1
+    torch.testing.assert_close(found, values_and_gradients(), rtol=0, atol=0)

@@ -172,7 +172,7 @@ def scan_backward(arguments):
                             pixel = -1
                             if j < steps:
                                 pixel = integer(visits, j)
-                            if pixel < 0:
+                            if pixel < 0 or pixel >= n_pixels:  # also where the table has changed since it was checked
                                 for row in range(5):
                                     rows[row, j] = zeros
                                 for row in range(5, 9):

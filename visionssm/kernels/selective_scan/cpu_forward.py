@@ -155,7 +155,7 @@ def scan_forward(arguments):
                         pixel = -1
                         if j < steps:
                             pixel = integer(order, (k * n_sequences + s) * n_steps + t + j)
-                        if pixel < 0:
+                        if pixel < 0 or pixel >= n_pixels:  # also where the table has changed since it was checked
                             rows[0, j] = rows[1, j] = rows[2, j] = rows[3, j] = zeros
                             rows[4, j] = unread
                         else:
