@@ -26,6 +26,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
 from visionssm.layers.conv import PreciseConv2d
+from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {"paper_name": "GroupMamba: Efficient Group-Based Visual State Space Model", "paper_ids": "arXiv:2407.13772"}
@@ -219,7 +220,7 @@ class GroupMambaStem(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        return super().forward(channels_last(x))
 
 
 class GroupMamba(StagedBackbone):

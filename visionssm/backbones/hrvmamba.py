@@ -29,6 +29,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
+from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {"paper_name": "HRVMamba: High-Resolution Visual State Space Model"}
@@ -294,7 +295,7 @@ class HRVMamba(HierarchicalBackbone):
 
     def forward_stages(self, x: Tensor) -> list[list[Tensor]]:
         """(B, C, H, W) image to the maps after each of the four stages: 1, 2, 3 and 4 of them."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         stages = [[self.layer1(x)]]

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from visionssm.kernels.transforms import forward_mode
+
 BACKENDS = ("auto", "reference", "export", "cpu", "triton")
 
 # Process-wide on purpose: autograd runs backward passes in threads of its own, and torch.compile guards on a global.
@@ -68,14 +70,19 @@ def reference_requested() -> bool:
 def select_backend(x: Tensor) -> str:
     """Backend for operators on `x`: the override, else Triton for CUDA/ROCm, compiled for CPU, else reference.
 
-    float64 always takes the reference: the compiled kernels compute in float32. ONNX export takes the exportable form.
+    float64 always takes the reference: the compiled kernels compute in float32. So do forward-mode derivatives, which
+    the kernels do not have. ONNX export takes the exportable form.
     """
     chosen = _chosen()
+    if chosen in ("cpu", "triton") and forward_mode():
+        raise ValueError(
+            f"backend={chosen!r} has no forward-mode derivatives; the definition has them: use_backend('reference')"
+        )
     if chosen != "auto":
         return chosen
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # the second question takes microseconds
         return "export"
-    if x.dtype == torch.float64:
+    if x.dtype == torch.float64 or forward_mode():
         return "reference"
     if x.device.type in ("cpu", "meta"):  # on meta tensors only shapes are computed, by the operator's fake kernel
         return "cpu"

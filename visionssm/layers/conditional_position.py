@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d, PreciseConv2d
+from visionssm.layers.memory_format import channels_last
 
 
 def _conv_layer(*, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
@@ -40,7 +40,7 @@ class ResidualConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv1(channels_last(x))
         return self.conv3(x + self.conv2(x)).permute(0, 2, 3, 1)
 
 

@@ -6,6 +6,8 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from visionssm.layers.memory_format import channels_last
+
 
 @register_notrace_module  # a leaf for torch.fx: it looks at sizes and the device
 class MapConv2d(nn.Conv2d):
@@ -41,5 +43,5 @@ class PreciseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W')."""
         if x.device.type == "cpu" and x.dtype == torch.float32 and self.groups == 1 and self.kernel_size != (1, 1):
-            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+            return channels_last(super().forward(x.contiguous()))
         return super().forward(x)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d
+from visionssm.layers.memory_format import channels_last
 
 
 def image_to_map(x: Tensor) -> Tensor:
     """(B, C, H, W) image, any memory layout, to a contiguous (B, H, W, C) map."""
-    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return channels_last(x).permute(0, 2, 3, 1)
 
 
 class PatchStem(nn.Sequential):

@@ -7,7 +7,8 @@ from torch import Tensor
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
 from visionssm.kernels.deformable_sum.op import deformable_sum_op
-from visionssm.kernels.deformable_sum.reference import POINTS, deformable_sum_reference
+from visionssm.kernels.deformable_sum.reference import POINTS, deformable_sum_by_corners, deformable_sum_reference
+from visionssm.kernels.transforms import forward_mode
 
 __all__ = ["POINTS", "deformable_sum"]
 
@@ -55,4 +56,6 @@ def deformable_sum(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float 
     check_shape("mask", mask, ("B", "H", "W", "G", "points"), sizes)
     if select_backend(value) in ("cpu", "triton"):
         return deformable_sum_op(value, offset, mask, scale)
+    if forward_mode():  # which `grid_sample` does not know
+        return deformable_sum_by_corners(value, offset, mask, scale)
     return deformable_sum_reference(value, offset, mask, scale)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import implementation
+from visionssm.kernels.deformable_sum.reference import deformable_sum_by_corners
+from visionssm.kernels.transforms import Operator, gradient_operator
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define("deformable_sum(Tensor value, Tensor offset, Tensor mask, float scale) -> Tensor")
@@ -22,7 +24,8 @@ _library.define(
 
 def deformable_sum_op(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
     """The operator on compiled kernels; shapes are those of `visionssm.kernels.deformable_sum`."""
-    return torch.ops.visionssm.deformable_sum(value, offset, mask, scale)
+    result: Tensor = _deformable_sum(value, offset, mask, scale)
+    return result
 
 
 def _forward(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -51,11 +54,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _autograd(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.visionssm.deformable_sum_backward(grad_y, *ctx.saved_tensors, ctx.scale), None)
+    return (*_deformable_sum_backward(grad_y, *ctx.saved_tensors, ctx.scale), None)
 
 
 _library.impl("deformable_sum", _forward, "CompositeExplicitAutograd")
 _library.impl("deformable_sum_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::deformable_sum", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::deformable_sum_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("visionssm::deformable_sum", _autograd, setup_context=_setup_context, lib=_library)
+_deformable_sum = Operator(_library, "deformable_sum", _setup_context, _autograd)
+_deformable_sum_backward = gradient_operator(
+    _library, "deformable_sum_backward", deformable_sum_by_corners, n_gradients=1, n_inputs=3
+)

@@ -29,3 +29,28 @@ def deformable_sum_reference(value: Tensor, offset: Tensor, mask: Tensor, scale:
     weights = mask.to(dtype).permute(0, 3, 4, 1, 2).flatten(0, 1)[:, None]  # (B·G, 1, 9, H, W)
     y = (samples.unflatten(2, (POINTS, height)) * weights).sum(2)  # (B·G, D, H, W)
     return y.unflatten(0, (batch, groups)).permute(0, 3, 4, 1, 2).to(value.dtype)
+
+
+def deformable_sum_by_corners(value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """`deformable_sum_reference` by indexing: `grid_sample` lacks second and forward-mode derivatives."""
+    _, height, width, _, channels = value.shape
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    steps, columns, rows = (torch.arange(n, dtype=torch.int64, device=value.device) for n in (POINTS, width, height))
+    base = torch.stack([steps // KERNEL, steps % KERNEL], -1).to(dtype) - KERNEL // 2  # (9, 2): x is the slow one
+    away = scale * (base + offset.to(dtype))  # from the pixel: (B, H, W, G, 9, 2)
+    first = away.detach().floor()
+    share = away - first
+    pixel = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (H, W, 2)
+    corner = first.nan_to_num(-1.0, -1.0, -1.0).long() + pixel[:, :, None, None]
+    pixels = value.to(dtype).flatten(1, 2)  # (B, H·W, G, D)
+    y = torch.zeros_like(value, dtype=dtype)
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, row = corner[..., 0] + right, corner[..., 1] + below  # (B, H, W, G, 9)
+        inside = (x >= 0) & (x < width) & (row >= 0) & (row < height)
+        place = torch.where(inside, row * width + x, 0).permute(0, 1, 2, 4, 3).flatten(1, 3)  # (B, H·W·9, G)
+        samples = pixels.gather(1, place[..., None].expand(-1, -1, -1, channels))
+        samples = samples.unflatten(1, (height, width, POINTS)).transpose(3, 4)  # (B, H, W, G, 9, D)
+        x_share, y_share = share.unbind(-1)
+        weight = (x_share if right else 1 - x_share) * (y_share if below else 1 - y_share) * mask.to(dtype)
+        y = y + (torch.where(inside, weight, 0.0)[..., None] * samples).sum(-2)
+    return y.to(value.dtype)

@@ -15,6 +15,7 @@ from visionssm.kernels.linear_recurrence.export import exportable_linear_recurre
 from visionssm.kernels.linear_recurrence.op import linear_recurrence_op
 from visionssm.kernels.linear_recurrence.reference import linear_recurrence_reference
 from visionssm.kernels.linear_recurrence.scan import linear_recurrence_scan
+from visionssm.kernels.transforms import forward_mode, transformed
 
 __all__ = ["linear_recurrence", "linear_recurrence_step"]
 
@@ -79,7 +80,7 @@ def linear_recurrence(
             a, b = a.flip(0), b.flip(0)
         if backend == "export":
             h = exportable_linear_recurrence(a, b, state)
-        elif reference_requested():
+        elif reference_requested() or forward_mode() or transformed():
             h = linear_recurrence_reference(a, b, state)
         else:  # float64 or a device without compiled kernels
             h = linear_recurrence_scan(a, b, state)

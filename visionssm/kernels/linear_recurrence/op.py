@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import implementation
+from visionssm.kernels.transforms import Operator
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define("linear_recurrence(Tensor a, Tensor b, Tensor? state, bool reverse, bool adjoint) -> Tensor")
@@ -25,7 +26,8 @@ def linear_recurrence_op(a: Tensor, b: Tensor, state: Tensor | None, reverse: bo
         b: (O, T, I) of a's dtype, as `state`, (O, I) or None for zeros.
         reverse: run from the last step to the first.
     """
-    return torch.ops.visionssm.linear_recurrence(a, b, state, reverse, False)
+    states: Tensor = _linear_recurrence(a, b, state, reverse, False)
+    return states
 
 
 def _states(a: Tensor, b: Tensor, state: Tensor | None, reverse: bool, adjoint: bool) -> Tensor:
@@ -50,7 +52,7 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     has the derivatives λ_t = ∂L/∂g_t + a_t λ_{t−1} and ∂L/∂a_{t+1} = conj(λ_t) g_{t+1}.
     """
     a, state, h = ctx.saved_tensors
-    g = torch.ops.visionssm.linear_recurrence(a, grad, None, not ctx.reverse, not ctx.adjoint)
+    g = _linear_recurrence(a, grad, None, not ctx.reverse, not ctx.adjoint)
     grad_a = grad_state = None
     last = h.shape[1] - 1
     start = last if ctx.reverse else 0  # the step that is visited first
@@ -75,4 +77,4 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _library.impl("linear_recurrence", _states, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::linear_recurrence", _states_fake, lib=_library)
-torch.library.register_autograd("visionssm::linear_recurrence", _autograd, setup_context=_setup_context, lib=_library)
+_linear_recurrence = Operator(_library, "linear_recurrence", _setup_context, _autograd)

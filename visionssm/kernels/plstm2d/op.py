@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import implementation
+from visionssm.kernels.plstm2d.gates import Gates
+from visionssm.kernels.plstm2d.parallel import plstm2d_parallel
+from visionssm.kernels.transforms import Operator, gradient_operator
 
 _GATES = (
     "Tensor source_r, Tensor source_d, Tensor transition_rl, Tensor transition_du, Tensor mark_l, Tensor mark_u,"
@@ -57,15 +60,34 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) 
 
 def _autograd(ctx: Any, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
     gates = ctx.saved_tensors
-    grads = torch.ops.visionssm.plstm2d_pairs_backward(grad_weights, *gates)
+    grads = _plstm2d_pairs_backward(grad_weights, *gates)
     grad_direct = None
     if ctx.direct_shape is not None:  # the diagonal: what a cell's source means to its own output
         grad_direct = grad_weights.diagonal(dim1=1, dim2=2).reshape(ctx.direct_shape)
     return (*(None if x is None else g for x, g in zip(gates, grads, strict=True)), grad_direct)
 
 
+def _definition(*gates: Tensor | None) -> Tensor:
+    """What reaches every reader of a one that a source writes: the outputs for values that are one for one source."""
+    numbers = Gates(*(None if x is None else x[..., None, None, None] for x in gates))  # type: ignore[arg-type]
+    scalar = {"transition_rl", "transition_du", "transition_ru", "transition_dl"}
+    named = {n: x if x is None or n not in scalar else x[..., 0] for n, x in numbers._asdict().items()}
+    batch, _, rows, columns = numbers.source_r.shape[:4]
+    one = numbers.source_r.new_ones(batch, rows, columns, 1, 1)
+    n_cells = rows * columns
+    sources = torch.eye(n_cells, dtype=one.dtype, device=one.device).view(1, rows, columns, n_cells, 1)
+    values = sources.expand(batch, -1, -1, -1, -1)
+    out, _ = plstm2d_parallel(
+        one, one, values, Gates(**named), None, max_block=1 << (max(rows, columns) - 1).bit_length()
+    )
+    return out.flatten(1, 2).squeeze(-1)  # (B, C readers, C sources)
+
+
 _library.impl("plstm2d_pairs", _forward, "CompositeExplicitAutograd")
 _library.impl("plstm2d_pairs_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::plstm2d_pairs", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::plstm2d_pairs_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("visionssm::plstm2d_pairs", _autograd, setup_context=_setup_context, lib=_library)
+plstm2d_pairs_op = Operator(_library, "plstm2d_pairs", _setup_context, _autograd)
+_plstm2d_pairs_backward = gradient_operator(
+    _library, "plstm2d_pairs_backward", _definition, n_gradients=1, n_inputs=_N_GATES
+)

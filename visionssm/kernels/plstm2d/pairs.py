@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import select_backend
-from visionssm.kernels.plstm2d import op as _op  # noqa: F401  (registers the operator)
 from visionssm.kernels.plstm2d.gates import Gates
+from visionssm.kernels.plstm2d.op import plstm2d_pairs_op
 
 LONGEST_ROW = 64  # for which the GPU kernels have tiles
 
@@ -38,7 +38,7 @@ def plstm2d_pairs(q: Tensor, k: Tensor, v: Tensor, gates: Gates, direct: Tensor 
     """
     # Inner axes of size one disappear in the last of the map.
     numbers = [None if x is None else x.flatten(3) for x in gates]
-    weights = torch.ops.visionssm.plstm2d_pairs(*numbers, None if direct is None else direct.flatten(2))
+    weights: Tensor = plstm2d_pairs_op(*numbers, None if direct is None else direct.flatten(2))
     q, k, v = (x.squeeze(-1).flatten(1, 2) for x in (q / q.shape[3] ** 0.5, k, v))  # (B, C, ·)
     out = (q @ k.mT * weights) @ v
     return out.unflatten(1, gates.source_r.shape[2:4]).unsqueeze(-1)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import implementation
+from visionssm.kernels.selective_scan.reference import selective_scan_reference
 from visionssm.kernels.selective_scan.scan import Scan
+from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients
 
 _SCAN = (
     "Tensor u, Tensor dt, Tensor? dt_weight, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? dt_bias, Tensor order,"
@@ -29,8 +31,7 @@ _library.define(
 
 def selective_scan_op(scan: Scan, merge: bool) -> tuple[Tensor, Tensor]:
     """The map and the final state from compiled kernels."""
-    needs_grad = any(x is not None and x.requires_grad for x in scan)
-    y, state, _ = torch.ops.visionssm.selective_scan(*scan, merge, needs_grad and torch.is_grad_enabled())
+    y, state, _ = _selective_scan(*scan, merge, may_need_gradients(scan))
     return y, state
 
 
@@ -75,6 +76,7 @@ def _backward_fake(grad_y: Tensor, grad_final_state: Tensor | None, *inputs: Any
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, merge, _ = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[2])
     ctx.merge = merge
 
@@ -86,13 +88,21 @@ def _autograd(
     scan = Scan(*tensors)
     if grad_y is None:  # only the final state was used
         grad_y = scan.u.new_zeros(scan.y_shape(ctx.merge))
-    found = torch.ops.visionssm.selective_scan_backward(grad_y, grad_final_state, *scan, states, ctx.merge)
+    found = _selective_scan_backward(grad_y, grad_final_state, *scan, states, ctx.merge)
     *given, grad_initial = (None if x is None else g for x, g in zip(scan.differentiable(), found, strict=True))
     return (*given, None, grad_initial, None, None)
+
+
+def _definition(*inputs: Any) -> tuple[Tensor, Tensor]:
+    *tensors, merge = inputs
+    return selective_scan_reference(Scan(*tensors), merge)
 
 
 _library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
 _library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::selective_scan", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::selective_scan_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("visionssm::selective_scan", _autograd, setup_context=_setup_context, lib=_library)
+_selective_scan = Operator(_library, "selective_scan", _setup_context, _autograd)
+_selective_scan_backward = gradient_operator(
+    _library, "selective_scan_backward", _definition, n_gradients=2, n_inputs=_N_TENSORS
+)

@@ -9,9 +9,9 @@ from torch import Tensor
 from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
-from visionssm.kernels.ssd import op as _op  # noqa: F401  (registers the operator)
 from visionssm.kernels.ssd.export import ssd_in_chunks
 from visionssm.kernels.ssd.non_causal import non_causal_ssd
+from visionssm.kernels.ssd.op import ssd_op
 from visionssm.kernels.ssd.reference import ssd_reference
 
 __all__ = ["non_causal_ssd", "ssd"]
@@ -80,9 +80,7 @@ def ssd(
         elif backend == "export":
             y, state = ssd_in_chunks(x, dt, a, b, c, d, initial_state, chunk_size)
         else:
-            tensors = (x, dt, a, b, c, d, initial_state)
-            save_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-            y, state, _ = torch.ops.visionssm.ssd(*tensors, chunk_size, save_states)
+            y, state = ssd_op((x, dt, a, b, c, d, initial_state), chunk_size)
     return (y, state) if return_final_state else y
 
 

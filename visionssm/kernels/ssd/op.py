@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import implementation
+from visionssm.kernels.ssd.reference import ssd_reference
+from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define(
@@ -23,6 +25,12 @@ _library.define(
     " Tensor? d, Tensor? initial_state, Tensor states, int chunk_size)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+
+
+def ssd_op(tensors: tuple[Tensor | None, ...], chunk_size: int) -> tuple[Tensor, Tensor]:
+    """y and the final state from compiled kernels; `tensors` are x, dt, a, b, c, d and initial_state."""
+    y, state, _ = _ssd(*tensors, chunk_size, may_need_gradients(tensors))
+    return y, state
 
 
 def _forward(
@@ -99,6 +107,7 @@ def _backward_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, chunk_size, _ = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[2])
     ctx.chunk_size = chunk_size
 
@@ -109,12 +118,18 @@ def _autograd(
     *tensors, states = ctx.saved_tensors
     if grad_y is None:  # only the final state was used
         grad_y = torch.zeros_like(tensors[0])
-    grads = torch.ops.visionssm.ssd_backward(grad_y, grad_final_state, *tensors, states, ctx.chunk_size)
+    grads = _ssd_backward(grad_y, grad_final_state, *tensors, states, ctx.chunk_size)
     return (*(None if x is None else g for x, g in zip(tensors, grads, strict=True)), None, None)
+
+
+def _definition(*inputs: Any) -> tuple[Tensor, Tensor]:
+    *tensors, _ = inputs  # the size of the chunks makes no difference
+    return ssd_reference(*tensors)
 
 
 _library.impl("ssd", _forward, "CompositeExplicitAutograd")
 _library.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::ssd", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::ssd_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("visionssm::ssd", _autograd, setup_context=_setup_context, lib=_library)
+_ssd = Operator(_library, "ssd", _setup_context, _autograd)
+_ssd_backward = gradient_operator(_library, "ssd_backward", _definition, n_gradients=2, n_inputs=7)

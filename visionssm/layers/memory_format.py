@@ -1,0 +1,15 @@
+"""The layout of maps in memory, also where PyTorch has no name for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from visionssm.kernels.transforms import transformed
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A (B, C, H, W) map in PyTorch's channels_last memory format; one that is in it stays itself."""
+    if transformed():  # `vmap` knows no memory formats, but a view of a contiguous map has this one
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
