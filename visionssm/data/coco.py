@@ -190,8 +190,8 @@ def checked_objects(
         every_category: other category ids are mistakes.
         problems: what is found wrong.
     Returns:
-        `box` (left, top, right, bottom) within the image, `whole_box` as the file has it, `label`, `mask`, `crowd` and
-        `example`, which names it in messages.
+        `id` (the place in the file where there is none), `box` (left, top, right, bottom) within the image, `whole_box`
+        as the file has it, `label`, `mask` and `crowd`.
     """
     found: dict[int | str, list[dict[str, Any]]] = {}
     for place, entry in enumerate(entries):
@@ -229,12 +229,12 @@ def checked_objects(
             continue
         found.setdefault(image_key, []).append(
             {
+                "id": place if key is None else key,
                 "box": box,
-                "whole_box": whole,
+                "whole_box": box if whole == box else whole,  # one object: large sets have a million
                 "label": numbers[category],  # type: ignore[index]
                 "mask": mask,
                 "crowd": bool(_get(entry, "iscrowd")),
-                "example": f"{example} in {image['file_name']!r}",
             }
         )
     return found

@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.dataset import IterableImageDataset
 
 from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.images import read_image
 from visionssm.tasks.classification.data import ClassificationStream, check_timm_dataset, timm_dataset
 
 TRANSFORM = {"input_size": (3, 16, 16), "interpolation": "bicubic"}
@@ -188,3 +189,23 @@ def refusing(folder: Path) -> Any:
         return scandir(path)
 
     return refuse
+
+
+def test_streams_are_asked_for_images_as_they_are_stored(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
+    path = root / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif)
+
+    def opened(name: str, **options: Any) -> Any:
+        asked.update(options)
+        return IterableImageDataset(None, reader=[(Image.open(path), 0)])
+
+    monkeypatch.setattr("visionssm.tasks.classification.data.create_dataset", opened)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    stream = timm_dataset(str(root), "val", name="wds/x", transform=TRANSFORM)
+    stream.transform = np.asarray
+    assert asked["input_img_mode"] == ""
+    np.testing.assert_array_equal(next(iter(stream))["inputs"], read_image(path))

@@ -80,7 +80,12 @@ class CocoInstances(Dataset):
         self.images = checked_images(content["images"], root / images, problems, root=root, orientation=orientation)
         objects = checked_objects(content["annotations"], self.images, numbers, classes is None, problems)
         self.object_count = sum(map(len, objects.values()))
-        self.without_mask = [x["example"] for group in objects.values() for x in group if x["mask"] is None]
+        self.without_mask = [
+            f"annotation {x['id']!r} in {self.images[key]['file_name']!r}"
+            for key, group in objects.items()
+            for x in group
+            if x["mask"] is None
+        ]
         if masks:
             objects = {key: [x for x in group if x["mask"] is not None] for key, group in objects.items()}
             for example in self.without_mask:

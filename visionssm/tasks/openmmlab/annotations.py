@@ -161,10 +161,11 @@ def _check_coco(dataset: Any, loading: _Loading) -> None:
         objects = checked_objects(content["annotations"], images, numbers, True, left_out)
         if UNDECODABLE in left_out.found:  # mmdet would meet them in the middle of an epoch
             fatal.found[UNDECODABLE] = left_out.found.pop(UNDECODABLE)
-        for group in objects.values() if loading.masks else ():
+        for key, group in objects.items() if loading.masks else ():
             for item in group:
                 if item["mask"] is None:
-                    fatal.add("objects without a mask (the pipeline has with_mask=True)", item["example"])
+                    example = f"annotation {item['id']!r} in {images[key]['file_name']!r}"
+                    fatal.add("objects without a mask (the pipeline has with_mask=True)", example)
     fatal.settle(repr(str(path)), "raise", REMEDY)
     if not images:
         raise DatasetError(f"{str(path)!r} names no usable image. {HELP}")
