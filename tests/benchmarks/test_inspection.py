@@ -61,8 +61,8 @@ def test_map_is_read_and_sum_is_written_by_one_thread_for_each_element() -> None
     for key in (("load", "u"), ("atomic", "y"), ("store", "final_state")):
         assert run.trace.requested[key] == run.expected[key]
     repeated = {k for k, v in run.expected.items() if run.trace.requested[k] > v}
-    assert repeated == {("load", name) for name in ("order", "dt_weight", "a", "skip", "dt_bias")}, (
-        "several warps read parameters, every chunk reads them again: their own first-level cache serves those"
+    assert repeated == {("load", name) for name in ("order", "a")}, (
+        "every chunk reads these again, the next pixels before they are needed: the first-level cache serves those"
     )
 
 

@@ -162,10 +162,11 @@ def actual(case: Case) -> dict[str, Tensor]:
     """Values and gradients of the Triton kernels."""
     from visionssm.kernels.selective_scan import gpu
 
-    real = gpu.forward_tile, gpu.backward_tile, gpu._parts
-    gpu._parts = lambda scan: _in_parts(case.parts, scan.n_steps, gpu.backward_tile(scan.d_state).steps)
+    real = gpu.forward_tile, gpu.backward_tile, gpu._parts, gpu.saved_apart
+    gpu._parts = lambda scan: _in_parts(case.parts, scan.n_steps, gpu.saved_apart(scan.d_state))
     if not case.real_tile:
-        gpu.forward_tile = gpu.backward_tile = lambda d_state: gpu.Tile(*SMALL_TILE, num_warps=1)
+        gpu.forward_tile = gpu.backward_tile = lambda *sizes: gpu.Tile(*SMALL_TILE, num_warps=1)
+        gpu.saved_apart = lambda d_state: SMALL_TILE[0] * (1 if d_state % 2 else 2)
     try:
         inputs, order = make_inputs(case)
         if case.no_pixels:
@@ -177,7 +178,7 @@ def actual(case: Case) -> dict[str, Tensor]:
         grad_final = None if case.plain else grad_state
         grads = gpu.backward(grad_y, grad_final, scan, saved, merge=case.merge)
     finally:
-        gpu.forward_tile, gpu.backward_tile, gpu._parts = real
+        gpu.forward_tile, gpu.backward_tile, gpu._parts, gpu.saved_apart = real
     found = zip(RESULTS, (y, state, *grads), strict=True)
     for name, x in zip(RESULTS[2:], inputs, strict=True):
         grad = grads[RESULTS.index(name) - 2]

@@ -134,7 +134,7 @@ import torch
 from tests.kernels.test_amp import EXTREMES, check
 from visionssm.kernels.selective_scan import gpu
 
-gpu.forward_tile = gpu.backward_tile = lambda d_state: gpu.Tile(4, 8, num_warps=1)
+gpu.forward_tile = gpu.backward_tile = lambda *sizes: gpu.Tile(4, 8, num_warps=1)
 for name in ("huge_steps", "rates_of_minus_ten_thousand", "constant_map"):
     for dtype in (torch.bfloat16, torch.float16):
         check(EXTREMES[name], dtype, "triton")

@@ -4,8 +4,8 @@ What a Triton kernel reads and writes is decided by the compiler as much as by t
 how wide it is, how often a loop runs. This interpreter runs the very instructions that a GPU would be given, on real
 tensors, so that traffic, arithmetic and results of compiled kernels are known where there is no GPU.
 
-It knows the instructions that elementwise kernels, scans and reductions compile to, and no matrix units; branches must
-be taken by all threads of a block together. Whatever it does not know, it refuses. (NVIDIA, PTX ISA 8.8)
+It knows the instructions that elementwise kernels, scans, reductions and products of small matrices compile to;
+branches must be taken by all threads of a block together. Whatever it does not know, it refuses. (NVIDIA, PTX ISA 8.8)
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,7 @@ def _permute(block: Block, one: Instruction, active: np.ndarray) -> None:
 
 _COMPARISONS: dict[str, Callable[..., np.ndarray]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
 }  # fmt: skip
 
 
@@ -198,6 +200,9 @@ def _move(block: Block, one: Instruction, active: np.ndarray) -> None:
 def _convert(block: Block, one: Instruction, active: np.ndarray) -> None:
     to, source = one.parts[-2], one.parts[-1]
     operand = one.operands[1]
+    if one.name in ("cvt.rna.tf32.f32", "cvt.rn.bf16.f32", "cvt.rn.bf16x2.f32"):
+        _round(block, one, active)
+        return
     if source in ("bf16", "f16"):
         value = _widened(block.read(operand, np.dtype("u2")), source)
     elif source in _TYPES:
@@ -208,6 +213,20 @@ def _convert(block: Block, one: Instruction, active: np.ndarray) -> None:
     if to not in _TYPES or rounded:
         raise UnsupportedInstructionError(one.name)
     block.write(one.operands[0], value.astype(_TYPES[to]), active)
+
+
+def _round(block: Block, one: Instruction, active: np.ndarray) -> None:
+    """To tf32, ties away from zero; to bfloat16, ties to even, one number or two in a register (the second is low)."""
+    bits = [block.read(x, np.dtype("u4")).astype("u8") for x in one.operands[1:]]
+    if one.parts[2] == "tf32":
+        result = (bits[0] + 0x1000) & 0xFFFFE000
+        block.write(one.operands[0], result.astype("u4"), active)
+        return
+    halves = [(x + 0x7FFF + (x >> 16 & 1)) >> 16 for x in bits]
+    if len(halves) == 1:
+        block.write(one.operands[0], halves[0].astype("u2"), active)
+    else:
+        block.write(one.operands[0], (halves[0] << 16 | halves[1]).astype("u4"), active)
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
@@ -286,8 +305,11 @@ def _locate(
 
 
 def _matrix(block: Block, one: Instruction, active: np.ndarray) -> None:
-    """ldmatrix, stmatrix: 8×8 blocks of half-words, of which thread t of a warp has two neighbours in row t/4."""
-    if "trans" in one.parts or not active.all() or "m8n8" not in one.parts:
+    """ldmatrix, stmatrix: 8×8 blocks of half-words, of which thread t of a warp has two neighbours in row t/4.
+
+    `trans`: in column t/4 instead.
+    """
+    if not active.all() or "m8n8" not in one.parts:
         raise UnsupportedInstructionError(one.name)
     load = one.parts[0] == "ldmatrix"
     target, source = one.operands
@@ -295,11 +317,49 @@ def _matrix(block: Block, one: Instruction, active: np.ndarray) -> None:
     rows = block.address(source if load else target, np.dtype("u4")).reshape(-1, WARP)  # a row from each thread
     lane = np.arange(WARP)
     for i, register in enumerate(registers):
-        place = (rows[:, 8 * i + lane // 4] + 4 * (lane % 4)).ravel()[:, None] + np.arange(4)
+        if "trans" in one.parts:
+            pair = [rows[:, 8 * i + 2 * (lane % 4) + k] + 2 * (lane // 4) for k in (0, 1)]
+            place = np.concatenate([x.ravel()[:, None] + np.arange(2) for x in pair], 1)
+        else:
+            place = (rows[:, 8 * i + lane // 4] + 4 * (lane % 4)).ravel()[:, None] + np.arange(4)
         if load:
             block.write(register, block.shared[place].view("u4").ravel(), active)
         else:
             block.shared[place] = block.read(register, np.dtype("u4"))[:, None].view("u1")
+
+
+def _multiply_matrices(block: Block, one: Instruction, active: np.ndarray) -> None:
+    """mma.sync: (16, k) @ (k, 8) + (16, 8) of a warp, k in halves (two a register) or in tf32 numbers."""
+    shape, (to, left, right, added) = one.parts[3], one.parts[6:]
+    width = {"bf16": 2, "f16": 2, "tf32": 1}.get(left)
+    sizes = re.fullmatch(r"m16n8k(\d+)", shape)
+    if width is None or sizes is None or left != right or (to, added) != ("f32", "f32") or not active.all():
+        raise UnsupportedInstructionError(one.name)
+    group, of_group = np.arange(WARP) // 4, np.arange(WARP) % 4
+    depth = int(sizes[1])
+    warps = block.threads // WARP
+    a, b, c = np.zeros((warps, 16, depth)), np.zeros((warps, depth, 8)), np.zeros((warps, 16, 8))
+
+    def factors(register: str) -> list[np.ndarray]:
+        bits = block.read(register, np.dtype("u4"))
+        if width == 1:
+            return [(bits & np.uint32(0xFFFFE000)).view("f4").reshape(warps, WARP)]
+        halves = np.ascontiguousarray(bits).view("u2").reshape(warps, WARP, 2)
+        return [_widened(np.ascontiguousarray(halves[:, :, i]), left) for i in (0, 1)]
+
+    for i, register in enumerate(_list(one.operands[1])):
+        for j, value in enumerate(factors(register)):
+            a[:, group + 8 * (i % 2), width * (of_group + 4 * (i // 2)) + j] = value
+    for i, register in enumerate(_list(one.operands[2])):
+        for j, value in enumerate(factors(register)):
+            b[:, width * (of_group + 4 * i) + j, group] = value
+    for i, register in enumerate(_list(one.operands[3])):
+        value = block.read(register, np.dtype("f4")).reshape(warps, WARP)
+        c[:, group + 8 * (i // 2), 2 * of_group + i % 2] = value
+    c += a @ b
+    for i, register in enumerate(_list(one.operands[0])):
+        value = c[:, group + 8 * (i // 2), 2 * of_group + i % 2]
+        block.write(register, value.ravel().astype("f4"), active)
 
 
 def _shuffle(block: Block, one: Instruction, active: np.ndarray) -> None:
@@ -357,6 +417,7 @@ OPERATIONS: dict[str, Operation] = {
     "red": _atomic_add,
     "ldmatrix": _matrix,
     "stmatrix": _matrix,
+    "mma": _multiply_matrices,
     "shfl": _shuffle,
     "bar": _nothing,
     "membar": _nothing,

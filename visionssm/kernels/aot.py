@@ -63,6 +63,9 @@ class KernelReport:
 class KernelLaunch:
     """One kernel launch: the kernel, its grid, run-time arguments in order, compile-time constants and warps.
 
+    `num_stages`: of loops that Triton pipelines, its own choice if None. `maxnreg`: registers that a thread may take on
+    NVIDIA's GPUs, so that more warps are resident. `amd_constants`: constants that differ on AMD's GPUs.
+
     Made from meta tensors, it can be compiled but not run.
     """
 
@@ -71,6 +74,22 @@ class KernelLaunch:
     arguments: Mapping[str, Tensor | int | None]
     constants: Mapping[str, Any]
     num_warps: int
+    num_stages: int | None = None
+    maxnreg: int | None = None
+    amd_constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self, backend: str) -> dict[str, int]:
+        """Triton's options of the launch for a backend of `TARGETS`."""
+        options = {"num_warps": self.num_warps}
+        if self.num_stages is not None:
+            options["num_stages"] = self.num_stages
+        if self.maxnreg is not None and backend == "cuda":
+            options["maxnreg"] = self.maxnreg
+        return options
+
+    def constants_for(self, backend: str) -> dict[str, Any]:
+        """Compile-time constants for a backend of `TARGETS`."""
+        return {**self.constants, **(self.amd_constants if backend == "hip" else {})}
 
     def run(self) -> None:
         """Launch on the device of the arguments; an empty grid launches nothing."""
@@ -79,7 +98,8 @@ class KernelLaunch:
         device = next(x.device for x in self.arguments.values() if isinstance(x, Tensor))
         # Triton launches on the current device, which need not be the one that holds the tensors.
         with torch.cuda.device(device if device.type == "cuda" else -1):
-            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps)
+            backend = "hip" if torch.version.hip else "cuda"
+            self.kernel[self.grid](**self.arguments, **self.constants_for(backend), **self.options(backend))
 
     def compile_for(self, target: str) -> KernelReport:
         """Compile for a target of `TARGETS` as Triton would when this launch runs there."""
@@ -89,11 +109,18 @@ class KernelLaunch:
             if value is None or (isinstance(value, int) and value == 1):  # Triton compiles these values in
                 signature[name], absent[name] = "constexpr", value
         signature |= dict.fromkeys(self.constants, "constexpr")
-        return compile_for(self.kernel, signature, {**absent, **self.constants}, target, self.num_warps)
+        backend = TARGETS[target][0] if target in TARGETS else ""
+        constants = {**absent, **self.constants_for(backend)}
+        return compile_for(self.kernel, signature, constants, target, **self.options(backend))
 
 
 def compile_for(
-    kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], target: str, num_warps: int
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    target: str,
+    num_warps: int,
+    **options: int,
 ) -> KernelReport:
     """Compile a `triton.jit` kernel for a target, with no GPU present.
 
@@ -104,6 +131,7 @@ def compile_for(
         constants: values of the `constexpr` parameters.
         target: a name in `TARGETS`.
         num_warps: warps per block.
+        options: others of Triton's compiler: num_stages, maxnreg.
 
     Raises:
         ValueError: `target` is unknown.
@@ -124,7 +152,7 @@ def compile_for(
         if known:
             facts[(i,)] = known
     compiled = triton.compile(
-        ASTSource(kernel, types, dict(constants), facts), target=gpu, options={"num_warps": num_warps}
+        ASTSource(kernel, types, dict(constants), facts), target=gpu, options={"num_warps": num_warps, **options}
     )
     text = compiled.asm["amdgcn" if gpu.backend == "hip" else "ptx"]
     return KernelReport(kernel.__name__, target, num_warps, *_usage(compiled, gpu), compiled.metadata.shared, text)

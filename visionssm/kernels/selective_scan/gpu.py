@@ -21,6 +21,8 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     Parts,
     Tile,
     as_kernels_read,
+    follow,
+    following,
     kernel_inputs,
     launch_of,
     map_strides,
@@ -32,23 +34,36 @@ from visionssm.kernels.selective_scan.scan import Scan
 FEW_STATES = 4
 
 
-def forward_tile(d_state: int) -> Tile:
-    """Four or eight elements per thread: the kernel is a chain of loads, so occupancy is worth more than big tiles."""
-    return Tile(steps=16, channels=32, num_warps=2 if d_state <= FEW_STATES else 4)
+def forward_tile(d_state: int, rank: int = 0, itemsize: int = 2) -> Tile:
+    """One warp that holds all steps of 32 channels in registers (see `gpu_kernels`).
 
+    Registers are held down so that twelve warps share a multiprocessor, all that the first stage of a published model
+    has at batch 128; not where that would spill, with many ranks of float32 numbers.
 
-def backward_tile(d_state: int) -> Tile:
-    """Eight elements per thread, the most that ten live tiles leave registers for (found by compiling for all targets).
-
-    One state is saved every `steps` steps, so K·N/steps bytes for each byte of a float32 map: the chunk is four times
-    as long where states are many, and 64 steps keep four routes of 16 states at one map.
+    Args:
+        d_state: N.
+        rank: R of low-rank step sizes.
+        itemsize: bytes of one of their numbers.
     """
-    if d_state <= FEW_STATES:
-        return Tile(steps=16, channels=32, num_warps=2)
-    return Tile(steps=64, channels=16, num_warps=4)
+    few = d_state <= FEW_STATES and (rank <= 32 or itemsize <= 2)
+    return Tile(steps=16, channels=32, num_warps=1, maxnreg=160 if few else None)
 
 
-# Least number of the backward pass's chunks in a part. Each part costs work that is done twice, which must stay small.
+def backward_tile(d_state: int, rank: int = 0, itemsize: int = 2) -> Tile:
+    """As the forward tile, with twice as many live tiles."""
+    few = d_state <= FEW_STATES and rank <= 16 and itemsize <= 2
+    return Tile(steps=16, channels=32, num_warps=1, maxnreg=168 if few else None)
+
+
+def saved_apart(d_state: int) -> int:
+    """Steps between two states that are saved for the backward pass: a function of N alone, whatever the tiles are.
+
+    That is K·N/steps bytes for each byte of a float32 map: 64 steps keep four routes of 16 states at one map.
+    """
+    return 16 if d_state <= FEW_STATES else 64
+
+
+# Least number of saved states in a part. Each part costs work that is done twice, which must stay small.
 WHOLE_CHUNKS = 8
 PROGRAMS_A_MULTIPROCESSOR = 8
 
@@ -62,7 +77,7 @@ def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -
         d_state: N, which decides on the chunks.
         multiprocessors: of the GPU.
     """
-    chunk = backward_tile(d_state).steps
+    chunk = saved_apart(d_state)
     chunks = max(1, triton.cdiv(n_steps, chunk))
     wanted = triton.cdiv(PROGRAMS_A_MULTIPROCESSOR * multiprocessors, max(1, programs))
     count = max(1, min(wanted, chunks // WHOLE_CHUNKS))
@@ -80,8 +95,8 @@ def _parts(scan: Scan) -> Parts:
 
 
 def states_shape(scan: Scan) -> tuple[int, ...]:
-    """States saved for the backward pass: one between every two of its chunks, (B, K, S, chunks − 1, N, Dk)."""
-    steps = backward_tile(scan.d_state).steps
+    """States saved for the backward pass, one every `saved_apart` steps inside: (B, K, S, number, N, Dk)."""
+    steps = saved_apart(scan.d_state)
     between = torch.sym_max((scan.n_steps + steps - 1) // steps - 1, 0)
     return (scan.batch, scan.n_routes, scan.n_sequences, between, scan.d_state, scan.route_channels)  # type: ignore[return-value]
 
@@ -115,7 +130,7 @@ def backward(
         if grad is None or x is None:
             results.append(None)
         else:
-            results.append((grad.mT.contiguous() if name == "grad_a" else grad).to(x.dtype))
+            results.append((grad.mT if name == "grad_a" else grad).contiguous().to(x.dtype))
     return tuple(results)
 
 
@@ -148,8 +163,15 @@ def forward_launch(
         **map_strides(y, scan),
         **sizes(scan, parts),
     }
-    only_here = {"SAVED_APART": backward_tile(scan.d_state).steps}
-    launch = launch_of(gpu_kernels.selective_scan_forward, forward_tile(scan.d_state), arguments, only_here, scan)
+    arguments = following(arguments, scan) if follow(scan) else arguments
+    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
+    launch = launch_of(
+        gpu_kernels.selective_scan_forward,
+        forward_tile(scan.d_state, scan.rank, scan.dt.itemsize),
+        arguments,
+        only_here,
+        scan,
+    )
     return y, final_state, states, launch
 
 
@@ -170,8 +192,15 @@ def carried_states(scan: Scan, *, parts: Parts) -> Carried:
         **dict.fromkeys(("y_batch", "y_route", "y_pixel"), 0),
         **sizes(scan, parts),
     }
-    only_here = {"SAVED_APART": backward_tile(scan.d_state).steps}
-    first = launch_of(gpu_kernels.selective_scan_forward, forward_tile(scan.d_state), arguments, only_here, scan)
+    arguments = following(arguments, scan) if follow(scan) else arguments
+    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
+    first = launch_of(
+        gpu_kernels.selective_scan_forward,
+        forward_tile(scan.d_state, scan.rank, scan.dt.itemsize),
+        arguments,
+        only_here,
+        scan,
+    )
     return _carry_over(first, scan.initial_state, ends, deltas, scan, backwards=False)
 
 
@@ -191,7 +220,9 @@ def carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, *
         **map_strides(grad_y, scan),
         **sizes(scan, parts),
     }
-    first = launch_of(gpu_kernels.part_flows, backward_tile(scan.d_state), arguments, {}, scan)
+    first = launch_of(
+        gpu_kernels.part_flows, backward_tile(scan.d_state, scan.rank, scan.dt.itemsize), arguments, {}, scan
+    )
     first = replace(first, constants={k: x for k, x in first.constants.items() if k != "MAP_CHANNELS"})
     return _carry_over(first, grad_final_state, flows, deltas, scan, backwards=True)
 
@@ -262,38 +293,52 @@ def backward_launch(
     inputs, strides = kernel_inputs(scan)
     grad_y = with_unit_stride(grad_y)
     initial = scan.initial_state
+    one_projection = follow(scan)
+    tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
     grads: dict[str, Tensor | None] = {
         "grad_u": zeros(scan.u),
-        "grad_dt": zeros(scan.dt),
+        "grad_dt": None if one_projection else zeros(scan.dt),
         "grad_weight": zeros(scan.dt_weight),
         "grad_a": zeros(scan.a.mT),
-        "grad_b": zeros(scan.b),
-        "grad_c": zeros(scan.c),
+        "grad_b": None if one_projection else zeros(scan.b),
+        "grad_c": None if one_projection else zeros(scan.c),
         "grad_skip": zeros(scan.skip),
         "grad_bias": zeros(scan.dt_bias),
         "grad_initial": None if initial is None else carried.leaves if carried else zeros(initial),
     }
+    projected: dict[str, Tensor | None] = {}
+    if one_projection:
+        widths = [scan.rank, scan.d_state, scan.d_state]
+        whole = scan.u.new_zeros((*scan.dt.shape[:-1], sum(widths)), dtype=torch.float32)
+        grads |= zip(("grad_dt", "grad_b", "grad_c"), whole.split(widths, -1), strict=True)
+        projected = {"grad_dt": whole}
     arguments: Arguments = {
         "grad_y": grad_y,
         "grad_final_state": None if grad_final_state is None else grad_final_state.contiguous(),
         **inputs,
         "states": states,
         "carried": carried.enters if carried else None,
+        "between": None,
         **grads,
+        **projected,
         "grad_initial": None if carried else grads["grad_initial"],
         **strides,
         **map_strides(grad_y, scan),
         **sizes(scan, parts),
     }
-    only_here = {"RANK_PADDED": triton.next_power_of_2(max(scan.rank, 1))}
-    tile = backward_tile(scan.d_state)
+    arguments = following(arguments, scan) if one_projection else arguments
+    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
     launch = launch_of(gpu_kernels.selective_scan_backward, tile, arguments, only_here, scan)
+    chunks = saved_apart(scan.d_state) // tile.steps
+    if chunks > 1:
+        between = scan.u.new_empty((*launch.grid, chunks - 1, scan.d_state, tile.channels), dtype=torch.float32)
+        launch = replace(launch, arguments={**launch.arguments, "between": between})
     return grads, launch
 
 
 def _whole(scan: Scan) -> int:
     """Steps of a part that holds a whole sequence: whole chunks."""
-    chunk = backward_tile(scan.d_state).steps
+    chunk = saved_apart(scan.d_state)
     return max(1, triton.cdiv(scan.n_steps, chunk)) * chunk
 
 

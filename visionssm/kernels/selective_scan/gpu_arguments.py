@@ -19,11 +19,12 @@ Arguments = dict[str, Tensor | int | None]
 
 @dataclass(frozen=True)
 class Tile:
-    """Steps × channels that a program holds at once, and its warps."""
+    """Steps × channels that a program holds at once, its warps, and the registers that a thread of them may take."""
 
     steps: int
     channels: int
     num_warps: int
+    maxnreg: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,24 @@ def kernel_inputs(scan: Scan) -> tuple[dict[str, Tensor | None], dict[str, int]]
     return {**scan._asdict(), "a": scan.a.mT}, strides  # a: (K, N, Dk)
 
 
+def follow(scan: Scan) -> bool:
+    """Whether dt, b and c are slices of one projection, which the kernels then read and differentiate as one tensor."""
+    tensors = (scan.dt, scan.b, scan.c)
+    if scan.dt_weight is None or scan.rank == 0 or len({(x.dtype, x.stride()) for x in tensors}) > 1:
+        return False
+    if len({x.untyped_storage().data_ptr() for x in tensors}) > 1:
+        return False
+    starts = [scan.dt.storage_offset() + offset for offset in (0, scan.rank, scan.rank + scan.d_state)]
+    return [x.storage_offset() for x in tensors] == starts
+
+
+def following(arguments: Arguments, scan: Scan) -> Arguments:
+    """Arguments of a kernel that finds b and c behind dt."""
+    absent = ("b", "c", "grad_b", "grad_c", *(f"{x}_{stride}" for x in "bc" for stride in ("batch", "route", "pixel")))
+    projected = scan.dt.as_strided((*scan.dt.shape[:-1], scan.rank + 2 * scan.d_state), scan.dt.stride())
+    return {**{name: None if name in absent else x for name, x in arguments.items()}, "dt": projected}
+
+
 def map_strides(y: Tensor, scan: Scan) -> dict[str, int]:
     """Strides of y or its gradient between batch elements, routes and pixels.
 
@@ -99,12 +118,22 @@ def sizes(scan: Scan, parts: Parts) -> dict[str, int]:
     }
 
 
+def precision() -> str:
+    """How tensor cores multiply float32 numbers: three products of tf32 parts, or exact ones in the interpreter."""
+    return "ieee" if triton.knobs.runtime.interpret else "tf32x3"
+
+
+def rank_padded(scan: Scan) -> int:
+    """Ranks of a tile of low-rank steps: tensor cores take powers of two from 16 on."""
+    return max(16, triton.next_power_of_2(max(scan.rank, 1)))
+
+
 def launch_of(kernel: Any, tile: Tile, arguments: Arguments, only_here: dict[str, int], scan: Scan) -> KernelLaunch:
     """One program for every batch element, route, sequence, part and channel block."""
     blocks = triton.cdiv(scan.route_channels, tile.channels)
     # Offsets inside one batch element are int32 if they reach all of every map and of every gradient.
     strides = (stride for name, stride in arguments.items() if name.endswith("_pixel") and isinstance(stride, int))
-    widest = max(scan.channels, scan.n_routes * max(scan.d_state, scan.dt.shape[-1]), *strides)
+    widest = max(scan.channels, scan.n_routes * (scan.dt.shape[-1] + 2 * scan.d_state), *strides)
     constants = {
         "MAP_CHANNELS": scan.channels,
         "K": scan.n_routes,
@@ -115,10 +144,20 @@ def launch_of(kernel: Any, tile: Tile, arguments: Arguments, only_here: dict[str
         "CHANNELS": tile.channels,
         "CHANNEL_BLOCKS": blocks,
         "N_PADDED": triton.next_power_of_2(scan.d_state),
+        "RANK_PADDED": rank_padded(scan),
+        "PRECISION": precision(),
         "OFFSET": tl.int32 if scan.pixels * widest < 2**31 else tl.int64,
         **only_here,
     }
     n_parts = arguments["n_parts"]
     assert isinstance(n_parts, int)
     programs = scan.batch * scan.n_routes * scan.n_sequences * n_parts * blocks
-    return KernelLaunch(kernel, (programs,), arguments, constants, tile.num_warps)
+    return KernelLaunch(
+        kernel,
+        (programs,),
+        arguments,
+        constants,
+        tile.num_warps,
+        maxnreg=tile.maxnreg,
+        amd_constants={"PRECISION": "ieee"},
+    )
