@@ -98,6 +98,16 @@ def _step(loop: Any, number: int, data_batch: Any) -> None:
     loop._iter += 1
 
 
+def tell_evaluation(loader: Any) -> None:
+    """Tell the data set of a loader that it evaluates, if it has `for_evaluation`.
+
+    It may then give other samples: crowds, and nothing in place of an image that cannot be read.
+    """
+    tell = getattr(loader.dataset, "for_evaluation", None)
+    if tell is not None:
+        tell()
+
+
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """MMEngine's loop over epochs; resumes within an epoch, and validates if the run was killed before it could."""

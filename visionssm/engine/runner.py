@@ -36,7 +36,7 @@ from visionssm.engine.checkpoint import (
 )
 from visionssm.engine.config import check_config, check_data
 from visionssm.engine.errors import CheckpointError, NonFiniteError
-from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
 from visionssm.extras import OPENMMLAB_SCOPES
@@ -354,10 +354,7 @@ class VisionRunner(Runner):
 
 
 def _evaluating(loop: Any) -> Any:
-    """The loop; a data set may give other samples in evaluation: crowds, nothing in place of what cannot be read."""
-    tell = getattr(loop.dataloader.dataset, "for_evaluation", None)
-    if tell is not None:
-        tell()
+    tell_evaluation(loop.dataloader)
     return loop
 
 

@@ -256,7 +256,9 @@ def test_evaluation_of_a_run_sees_crowds_and_training_does_not(tmp_path: Path, m
     text = config.read_text()
     for split in ("train", "val"):
         text += f"\n{split}_dataloader['dataset'] = {data}\n"
-    config.write_text(text + "\nmodel['num_classes'] = 3\ntrain_cfg['max_epochs'] = 1\n")
+    text += "\ntest_dataloader, test_evaluator, test_cfg = val_dataloader, val_evaluator, {}\n"
+    text += "custom_hooks.append(dict(type='FinalTestHook', datasets=dict(same={})))\n"
+    config.write_text(text + "model['num_classes'] = 3\ntrain_cfg['max_epochs'] = 1\n")
     losses, rows = [], []
     forward, process = TorchvisionDetector.forward, DetectionMetric.process
 
@@ -274,8 +276,9 @@ def test_evaluation_of_a_run_sees_crowds_and_training_does_not(tmp_path: Path, m
     content = json.loads((tmp_path / "objects.json").read_text())
     crowds = sum(entry["iscrowd"] for entry in content["annotations"])
     assert sum(map(len, losses)) == len(content["annotations"]) - crowds
-    assert sum(row["truth"]["crowd"].sum() for row in rows) == crowds > 0
-    assert [row["index"] for row in rows] == list(range(12))
+    assert [row["index"] for row in rows] == 2 * list(range(12)), "the validation, and the test at the end"
+    for part in (rows[:12], rows[12:]):
+        assert sum(row["truth"]["crowd"].sum() for row in part) == crowds > 0
 
 
 @pytest.mark.parametrize("architecture", ["FasterRCNN", "MaskRCNN"])

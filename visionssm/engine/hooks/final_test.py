@@ -16,6 +16,7 @@ from mmengine.registry import HOOKS
 
 from visionssm.engine.checkpoint import load_checkpoint, write_atomically
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.loops import tell_evaluation
 
 REPORT = "final_test.json"
 
@@ -66,6 +67,7 @@ class FinalTestHook(Hook):
         cfg = copy.deepcopy(runner.cfg.test_dataloader)
         cfg.dataset.update(options)
         loader = runner.build_dataloader(cfg, seed=runner.seed)
+        tell_evaluation(loader)
         evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.test_evaluator))
         evaluator.dataset_meta = getattr(loader.dataset, "metainfo", None)
         model.eval()
