@@ -341,3 +341,19 @@ def test_table_that_changes_behind_torch_never_leaves_the_map(wrong: int) -> Non
     found = values_and_gradients()
     table[1, 0, 3], table[3, 0, 8] = -1, -1
     torch.testing.assert_close(found, values_and_gradients(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("channels", "n_routes", "rank", "message"),
+    [
+        (0, 1, 2, "u has 0 channels and a 1 routes; give at least one of each"),
+        (3, 0, 2, "u has 3 channels and a 0 routes; give at least one of each"),
+        (3, 1, 0, "dt.low has a rank of R=0; give at least 1"),  # the CPU kernels read other memory for it
+    ],
+)
+def test_nothing_to_scan_is_refused(channels: int, n_routes: int, rank: int, message: str) -> None:
+    u, b = torch.zeros(2, 6, channels), torch.zeros(2, 6, n_routes, 4)
+    dt = LowRank(torch.zeros(2, 6, n_routes, rank), torch.zeros(n_routes, rank, channels))
+    order = torch.zeros(n_routes, 1, 6, dtype=torch.int32)
+    with pytest.raises(ValueError, match=message):
+        selective_scan(u, dt, torch.zeros(n_routes, channels, 4), b, b, order=order)

@@ -21,6 +21,7 @@ from visionssm.checkpoints import OfficialCfg, load_pretrained_file, local_pretr
 from visionssm.checkpoints.fitting import check_values
 from visionssm.checkpoints.load import TRAINING_PREFIX, without_training_prefix
 from visionssm.layers import NormClassifierHead
+from visionssm.layers.image import checked_images, least_side
 
 StateDict = dict[str, Tensor]
 
@@ -184,7 +185,7 @@ class HierarchicalBackbone(Backbone):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to the last stage's (B, H', W', num_features) map, before the head's norm."""
-        x = self.patch_embed(x)
+        x = self.patch_embed(self.checked(x))
         *stages, last = self.stages
         for stage in stages:
             x = stage.downsample(stage(x))
@@ -195,6 +196,10 @@ class HierarchicalBackbone(Backbone):
         return self.head(x, pre_logits=pre_logits)
 
     # The contract, the same for all.
+
+    def checked(self, x: Tensor) -> Tensor:
+        """`x`, if the stem can take it; see `checked_images`."""
+        return checked_images(x, self.in_chans, least_side(self.patch_embed))
 
     @property
     def stages(self) -> list[Stage]:
@@ -209,7 +214,7 @@ class HierarchicalBackbone(Backbone):
     def tap_levels(self, x: Tensor, wanted: Sequence[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
         """Stage outputs before downsampling; the head's norm fits the last one only."""
         maps = []
-        x = self.patch_embed(x)
+        x = self.patch_embed(self.checked(x))
         for i, stage in enumerate(self.stages[: last + 1]):
             x = stage(x)
             if i in wanted:

@@ -29,6 +29,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
+from visionssm.layers.image import checked_images
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
 
@@ -295,7 +296,7 @@ class HRVMamba(HierarchicalBackbone):
 
     def forward_stages(self, x: Tensor) -> list[list[Tensor]]:
         """(B, C, H, W) image to the maps after each of the four stages: 1, 2, 3 and 4 of them."""
-        x = channels_last(x)
+        x = channels_last(checked_images(x, self.in_chans, 1))
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         stages = [[self.layer1(x)]]

@@ -10,6 +10,7 @@ from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d
+from visionssm.layers.image import checked_images
 from visionssm.layers.stem import image_to_map
 
 
@@ -48,6 +49,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to a (B, rows, columns, dim) map."""
+        checked_images(x, self.proj.in_channels, least=0)
         self.grid_size((x.shape[2], x.shape[3]))
         return self.proj(image_to_map(x))
 

@@ -109,6 +109,8 @@ def _check_inputs(scan: Scan) -> None:
     check_shape("a", scan.a, ("K", "Dk", "N"))
     check_shape("order", scan.order, ("K", "S", "T"))
     channels, n_routes, route_channels = scan.channels, scan.n_routes, scan.route_channels
+    if channels < 1 or n_routes < 1:
+        raise ValueError(f"u has {channels} channels and a {n_routes} routes; give at least one of each")
     if route_channels != channels and n_routes * route_channels != channels:
         raise ValueError(
             f"a has {route_channels} channels a route and u has {channels}: give {channels} (every route scans every"
@@ -123,6 +125,8 @@ def _check_inputs(scan: Scan) -> None:
         check_shape("dt", dt, ("B", "L", "K", "Dk"), sizes)
     else:
         check_shape("dt.low", dt, ("B", "L", "K", "R"), sizes)
+        if dt.shape[-1] < 1:
+            raise ValueError("dt.low has a rank of R=0; give at least 1, or step sizes for every channel")
         check_shape("dt.weight", scan.dt_weight, ("K", "R", "Dk"), {**sizes, "R": dt.shape[-1]})
     check_shape("b", scan.b, ("B", "L", "K", "N"), sizes)
     check_shape("c", scan.c, ("B", "L", "K", "N"), sizes)

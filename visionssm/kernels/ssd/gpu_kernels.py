@@ -228,6 +228,7 @@ def ssd_backward_vectors(
     N_BLOCKS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     n = program % N_BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
     row = (program // N_BLOCKS).to(tl.int64)
+    steps_of_block = program.to(tl.int64) * Q  # the blocks of a row follow each other: beyond 2³¹ for long sequences
     head, chunk, batch = row % H, row // H % n_chunks, row // H // n_chunks
     group = head // GROUP_HEADS
     grad_y += batch * y_batch + head * y_head
@@ -258,7 +259,7 @@ def ssd_backward_vectors(
     inside = (step < n_steps)[:, None] & (n < N)[None, :]
     place = ((batch * n_steps + step[:, None]) * (H // GROUP_HEADS) + group) * N + n[None, :]
     c_tile = _rows(c + batch * c_batch + group * c_group, c_step, step, n_steps, n, N)
-    tl.store(from_start + program * Q + index, tl.sum(of_state * c_tile.to(tl.float32), 1))
+    tl.store(from_start + steps_of_block + index, tl.sum(of_state * c_tile.to(tl.float32), 1))
     of_flow = _product(tl.trans(weights), c_tile, of_flow, PRECISION)
     tl.atomic_add(grad_b + place, of_flow, mask=inside, sem="relaxed")
     b_tile = _rows(b + batch * b_batch + group * b_group, b_step, step, n_steps, n, N)
