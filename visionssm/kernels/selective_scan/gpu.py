@@ -7,9 +7,9 @@ zeroed tensors: the order of additions, hence the last bits, vary from run to ru
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
-import triton
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
@@ -21,11 +21,13 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     Parts,
     Tile,
     as_kernels_read,
+    ceil_div,
     follow,
     following,
     kernel_inputs,
     launch_of,
     map_strides,
+    next_power_of_two,
     sizes,
     zeros,
 )
@@ -68,6 +70,7 @@ WHOLE_CHUNKS = 8
 PROGRAMS_A_MULTIPROCESSOR = 8
 
 
+@lru_cache(256)
 def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -> Parts:
     """The smallest number of parts with which every multiprocessor has `PROGRAMS_A_MULTIPROCESSOR` programs.
 
@@ -78,18 +81,23 @@ def parts_for(programs: int, n_steps: int, d_state: int, multiprocessors: int) -
         multiprocessors: of the GPU.
     """
     chunk = saved_apart(d_state)
-    chunks = max(1, triton.cdiv(n_steps, chunk))
-    wanted = triton.cdiv(PROGRAMS_A_MULTIPROCESSOR * multiprocessors, max(1, programs))
+    chunks = max(1, ceil_div(n_steps, chunk))
+    wanted = ceil_div(PROGRAMS_A_MULTIPROCESSOR * multiprocessors, max(1, programs))
     count = max(1, min(wanted, chunks // WHOLE_CHUNKS))
-    steps = triton.cdiv(chunks, count) * chunk
-    return Parts(max(1, triton.cdiv(n_steps, steps)), steps)
+    steps = ceil_div(chunks, count) * chunk
+    return Parts(max(1, ceil_div(n_steps, steps)), steps)
+
+
+@lru_cache(64)
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _parts(scan: Scan) -> Parts:
     """`parts_for` a scan on the GPU that holds it; one part where there is none."""
     on_gpu = scan.u.is_cuda
-    multiprocessors = torch.cuda.get_device_properties(scan.u.device).multi_processor_count if on_gpu else 0
-    blocks = triton.cdiv(scan.route_channels, forward_tile(scan.d_state).channels)
+    multiprocessors = _multiprocessors(scan.u.device) if on_gpu else 0
+    blocks = ceil_div(scan.route_channels, forward_tile(scan.d_state).channels)
     programs = scan.batch * scan.n_routes * scan.n_sequences * blocks
     return parts_for(programs, scan.n_steps, scan.d_state, multiprocessors)
 
@@ -248,7 +256,7 @@ def _carry_over(
     """Compose what the parts do, which the launch `before` finds out; `first` enters the first, or None for zeros."""
     enters, leaves = torch.empty_like(ends), _new_state(scan)
     channels = 32
-    blocks = triton.cdiv(scan.route_channels, channels)
+    blocks = ceil_div(scan.route_channels, channels)
     arguments: Arguments = {
         "a": before.arguments["a"],
         "first": None if first is None else first.contiguous(),
@@ -265,7 +273,7 @@ def _carry_over(
         "N": scan.d_state,
         "CHANNELS": channels,
         "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": triton.next_power_of_2(scan.d_state),
+        "N_PADDED": next_power_of_two(scan.d_state),
         "BACKWARDS": backwards,
     }
     grid = (ends.shape[0] * blocks,)
@@ -339,7 +347,7 @@ def backward_launch(
 def _whole(scan: Scan) -> int:
     """Steps of a part that holds a whole sequence: whole chunks."""
     chunk = saved_apart(scan.d_state)
-    return max(1, triton.cdiv(scan.n_steps, chunk)) * chunk
+    return max(1, ceil_div(scan.n_steps, chunk)) * chunk
 
 
 def launches(
@@ -376,7 +384,7 @@ def launches(
     order = meta(routes, 1, pixels, dtype=torch.int32)
     state = meta(batch, routes, 1, channels, d_state) if initial_state else None
     scan = Scan(u, low, weight, a, b, c, skip, skip, order, state)
-    programs = batch * routes * triton.cdiv(channels, forward_tile(d_state).channels)
+    programs = batch * routes * ceil_div(channels, forward_tile(d_state).channels)
     parts = parts_for(programs, pixels, d_state, multiprocessors)
     states_in = carried_states(scan, parts=parts) if parts.count > 1 else None
     y, final_state, states, forward = forward_launch(scan, merge=True, save_states=True, parts=parts, carried=states_in)

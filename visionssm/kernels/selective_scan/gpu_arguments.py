@@ -49,6 +49,16 @@ class Carried:
             launch.run()
 
 
+def ceil_div(x: int, by: int) -> int:
+    """As `triton.cdiv`, which takes microseconds."""
+    return -(-x // by)
+
+
+def next_power_of_two(x: int) -> int:
+    """The smallest power of two that is at least x, x ≥ 1."""
+    return 1 << (x - 1).bit_length()
+
+
 def zeros(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.new_zeros(x.shape, dtype=torch.float32)
 
@@ -125,12 +135,12 @@ def precision() -> str:
 
 def rank_padded(scan: Scan) -> int:
     """Ranks of a tile of low-rank steps: tensor cores take powers of two from 16 on."""
-    return max(16, triton.next_power_of_2(max(scan.rank, 1)))
+    return max(16, next_power_of_two(max(scan.rank, 1)))
 
 
 def launch_of(kernel: Any, tile: Tile, arguments: Arguments, only_here: dict[str, int], scan: Scan) -> KernelLaunch:
     """One program for every batch element, route, sequence, part and channel block."""
-    blocks = triton.cdiv(scan.route_channels, tile.channels)
+    blocks = ceil_div(scan.route_channels, tile.channels)
     # Offsets inside one batch element are int32 if they reach all of every map and of every gradient.
     strides = (stride for name, stride in arguments.items() if name.endswith("_pixel") and isinstance(stride, int))
     widest = max(scan.channels, scan.n_routes * (scan.dt.shape[-1] + 2 * scan.d_state), *strides)
@@ -143,7 +153,7 @@ def launch_of(kernel: Any, tile: Tile, arguments: Arguments, only_here: dict[str
         "STEPS": tile.steps,
         "CHANNELS": tile.channels,
         "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": triton.next_power_of_2(scan.d_state),
+        "N_PADDED": next_power_of_two(scan.d_state),
         "RANK_PADDED": rank_padded(scan),
         "PRECISION": precision(),
         "OFFSET": tl.int32 if scan.pixels * widest < 2**31 else tl.int64,
