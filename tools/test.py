@@ -1,61 +1,9 @@
 #!/usr/bin/env python3
-"""Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT [--out predictions.csv] [--pictures FOLDER] …
+"""Evaluate a checkpoint: tools/test.py --help."""
 
-Prints the metrics: for classifiers top-1 and top-5 accuracy in percent, for detectors COCO's average precision, for
-segmentation the mean intersection over union, both between 0 and 1.
-
-Exit status: 0 when evaluation ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
-from visionssm.engine.errors import USER_ERRORS
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on unusable arguments."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write a classifier's prediction of every sample")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with what was found in it")
-    parser.add_argument("--work-dir", type=Path, help="for logs; work_dirs/CONFIG by default")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="replace config values"
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    try:
-        require_train_extra()
-        given = parse_arguments(arguments)
-        metrics = evaluate(
-            given.config,
-            given.checkpoint,
-            out=given.out,
-            pictures=given.pictures,
-            work_dir=given.work_dir,
-            launcher=given.launcher,
-            options=given.cfg_options,
-        )
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for name, value in metrics.items():
-        print(f"{name}: {value:.4f}")
-    return 0
-
+from visionssm.cli.test import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,63 +1,9 @@
 #!/usr/bin/env python3
-"""Train a model from a configuration: tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--amp] …
+"""Train a model from a configuration: tools/train.py --help."""
 
-Several GPUs or processes: torchrun --nproc-per-node=8 tools/train.py CONFIG --launcher pytorch
-
-Exit status: 0 when training ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
-from visionssm.engine.errors import USER_ERRORS
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on unusable arguments."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--work-dir", type=Path, help="for checkpoints, logs and figures; work_dirs/CONFIG by default")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="PATH",
-        help="go on from the newest checkpoint of the work folder, or from PATH",
-    )
-    parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="replace config values"
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    try:
-        require_train_extra()
-        given = parse_arguments(arguments)
-        train(
-            given.config,
-            work_dir=given.work_dir,
-            resume=given.resume,
-            amp=given.amp,
-            launcher=given.launcher,
-            options=given.cfg_options,
-        )
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+from visionssm.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

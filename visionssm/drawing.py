@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from visionssm.files import complete_or_absent
 
 GAP = 4
 _SHOWN_SIDE = 288
 _INK, _PAPER = (15, 23, 42), (255, 255, 255)
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    return (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture that is complete or absent."""
+    with complete_or_absent(path) as temporary:
+        picture.save(temporary)
 
 
 def class_colour(number: int) -> tuple[int, int, int]:

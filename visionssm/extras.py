@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OPENMMLAB_SCOPES = ("mmdet", "mmseg")
-"""Packages of the openmmlab extra whose models and data sets configs name, with `default_scope`."""
+_EXTRAS = {"mmcv": "openmmlab", "mmdet": "openmmlab", "mmseg": "openmmlab"}
 
 
 class MissingExtraError(ImportError):
     """A package of an optional extra is not installed."""
+
+
+def extra_of(package: str | None) -> str | None:
+    """The extra that installs a package which configurations may import, None if no extra is for it."""
+    return _EXTRAS.get(package or "")
 
 
 @contextmanager

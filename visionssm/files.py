@@ -1,12 +1,14 @@
-"""Writing of files that are complete or absent."""
+"""Writing of files that are complete or absent, and of tables."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -26,3 +28,11 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table whose file is complete or absent; floats get six digits."""
+    with complete_or_absent(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(header)
+        lines.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in rows)

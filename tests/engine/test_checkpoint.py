@@ -16,7 +16,6 @@ from tests.engine.tiny import weights, write_config
 from visionssm.cli.launch import train
 from visionssm.engine.checkpoint import (
     LAST,
-    build_classifier,
     find_last_checkpoint,
     load_checkpoint,
     load_strictly,
@@ -25,6 +24,7 @@ from visionssm.engine.checkpoint import (
 )
 from visionssm.engine.errors import CheckpointError, CheckpointWriteError
 from visionssm.engine.plain import restore_histories, to_plain
+from visionssm.tasks.classification.network import build_classifier
 
 resource = pytest.importorskip("resource", reason="limits on file sizes stand in for a full disk; POSIX only")
 

@@ -11,8 +11,8 @@ import timm
 import torch
 from PIL import Image
 
+import tests.engine.every_task  # noqa: F401  registers all types
 import visionssm
-import visionssm.engine.registration
 from tests.configs import CONFIGS, shipped_config, shipped_configs
 from tests.engine.tiny import logged, write_config
 from visionssm.cli.launch import prepare, train

@@ -15,8 +15,9 @@ import torch
 from tests.children import ROOT, environment
 from tests.engine.tiny import MIXUP, assert_equal_weights, logged, write_config
 from visionssm.cli.launch import evaluate, train
-from visionssm.engine.checkpoint import build_classifier, load_checkpoint
+from visionssm.engine.checkpoint import load_checkpoint
 from visionssm.engine.errors import CheckpointError, ConfigError
+from visionssm.tasks.classification.network import build_classifier
 
 BY_ITERATION = {"default_hooks.checkpoint": {"type": "SafeCheckpointHook", "interval": 3, "by_epoch": False}}
 

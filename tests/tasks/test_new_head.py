@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.engine.shapes import DETECTOR, SEGMENTOR
 from visionssm.checkpoints import CheckpointError
 from visionssm.engine.checkpoint import give_new_head, load_strictly

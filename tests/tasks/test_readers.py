@@ -20,6 +20,7 @@ from visionssm.prediction import predict_files
 from visionssm.tasks.classification.data import ClassificationImages, timm_dataset
 from visionssm.tasks.detection.data import CocoInstances
 from visionssm.tasks.segmentation.data import LabelledImages
+from visionssm.tasks.segmentation.predictor import Segmenter
 
 HEIGHT, WIDTH = 12, 16
 Write = Callable[[Path], None]
@@ -156,15 +157,11 @@ def by_label_images(path: Path, folder: Path) -> np.ndarray:
 
 
 def by_prediction(path: Path, folder: Path) -> np.ndarray:
-    class Predictor:
-        model = nn.Identity()
-        image_mode: ClassVar[str] = "RGB"
-        columns: ClassVar[tuple[str, ...]] = ()
-
+    class Predictor(Segmenter):
         def __call__(self, images: Any) -> Any:
             return [np.asarray(image) for image in images]
 
-    return predict_files(Predictor(), [path]).read[0].result  # type: ignore[arg-type, return-value]
+    return predict_files(Predictor(nn.Identity(), []), [path]).read[0].result  # type: ignore[arg-type, return-value]
 
 
 def by_mmcv(path: Path, folder: Path) -> np.ndarray:

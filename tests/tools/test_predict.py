@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import json
 import sys
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,13 +96,14 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     path = tmp_path / "epoch_1.pth"
     torch.save({"meta": {"visionssm": about}, "state_dict": {"w": torch.ones(1)}}, path)
-    engine = types.ModuleType("visionssm.engine.checkpoint")
-    engine.build_classifier = lambda checkpoint: (  # type: ignore[attr-defined]
-        Brightness(),
-        checkpoint["meta"]["visionssm"]["classes"],
-        checkpoint["meta"]["visionssm"]["input"],
+    monkeypatch.setattr(
+        "visionssm.tasks.classification.predictor.build_classifier",
+        lambda checkpoint: (
+            Brightness(),
+            checkpoint["meta"]["visionssm"]["classes"],
+            checkpoint["meta"]["visionssm"]["input"],
+        ),
     )
-    monkeypatch.setitem(sys.modules, "visionssm.engine.checkpoint", engine)
     return path
 
 

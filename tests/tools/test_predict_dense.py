@@ -134,8 +134,8 @@ def test_terminal_is_told_how_many_files_are_done(
 def test_missing_packages_are_named_with_their_extra(
     detector: Path, images: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "visionssm.tasks.detection.model", None)
-    monkeypatch.setitem(sys.modules, "visionssm.engine.adapter", None)
+    monkeypatch.delitem(sys.modules, "visionssm.tasks.detection.predictor")
+    monkeypatch.setitem(sys.modules, "visionssm.engine.description", None)
     assert predict([str(detector), str(images[0])]) == 2
     assert "'detection' needs visionssm.engine" in (told := capsys.readouterr().err)
     assert "pip install 'visionssm[train]'" in told

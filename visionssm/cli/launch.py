@@ -1,17 +1,16 @@
-"""What tools/train.py and tools/test.py do."""
+"""Training and evaluation from a configuration file."""
 
 from __future__ import annotations
 
-import csv
+import copy
 import importlib.util
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visionssm.engine.errors import ConfigError
-from visionssm.extras import OPENMMLAB_SCOPES, MissingExtraError
+from visionssm.extras import MissingExtraError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -36,14 +35,18 @@ def prepare(
     launcher: str = "none",
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Read and complete a configuration: work folder (work_dirs/CONFIG by default) and launcher.
+    """Read and complete a configuration: its tasks' types and defaults, work folder, launcher.
+
+    The work folder is work_dirs/CONFIG by default.
 
     Raises:
         ConfigError: the configuration is missing or wrong.
     """
     require_train_extra()
-    import visionssm.engine.registration  # noqa: F401
+    import visionssm.engine.registration
+    import visionssm.tasks  # noqa: F401
     from visionssm.engine.config import load_config
+    from visionssm.engine.types import use_tasks
 
     if launcher not in LAUNCHERS:
         raise ConfigError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
@@ -53,20 +56,15 @@ def prepare(
         )
     cfg = load_config(config, options)
     cfg.launcher = launcher
-    if cfg.get("default_scope") in OPENMMLAB_SCOPES:
-        _require_openmmlab(cfg.default_scope)
+    for task in use_tasks(cfg):
+        for key, value in task.config.items():
+            if key not in cfg:
+                cfg[key] = copy.deepcopy(value)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(config).stem)
     return cfg
-
-
-def _require_openmmlab(scope: str) -> None:
-    """Give mmcv its operators before mmdet or mmseg is imported."""
-    if any(importlib.util.find_spec(name) is None for name in ("mmcv", scope)):
-        raise MissingExtraError(f"{scope} or mmcv is not installed: pip install visionssm[openmmlab]")
-    import visionssm.integrations.openmmlab  # noqa: F401
 
 
 def train(
@@ -124,9 +122,10 @@ def evaluate(
     """Evaluate a checkpoint on the test data (the validation data if the configuration has no other).
 
     Args:
-        out: CSV file of the predictions of a classifier.
-        pictures: folder that gets a PNG of every image with what was found in it, of mmdet's and mmseg's models and
-            of metrics that can draw (`DetectionMetric`, `SegmentationMetric`).
+        out: file or folder of what was found in every sample, for other programs: .csv of classifiers; .json (COCO's
+            results) or .csv of detectors; a folder of label images, or .csv, of segmentation; a folder of generated
+            frames, or .csv, of video.
+        pictures: folder that gets a PNG of every sample with what was found in it.
     Returns:
         metrics by name.
     """
@@ -137,6 +136,7 @@ def evaluate(
     from mmengine.dist import is_main_process
 
     from visionssm.engine.runner import VisionRunner
+    from visionssm.engine.scopes import SCOPES
 
     if cfg.get("test_dataloader") is None:
         cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, cfg.get("val_cfg", {})
@@ -146,36 +146,54 @@ def evaluate(
     for key in ("val_dataloader", "val_cfg", "val_evaluator"):
         cfg[key] = None
     cfg.resume, cfg.load_from = False, str(checkpoint)
-    backbone = cfg.model.get("backbone")
-    if isinstance(backbone, Mapping) and backbone.get("type") == "VisionSSM":
-        cfg.model.backbone.pretrained = False  # nothing to download: the checkpoint has all weights
+    scope = SCOPES.get(cfg.get("default_scope") or "")
+    if scope is not None:  # nothing to download: the checkpoint has all weights
+        scope.without_downloads(cfg)
+    elif cfg.model.get("pretrained"):
+        cfg.model.pretrained = False
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EMAHook"]
     runner = VisionRunner.from_cfg(cfg)
-    draws_itself = cfg.get("default_scope") in OPENMMLAB_SCOPES
-    if pictures is not None and draws_itself:
-        from visionssm.tasks.openmmlab.pictures import SamplePicturesHook
-
-        runner.register_hook(SamplePicturesHook(test_folder=pictures))
-    elif pictures is not None:
-        _keep_everything(runner)
+    pictures, out = (None if path is None else Path(path) for path in (pictures, out))
+    if scope is not None:
+        for hook in scope.test_hooks(pictures, out):
+            runner.register_hook(hook)
+        return runner.test()
+    metric = _complete(runner, pictures, out)
     metrics = runner.test()
-    if pictures is not None and not draws_itself and is_main_process():
-        write_pictures(pictures, runner.test_loop)
-    if out is not None and is_main_process():
-        rows = [row for metric in runner.test_loop.evaluator.metrics for row in getattr(metric, "rows", ())]
-        if not rows:
-            raise ConfigError("--out writes the predictions of a ClassificationMetric, which the config does not have")
-        write_predictions(out, rows, runner.test_dataloader.dataset)
+    if is_main_process():
+        dataset = runner.test_dataloader.dataset
+        if pictures is not None:
+            write_pictures(pictures, runner.test_loop)
+        if metric is not None and out is not None:
+            (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
+            metric.write(out, dataset)
     return metrics
 
 
-def _keep_everything(runner: Any) -> None:
-    """Let metrics that can draw keep all images."""
-    drawing = [metric for metric in runner.test_loop.evaluator.metrics if hasattr(metric, "pictures")]
-    if not drawing:
-        raise ConfigError("--pictures needs a metric that draws, a DetectionMetric or a SegmentationMetric")
-    for metric in drawing:
-        metric.keep = len(runner.test_dataloader.dataset)
+def _complete(runner: Any, pictures: Path | None, out: Path | None) -> Any:
+    """Let the metrics keep what pictures and results need; returns the one that writes the results.
+
+    Raises:
+        ConfigError: there is none, or it cannot write such a file.
+    """
+    metrics = runner.test_loop.evaluator.metrics
+    if pictures is not None:
+        drawing = [metric for metric in metrics if hasattr(metric, "pictures")]
+        if not drawing:
+            raise ConfigError("--pictures needs a metric that draws, as those of this package's tasks do")
+        for metric in drawing:
+            metric.keep = len(runner.test_dataloader.dataset)
+    if out is None:
+        return None
+    writing = [metric for metric in metrics if getattr(metric, "formats", ())]
+    if not writing:
+        raise ConfigError("--out needs a metric that writes, as those of this package's tasks do")
+    formats = writing[0].formats
+    if out.suffix.lower() not in formats:
+        told = " or ".join("a folder" if suffix == "" else f"a {suffix} file" for suffix in formats)
+        raise ConfigError(f"--out must be {told} for a {type(writing[0]).__name__}, got {str(out)!r}")
+    writing[0].complete = True
+    return writing[0]
 
 
 def write_pictures(folder: str | Path, loop: Any) -> None:
@@ -187,31 +205,3 @@ def write_pictures(folder: str | Path, loop: Any) -> None:
         path = Path(folder) / Path(sample_name(index)).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(picture, path)
-
-
-def write_predictions(path: str | Path, rows: list[dict[str, Any]], dataset: Any) -> None:
-    """Write predictions as CSV, a line per sample: name, label, predicted, correct, the best classes and scores."""
-    from visionssm.engine.checkpoint import write_atomically
-
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    sample_name = getattr(dataset, "sample_name", str)
-
-    def class_name(number: int) -> str:
-        return classes[number] if classes and number >= 0 else str(number)
-
-    width = len(rows[0]["classes"])
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    ranks = [f"{what}_{rank}" for rank in range(1, width + 1) for what in ("class", "score")]
-    lines.writerow(["sample", "label", "predicted", "correct", *ranks])
-    for row in rows:
-        if row["label"] < 0:
-            lines.writerow([sample_name(row["index"]), "", "", "", *[""] * len(ranks)])
-            continue
-        best = [x for number, score in zip(row["classes"], row["scores"]) for x in (class_name(number), f"{score:.6g}")]
-        correct = int(row["classes"][0] == row["label"])
-        name = sample_name(row["index"])
-        lines.writerow([name, class_name(row["label"]), class_name(row["classes"][0]), correct, *best])
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

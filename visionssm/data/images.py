@@ -22,6 +22,8 @@ from typing import IO, Literal, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from visionssm.data.errors import UnreadableFileError
+
 Mode = Literal["RGB", "L"]
 
 MAX_PIXELS = 89_478_485
@@ -40,13 +42,11 @@ _logger = logging.getLogger(__name__)
 _pillow_limit = threading.Lock()
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UnreadableFileError):
     """A file is missing, is no image, is damaged, or is too large to decode."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"cannot read image {str(path)!r}: {reason}")
-        self.path = Path(path)
-        self.reason = reason
+    def __str__(self) -> str:
+        return f"cannot read image {str(self.path)!r}: {self.reason}"
 
 
 def read_image(

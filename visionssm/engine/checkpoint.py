@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -160,30 +159,6 @@ def find_last_checkpoint(folder: str | Path) -> Path | None:
     # killed between a save and the update of the name
     candidates = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
     return max(candidates, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def build_classifier(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, list[str], dict[str, Any]]:
-    """Rebuild the trained classifier from what `load_checkpoint` returned, without its configuration file.
-
-    Returns:
-        the timm model in evaluation mode, with the moving-average weights where training kept them; its class names;
-        its input: `size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`.
-    Raises:
-        CheckpointError: the checkpoint is not of a classifier, or its weights do not fit its own description.
-    """
-    import visionssm  # noqa: F401  registers the models
-
-    about = (checkpoint.get("meta") or {}).get("visionssm")
-    if not about:
-        raise CheckpointError(
-            "the checkpoint does not describe a classifier (no meta['visionssm']); load it with its config"
-        )
-    arguments = dict(about["model"])
-    model = timm.create_model(arguments.pop("name"), **arguments)
-    prefix = "model."
-    weights = {key[len(prefix) :]: x for key, x in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    load_strictly(model, weights, about["model"]["name"])
-    return model.eval(), list(about["classes"]), dict(about["input"])
 
 
 def give_new_head(checkpoint: dict[str, Any], model: nn.Module, classes: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -30,7 +29,9 @@ from torch.utils.data import DataLoader
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
-from visionssm.extras import OPENMMLAB_SCOPES, MissingExtraError
+from visionssm.engine.scopes import SCOPES
+from visionssm.engine.types import offered_names, use_tasks
+from visionssm.extras import MissingExtraError, extra_of
 
 _RUNNER_KEYS = """
 model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper
@@ -70,8 +71,10 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         cause = _cause(error)
         if isinstance(cause, MissingExtraError):
             raise cause from error
-        if isinstance(cause, ModuleNotFoundError) and cause.name in ("mmcv", *OPENMMLAB_SCOPES):
-            raise MissingExtraError(f"{cause.name} is not installed: pip install 'visionssm[openmmlab]'") from error
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        extra = extra_of(missing)
+        if extra is not None:
+            raise MissingExtraError(f"{missing} is not installed: pip install 'visionssm[{extra}]'") from error
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(cause).__name__}: {cause}") from error
     try:
         config.merge_from_dict(copy.deepcopy(dict(options or {})))  # merging takes `_delete_` keys out
@@ -104,11 +107,14 @@ def _cause(error: BaseException) -> BaseException:
 def check_config(cfg: Mapping[str, Any]) -> None:
     """Find keys that nothing would read, at top level and in every section whose `type` is known.
 
+    Types of the tasks that it names are registered first.
+
     Variables that only help to write a config start with an underscore.
 
     Raises:
         ConfigError: naming the key, its section and the closest valid key.
     """
+    use_tasks(cfg)
     for key in cfg:
         if not key.startswith("_") and key not in RUNNER_KEYS and key not in ECOSYSTEM_KEYS:
             raise ConfigError(
@@ -195,7 +201,7 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
 def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:
     """The class that a name stands for in the present scope, and all names there."""
     with registry.switch_scope_and_registry(None) as own:
-        return own.get(name), set(own.module_dict) | set(registry.module_dict)
+        return own.get(name), set(own.module_dict) | set(registry.module_dict) | offered_names(registry)
 
 
 def _accepted_keys(target: Any) -> set[str] | None:
@@ -230,7 +236,9 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
     Raises:
         DatasetError: a data set is missing or incomplete; says where was looked and what to do.
     """
-    openmmlab: dict[str, Any] = {}
+    use_tasks(cfg)
+    scope = SCOPES.get(cfg.get("default_scope") or "")
+    checked: list[Any] = []
     for name in loaders:
         loader = cfg.get(name)
         dataset = loader.get("dataset") if isinstance(loader, Mapping) else None
@@ -244,26 +252,11 @@ def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> N
                 check(**{key: value for key, value in dataset.items() if key != "type"})
             else:
                 _check_root(dataset)
-                openmmlab |= {name: dataset}
+                if scope is not None and dataset not in checked:
+                    scope.check_data(dataset)
+                    checked.append(dataset)
         except DatasetError as error:
             raise type(error)(f"{name}: {error}") from error
-    if cfg.get("default_scope") in OPENMMLAB_SCOPES:
-        _check_openmmlab(cfg["default_scope"], openmmlab)
-
-
-def _check_openmmlab(scope: str, datasets: Mapping[str, Any]) -> None:
-    from visionssm.tasks.openmmlab.annotations import check_annotations
-
-    importlib.import_module(f"{scope}.utils").register_all_modules(init_default_scope=False)
-    checked: list[Any] = []
-    for name, dataset in datasets.items():
-        if dataset in checked:
-            continue
-        checked.append(dataset)
-        try:
-            check_annotations(dataset, scope)
-        except DatasetError as error:
-            raise DatasetError(f"{name}: {error}") from error
 
 
 def _check_root(dataset: Mapping[str, Any]) -> None:

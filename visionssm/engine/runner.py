@@ -19,10 +19,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import RUNNERS
+from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import visionssm
 from visionssm.checkpoints import download_checkpoint
@@ -39,8 +39,7 @@ from visionssm.engine.errors import CheckpointError, NonFiniteError
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
-from visionssm.extras import OPENMMLAB_SCOPES
-from visionssm.tasks.classification.data import STREAMS
+from visionssm.engine.scopes import SCOPES
 
 
 @RUNNERS.register_module()
@@ -118,9 +117,8 @@ class VisionRunner(Runner):
         if isinstance(dataloader, DataLoader):
             return dataloader
         cfg = dict(dataloader)
-        dataset = cfg.get("dataset")
-        if isinstance(dataset, Mapping) and str(dataset.get("name", "")).split("/")[0].lower() in STREAMS:
-            cfg |= {"sampler": None, "persistent_workers": False}  # streams bring their own order
+        if _brings_order(cfg.get("dataset")):
+            cfg |= {"sampler": None, "persistent_workers": False}
             cfg.pop("batch_sampler", None)
         loader = Runner.build_dataloader(cfg, seed=seed, diff_rank_seed=diff_rank_seed)
         loader.generator = torch.Generator()
@@ -165,16 +163,10 @@ class VisionRunner(Runner):
     def _describe(self) -> dict[str, Any] | None:
         describe = getattr(self._bare_model(), "checkpoint_meta", None)
         if describe is None:
-            return self._describe_openmmlab()
+            scope = SCOPES.get(self.cfg.get("default_scope") or "")
+            return None if scope is None else scope.describe(self.cfg, getattr(self.train_dataloader, "dataset", None))
         val_set = None if self._val_loop is None else self.val_dataloader.dataset
         return describe(getattr(self.train_dataloader, "dataset", None), val_set)
-
-    def _describe_openmmlab(self) -> dict[str, Any] | None:
-        if self.cfg.get("default_scope") not in OPENMMLAB_SCOPES:
-            return None
-        from visionssm.tasks.openmmlab.predictor import checkpoint_meta
-
-        return checkpoint_meta(self.cfg, getattr(self.train_dataloader, "dataset", None))
 
     def _bare_model(self) -> nn.Module:
         return bare_model(self.model)
@@ -356,6 +348,15 @@ class VisionRunner(Runner):
 def _evaluating(loop: Any) -> Any:
     tell_evaluation(loop.dataloader)
     return loop
+
+
+def _brings_order(dataset: Any) -> bool:
+    """Whether a data set is a stream: the attribute `brings_order` of its type says so of a config."""
+    if not isinstance(dataset, Mapping):
+        return isinstance(dataset, IterableDataset)
+    kind = dataset.get("type")
+    says = getattr(DATASETS.get(kind) if isinstance(kind, str) else kind, "brings_order", None)
+    return says is not None and bool(says(**{key: value for key, value in dataset.items() if key != "type"}))
 
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:

@@ -1,4 +1,7 @@
-"""torchvision's detectors on backbones of this package or of timm."""
+"""torchvision's detectors on backbones of this package or of timm.
+
+detector = torchvision_detector("MaskRCNN", "vmamba_tiny_s1l8", num_classes=80)
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,50 @@ LEVELS = 5
 _CLASSES: Mapping[str, type] = {"FasterRCNN": FasterRCNN, "MaskRCNN": MaskRCNN, "RetinaNet": RetinaNet}
 
 
-def check_options(architecture: str, options: Options) -> None:
+def torchvision_detector(
+    architecture: str,
+    name: str,
+    num_classes: int,
+    *,
+    size: Sequence[int] = (800, 1333),
+    channels: int = 256,
+    anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
+    pretrained: bool = False,
+    backbone: Options | None = None,
+    options: Options | None = None,
+) -> nn.Module:
+    """A detector of torchvision: (3, H, W) images in [0, 1] of any sizes to `boxes`, `labels`, `scores` and `masks`.
+
+    Args:
+        architecture: one of `DETECTORS`; "MaskRCNN" needs masks to be trained.
+        name: of the backbone.
+        num_classes: without the background.
+        size: (shortest, longest) side that images are scaled to.
+        channels: of the feature pyramid and the heads (torchvision's models: 256).
+        anchor_sizes: side of the anchors in pixels, one per level of the pyramid (5), fine to coarse.
+        pretrained: start the backbone from published ImageNet weights.
+        backbone: further arguments of `detection_backbone`.
+        options: further arguments of torchvision's class.
+    Raises:
+        ValueError: an argument is unknown or wrong; its text begins with the argument's name.
+    """
+    if architecture not in DETECTORS:
+        raise ValueError(f"architecture={architecture!r} is unknown; choose one of {', '.join(sorted(DETECTORS))}")
+    if len(size) != 2 or not 0 < size[0] <= size[1]:
+        raise ValueError(f"size={size!r} must be (shortest, longest) side in pixels")
+    if len(anchor_sizes) != LEVELS:
+        raise ValueError(f"anchor_sizes must be {LEVELS} numbers, one per level, got {list(anchor_sizes)}")
+    _check_options(architecture, options or {})
+    return DETECTORS[architecture](
+        {"name": name, "pretrained": pretrained, **dict(backbone or {})},
+        num_classes,
+        channels,
+        anchor_sizes,
+        {"min_size": size[0], "max_size": size[1], **dict(options or {})},
+    )
+
+
+def _check_options(architecture: str, options: Options) -> None:
     """torchvision's classes take any keyword and ignore those that they do not know."""
     known = {"size_divisible", "fixed_size", *inspect.signature(_CLASSES[architecture]).parameters}
     known -= {"self", "backbone", "num_classes", "kwargs"}

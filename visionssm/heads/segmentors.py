@@ -10,7 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.models.segmentation import FCN, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import ASPP
@@ -117,3 +119,30 @@ def segmentation_model(
     deep = body.channels[max(0, len(body.channels) - 2)]
     aux = FCNHead(deep, num_classes) if auxiliary else None
     return model_class(FusedMaps(body, channels), build_head(channels, num_classes, atrous_rates), aux)
+
+
+class Normalised(nn.Module):
+    """A segmentation model of images in [0, 1]: normalises them, and gives (B, num_classes, H, W) scores.
+
+    Args:
+        model: in torchvision's form.
+        mean, std: of the images that it was trained on, a number per channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images in [0, 1] to (B, num_classes, H, W) scores."""
+        return self.model((images - self.mean) / self.std)["out"]

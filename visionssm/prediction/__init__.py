@@ -1,20 +1,19 @@
-"""Applying a trained or published checkpoint to image files; what `tools/predict.py` calls.
+"""Applying a trained or published checkpoint to files; what `tools/predict.py` calls.
 
-A task is a predictor (`Classifier`, `Detector`, `Segmenter`) whose results share a small interface, `Result`: table
-rows, plain data for JSON, and a picture. `load_predictor` makes the one that a checkpoint is of.
+`load_predictor` makes the predictor that a checkpoint is of: its task's, for example `Classifier`, `Detector` or
+`Segmenter`. Their results share a small interface, `Result`: table rows, plain data for JSON, and pictures.
 """
 
 from __future__ import annotations
 
 from visionssm.engine.task import Predictor, Result
 from visionssm.prediction.files import Prediction, Predictions, find_files, predict_files, write_predictions
-from visionssm.prediction.loading import TASKS, load_predictor
-from visionssm.tasks.classification.predictor import Classifier, load_classifier, registered_classifier
+from visionssm.prediction.loading import load_classifier, load_predictor
+from visionssm.tasks.classification.predictor import Classifier, registered_classifier
 from visionssm.tasks.detection.predictor import Detector
 from visionssm.tasks.segmentation.predictor import Segmenter
 
 __all__ = [
-    "TASKS",
     "Classifier",
     "Detector",
     "Prediction",

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from visionssm.data.images import UnreadableImageError, read_image
-from visionssm.engine.task import Predictor, Result
+from visionssm.data.errors import UnreadableFileError
+from visionssm.engine.task import Predictor, Result, Source
 from visionssm.files import complete_or_absent
 
 
@@ -35,7 +34,7 @@ class Predictions:
 
     columns: tuple[str, ...]
     read: Sequence[Prediction]
-    unreadable: Sequence[UnreadableImageError]
+    unreadable: Sequence[UnreadableFileError]
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -59,44 +58,50 @@ def predict_files(
     device: str | torch.device = "cpu",
     batch_size: int = 16,
     pictures: str | Path | None = None,
+    masks: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Apply a predictor to image files; those that cannot be read are reported and do not stop the rest.
+    """Apply a predictor to files; those that cannot be read are reported and do not stop the rest.
 
     Args:
-        pictures: folder that gets a PNG of every file with what was found in it; None for none.
+        pictures: folder that gets pictures of what was found in every file, as the task's results save them; None for
+            none.
+        masks: folder that gets what was found as label images, of segmentation PNG files with a class number per pixel;
+            None for none.
         progress: is told after every batch how many files are done.
 
     Raises:
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` is below 1, or the task has no masks.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if masks is not None and not getattr(predictor, "has_masks", False):
+        raise ValueError(f"masks does not apply here: a {type(predictor).__name__} gives no label images")
+    folders = [Path(folder) for folder in (pictures, masks) if folder is not None]
     predictor.model.to(device)
     read: list[Prediction] = []
-    unreadable: list[UnreadableImageError] = []
+    unreadable: list[UnreadableFileError] = []
     for start in range(0, len(paths), batch_size):
-        files, images = [], []
+        files, samples = [], []
         for path in paths[start : start + batch_size]:
             try:
-                images.append(read_image(path, predictor.image_mode))
+                samples.append(predictor.read(path))
                 files.append(path)
-            except UnreadableImageError as error:
+            except UnreadableFileError as error:
                 unreadable.append(error)
-        results = predictor(images) if images else ()
-        for path, image, result in zip(files, images, results, strict=True):
+        results = predictor(samples) if samples else ()
+        for path, sample, result in zip(files, samples, results, strict=True):
+            source = Source(f"{len(read):04d}_{path.stem}", sample)
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
             if pictures is not None:
-                _write_picture(result.drawn(image), Path(pictures) / f"{len(read):04d}_{path.stem}.png")
+                result.save(Path(pictures), source)
+            if masks is not None:
+                result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
             read.append(Prediction(path, result))
         if progress is not None:
             progress(min(start + batch_size, len(paths)))
     return Predictions(predictor.columns, read, unreadable)
-
-
-def _write_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_or_absent(path) as temporary:
-        picture.save(temporary)
 
 
 def write_predictions(predictions: Predictions, path: str | Path) -> None:

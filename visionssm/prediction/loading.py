@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from visionssm.checkpoints import CheckpointError, read_checkpoint
-from visionssm.engine.task import Predictor
-from visionssm.extras import needs_extra
-from visionssm.tasks.classification.predictor import official_classifier, task_of, trained_classifier
-from visionssm.tasks.detection.predictor import trained_detector
-from visionssm.tasks.segmentation.predictor import trained_segmenter
+import visionssm.tasks  # noqa: F401  makes the tasks known
+from visionssm.checkpoints import CheckpointError
+from visionssm.engine.checkpoint import read_trained
+from visionssm.engine.description import description_of
+from visionssm.engine.task import Predictor, Task, find_task, task_names
+from visionssm.tasks.classification.predictor import Classifier, official_classifier
 
-
-def _trained_openmmlab(checkpoint: Mapping[str, Any]) -> Any:
-    from visionssm.tasks.openmmlab.predictor import trained  # needs the openmmlab extra, only here
-
-    return trained(checkpoint)
-
-
-TASKS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
-    "classification": (trained_classifier, "train"),
-    "detection": (trained_detector, "train"),
-    "segmentation": (trained_segmenter, "train"),
-    "mmdet": (_trained_openmmlab, "openmmlab"),
-    "mmseg": (_trained_openmmlab, "openmmlab"),
-}
-"""From the task that a checkpoint names to what makes its predictor, and the extra which that needs."""
+_CLASSIFIERS_ONCE_SAID = {"model", "classes", "input"}
+"""What describes a classifier in checkpoints from before checkpoints named their task."""
 
 
 def load_predictor(path: str | Path, *, model_name: str | None = None, **options: Any) -> Predictor:
     """Load a checkpoint of any task that training wrote, or with `model_name` an official or bare classifier.
 
     Args:
-        path: see `load_classifier`.
+        path: checkpoint of `tools/train.py`, which says what it is; or any file that `visionssm.load_official` reads.
         model_name: registered variant, needed for files that do not say what they are.
         options: fields of the task's predictor to change (`top_k` of a classifier, `threshold` of a detector); those
             that are None stay as they are.
     Raises:
-        FileNotFoundError, CheckpointError: see `visionssm.checkpoints.read_checkpoint`.
+        FileNotFoundError, CheckpointError: see `visionssm.checkpoints.read_checkpoint`; or the checkpoint names no
+            task, or one that is not known.
         MissingExtraError: (an ImportError) the task needs packages that are not installed.
         ValueError: the checkpoint does not say what it is and `model_name` is missing or wrong, or the task has no such
             option.
@@ -57,16 +45,54 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
     if model_name is not None:
         predictor: Any = official_classifier(model_name, path)
     else:
-        checkpoint = read_checkpoint(path)
-        task = task_of(checkpoint, path)
-        if task not in TASKS:
-            raise CheckpointError(f"{str(path)!r} is of the task {task!r}; image files go with {', '.join(TASKS)}")
-        make, extra = TASKS[task]
-        with needs_extra(extra, f"a checkpoint of the task {task!r}"):
-            predictor = make(checkpoint)
+        checkpoint = read_trained(path)
+        predictor = task_of(checkpoint, path).predictor(checkpoint)
     given = {name: value for name, value in options.items() if value is not None}
     known = {field.name for field in fields(predictor)}
     for name in given:
         if name not in known:
             raise ValueError(f"{name} does not apply here: a {type(predictor).__name__} has no such option")
     return cast(Predictor, replace(predictor, **given))
+
+
+def load_classifier(path: str | Path, *, model_name: str | None = None) -> Classifier:
+    """Load a classifier's checkpoint that training wrote, or with `model_name` an official or bare one.
+
+    Args:
+        path: see `load_predictor`.
+        model_name: registered variant, needed for files that do not say what they are. Class names are ImageNet's where
+            the class count is, else "class 0", "class 1", …
+    Raises:
+        FileNotFoundError, CheckpointError, ValueError: as `load_predictor`; or the checkpoint is of another task.
+    """
+    if model_name is not None:
+        return official_classifier(model_name, path)
+    checkpoint = read_trained(path)
+    task = task_of(checkpoint, path)
+    if task.name != "classification":
+        raise CheckpointError(f"{str(path)!r} is of the task {task.name!r}; a classifier is needed here")
+    return cast(Classifier, task.predictor(checkpoint))
+
+
+def task_of(checkpoint: Any, path: str | Path) -> Task:
+    """The task of a checkpoint that training wrote.
+
+    Raises:
+        CheckpointError: it does not name one, or one that is not known.
+    """
+    about = description_of(checkpoint) if isinstance(checkpoint, Mapping) else {}
+    if not about:
+        raise CheckpointError(
+            f"{str(path)!r} does not say which model it is of; it was not written by this package's training. Name the "
+            "model (--model NAME) for an official or bare checkpoint."
+        )
+    name = about.get("task")
+    if name is None and about.keys() >= _CLASSIFIERS_ONCE_SAID:
+        name = "classification"
+    if not isinstance(name, str) or name not in task_names():
+        said = "names no task" if name is None else f"is of the task {name!r}"
+        raise CheckpointError(
+            f"{str(path)!r} {said}; image files go with {', '.join(task_names())}. A task of another package is known "
+            "when its module is imported (--import MODULE)."
+        )
+    return find_task(name)

@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import OPTIMIZERS
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import ConfigError

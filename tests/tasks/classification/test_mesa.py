@@ -11,7 +11,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.engine.tiny import MIXUP, assert_equal_weights, write_config
 from visionssm.cli.launch import train
 from visionssm.engine.errors import ConfigError

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config
 from tests.engine.shapes import DETECTOR, SPEC, write_detection_config
 from tests.engine.tiny import assert_equal_weights, logged

@@ -16,7 +16,7 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
-import visionssm.engine.registration
+import tests.engine.every_task  # noqa: F401  registers all types
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from tests.configs import shipped_config
 from tests.tasks.openmmlab.inputs import write_ade20k, write_coco

@@ -20,7 +20,7 @@ from torch import nn
 
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import CONFIGS, shipped_config, shipped_configs
 from tests.tasks.openmmlab.inputs import detection_batch, segmentation_batch
 from visionssm.cli.launch import prepare

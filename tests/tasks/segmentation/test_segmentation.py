@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
-import visionssm.engine.registration  # noqa: F401
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config
 from tests.engine.shapes import SEGMENTOR, SPEC, write_segmentation_config
 from tests.engine.tiny import assert_equal_weights, logged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -295,12 +295,16 @@ VARIANTS: dict[str, ConvS5Config] = {
 """The published Moving-MNIST models, by the length of their training clips, and a small one."""
 
 
-def create_convs5(name: str) -> ConvS5:
+def create_convs5(name: str, **changes: Any) -> ConvS5:
     """Make a variant with fresh weights.
 
+    Args:
+        name: one of `VARIANTS`.
+        changes: fields of `ConvS5Config` that differ from the variant's.
     Raises:
         ValueError: there is no such variant.
+        TypeError: there is no such field.
     """
     if name not in VARIANTS:
         raise ValueError(f"there is no ConvS5 variant {name!r}; choose one of {', '.join(VARIANTS)}")
-    return ConvS5(VARIANTS[name])
+    return ConvS5(replace(VARIANTS[name], **changes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
@@ -12,7 +11,6 @@ from visionssm.engine.errors import ConfigError
 from visionssm.tasks.classification.model import ImageClassifier
 
 
-@MODELS.register_module()
 class BinaryCrossEntropyClassifier(ImageClassifier):
     """An `ImageClassifier` that says of every class whether it is there; of mixed images both classes are.
 

@@ -301,3 +301,13 @@ def _class_names(source: Any, given: Sequence[str] | None) -> list[str] | None:
     if not indices:
         return None
     return [str(name) for name, _ in sorted(indices.items(), key=lambda item: item[1])]
+
+
+def is_stream(*, name: str = "", **_: Any) -> bool:
+    """Whether a data set of these arguments can only be read in an order of its own."""
+    return _prefix(name) in STREAMS
+
+
+# What the engine asks of a data set's type before it builds one; set by name, as functions have no such attributes.
+for _name, _answer in (("check_available", check_timm_dataset), ("brings_order", is_stream)):
+    setattr(timm_dataset, _name, _answer)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, cast
 
 import timm
-from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +21,6 @@ from visionssm.tasks.classification.losses import (
 from visionssm.tasks.classification.model import ImageClassifier
 
 
-@MODELS.register_module()
 class DistilledClassifier(ImageClassifier):
     """An `ImageClassifier` that also learns from a teacher, which sees the same mixed images.
 
@@ -55,7 +53,7 @@ class DistilledClassifier(ImageClassifier):
             raise ConfigError(f"model.distillation={distillation!r} is unknown; choose one of {', '.join(terms)}")
         if not hasattr(self.model, "set_distilled_training"):
             raise ConfigError(
-                f"model {self._about['name']!r} has one head and distillation needs two; use type='ImageClassifier', "
+                f"model {self.about['name']!r} has one head and distillation needs two; use type='ImageClassifier', "
                 "or a model with set_distilled_training, for example groupmamba_tiny"
             )
         if not timm.is_model(teacher.split(".")[0]):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.registry import HOOKS, MODELS
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -17,7 +16,6 @@ from visionssm.tasks.classification.losses import mesa
 from visionssm.tasks.classification.model import ImageClassifier
 
 
-@MODELS.register_module()
 class MesaClassifier(ImageClassifier):
     """An `ImageClassifier` whose loss has one term more: weight · `visionssm.tasks.classification.losses.mesa`.
 
@@ -58,7 +56,6 @@ class MesaClassifier(ImageClassifier):
         return loss + self.weight * mesa(logits, self._average(inputs))
 
 
-@HOOKS.register_module()
 class MesaHook(Hook):
     """Give a `MesaClassifier` the predictions of its moving average, which the run's `EMAHook` keeps.
 

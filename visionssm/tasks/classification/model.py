@@ -1,4 +1,4 @@
-"""The classification task: any timm model with its loss (mixup, cutmix, label smoothing) and its predictions."""
+"""Any timm model as MMEngine trains it, with mixup, cutmix and label smoothing."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from timm.data import Mixup
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import visionssm  # noqa: F401  registers the models
-from visionssm.checkpoints import CheckpointError
 from visionssm.data.spelling import closest
+from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
 
 
-@MODELS.register_module()
-class ImageClassifier(BaseModel):
-    """A timm classifier as MMEngine trains it.
+class ImageClassifier(TaskModel):
+    """A timm classifier.
 
     Args:
         name: of the model, registered with timm.
@@ -37,6 +34,10 @@ class ImageClassifier(BaseModel):
         ConfigError: the name or an argument is unknown.
     """
 
+    task = "classification"
+    identity = ("name", "num_classes", "in_chans")
+    num_classes: int
+
     def __init__(
         self,
         name: str,
@@ -51,7 +52,6 @@ class ImageClassifier(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
         if not timm.is_model(name.split(".")[0]):
             raise ConfigError(f"model.name={name!r} is not registered; closest: {closest(name, timm.list_models())}")
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
@@ -59,44 +59,31 @@ class ImageClassifier(BaseModel):
             arguments["drop_path_rate"] = drop_path_rate
         arguments |= dict(model_kwargs or {})
         try:
-            self.model = timm.create_model(name, pretrained=pretrained, **arguments)
+            network = timm.create_model(name, pretrained=pretrained, **arguments)
         except TypeError as error:
             raise ConfigError(
                 f"model {name!r} does not take these arguments: {error}. Check model.model_kwargs."
             ) from error
+        super().__init__(network, {"name": name, **arguments}, data_preprocessor, init_cfg)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.mixup = _mixup(mixup, num_classes, label_smoothing) if mixup else None
-        self._about = {"name": name, **arguments}
 
-    def init_weights(self) -> None:
-        """Do nothing: timm's models are initialised, or loaded, when they are made."""
-
-    def forward(
-        self,
-        inputs: Tensor,
-        labels: Tensor | None = None,
-        index: Tensor | None = None,
-        skipped: Tensor | None = None,
-        mode: str = "tensor",
-    ) -> Any:
-        """Scores, losses or predictions of a batch.
+    def losses(  # type: ignore[override]
+        self, inputs: Tensor, labels: Tensor, index: Tensor | None = None, skipped: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`loss`, of all images.
 
         Args:
             inputs: (B, C, H, W) normalised images.
-            labels: (B,) class numbers; −1 where the image could not be read.
+            labels: (B,) class numbers.
             index: (B,) numbers of the samples in their data set.
             skipped: (B,) damaged images passed over for each sample; counted elsewhere.
-            mode: MMEngine's: "tensor" gives (B, classes) scores, "loss" `{"loss": …}`, "predict" a dict per sample.
         """
-        if mode == "loss":
-            assert labels is not None
-            return {"loss": self.loss(inputs, labels)}
-        scores = self.model(inputs)
-        return scores if mode == "tensor" else self._predictions(scores, labels, index)
+        return {"loss": self.loss(inputs, labels)}
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy with the mixed or smoothed targets of training."""
+        """Mean loss of a batch with the mixed or smoothed targets of training."""
         if self.mixup is None:
             return self.criterion(inputs, labels, self.label_smoothing)
         if len(inputs) % 2:
@@ -111,8 +98,20 @@ class ImageClassifier(BaseModel):
         """Loss of images whose targets are (B,) class numbers or, after mixing, (B, classes) distributions."""
         return cross_entropy(self.model(inputs), targets, label_smoothing=label_smoothing)
 
-    def _predictions(self, scores: Tensor, labels: Tensor | None, index: Tensor | None) -> list[dict[str, Any]]:
-        scores = scores.float()
+    def answers(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        labels: Tensor | None = None,
+        index: Tensor | None = None,
+        skipped: Tensor | None = None,
+    ) -> list[dict[str, Any]]:
+        """The best five `classes` and their `scores` of every image, with its `label`, `nll` and `index` if known.
+
+        Args:
+            labels: (B,) class numbers; −1 where the image could not be read.
+            inputs, index, skipped: as in `losses`.
+        """
+        scores = self.model(inputs).float()
         best = scores.softmax(-1).topk(min(5, scores.shape[-1]))
         rows: dict[str, list[Any]] = {"classes": best.indices.tolist(), "scores": best.values.tolist()}
         if labels is not None:
@@ -123,48 +122,18 @@ class ImageClassifier(BaseModel):
             rows["index"] = index.tolist()
         return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
-    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
-        """What a checkpoint says of itself, in plain types, so that it can be used without its config.
+    def described_data(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """`input`: size, mean, std, interpolation and crop of the images.
 
         Raises:
-            ConfigError: the data sets and the model disagree on the classes or the channels.
+            ConfigError: the images have other channels than the model.
         """
-        about = [dict(getattr(data, "metainfo", None) or {}) for data in (val_set, train_set) if data is not None]
-        named = [x["classes"] for x in about if x.get("classes")]
-        if len(named) == 2 and named[0] != named[1]:
-            odd = sorted(set(named[0]) ^ set(named[1]))
+        given = next((meta["input"] for meta in metainfo_of(val_set, train_set) if meta.get("input")), None)
+        if given is not None and given["size"][0] != self.about["in_chans"]:
             raise ConfigError(
-                f"the training and validation data have different classes: {len(named[1])} and {len(named[0])}; "
-                f"only in one of them: {', '.join(odd[:5]) or 'none, but their order differs'}"
+                f"model.in_chans={self.about['in_chans']}, but the data set's images have {given['size'][0]} channels"
             )
-        classes = named[0] if named else [f"class {number}" for number in range(self.num_classes)]
-        if len(classes) != self.num_classes:
-            raise ConfigError(
-                f"model.num_classes={self.num_classes}, but the data set has {len(classes)} classes; set "
-                f"model.num_classes={len(classes)}"
-            )
-        given = next((x["input"] for x in about if x.get("input")), None)
-        if given is not None and given["size"][0] != self._about["in_chans"]:
-            raise ConfigError(
-                f"model.in_chans={self._about['in_chans']}, but the data set's images have {given['size'][0]} channels"
-            )
-        return {"model": dict(self._about), "classes": list(classes), "input": given}
-
-    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
-        """Refuse a checkpoint of another model, by name.
-
-        Raises:
-            CheckpointError: the checkpoint says that it is of another model.
-        """
-        model = (meta.get("visionssm") or {}).get("model")
-        if not model:
-            return
-        for key in ("name", "num_classes", "in_chans"):
-            if model.get(key) != self._about[key]:
-                raise CheckpointError(
-                    f"{path!r} is of another model: its {key} is {model.get(key)!r}, the config's {self._about[key]!r}."
-                    " Use the config it was trained with."
-                )
+        return {"input": given}
 
 
 def _mixup(arguments: Mapping[str, Any], num_classes: int, label_smoothing: float) -> Mixup:

@@ -13,9 +13,11 @@ from timm import create_model, is_model
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
-from visionssm.checkpoints import CheckpointError, create_official, read_checkpoint
-from visionssm.drawing import with_title
-from visionssm.engine.task import Row
+from visionssm.checkpoints import create_official
+from visionssm.data.images import read_image
+from visionssm.drawing import save_picture, with_title
+from visionssm.engine.task import Row, Source
+from visionssm.tasks.classification.network import build_classifier
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
@@ -39,6 +41,10 @@ class ClassResult:
         """The image below its best class."""
         name, score = self.best[0]
         return with_title(image.convert("RGB"), f"{name} {score:.2f}")
+
+    def save(self, folder: Path, source: Source) -> None:
+        """Write the drawn image."""
+        save_picture(self.drawn(source.sample), folder / f"{source.name}.png")
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Classifier:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+    def read(self, path: Path) -> Image.Image:
+        """An image file; see `read_image`."""
+        return read_image(path, self.image_mode)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ClassResult]:
         """The best classes of every image.
@@ -100,43 +110,6 @@ class Classifier:
         return Exportable(self.model, outputs=("scores",), shape=shape, about=about)
 
 
-def load_classifier(path: str | Path, *, model_name: str | None = None) -> Classifier:
-    """Load a classifier's checkpoint that training wrote, or with `model_name` an official or bare one.
-
-    Args:
-        path: checkpoint of `tools/train.py`, which holds the model's name, classes and input; or any file that
-            `visionssm.load_official` reads.
-        model_name: registered variant, needed for files that do not say what they are. Class names are ImageNet's where
-            the class count is, else "class 0", "class 1", …
-    Raises:
-        FileNotFoundError, CheckpointError: see `visionssm.checkpoints.read_checkpoint`.
-        ValueError: the checkpoint does not say what it is and `model_name` is missing or wrong.
-    """
-    if model_name is not None:
-        return official_classifier(model_name, path)
-    checkpoint = read_checkpoint(path)
-    task = task_of(checkpoint, path)
-    if task != "classification":
-        raise CheckpointError(f"{str(path)!r} is of the task {task!r}; a classifier is needed here")
-    return trained_classifier(checkpoint)
-
-
-def task_of(checkpoint: Any, path: str | Path) -> str:
-    """Task of a checkpoint that training wrote.
-
-    Raises:
-        CheckpointError: it does not say.
-    """
-    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    about = meta.get("visionssm") if isinstance(meta, Mapping) else None
-    if not about:
-        raise CheckpointError(
-            f"{str(path)!r} does not say which model it is of; it was not written by this package's training. Name the "
-            "model (--model NAME) for an official or bare checkpoint."
-        )
-    return str(about.get("task", "classification"))
-
-
 def official_classifier(name: str, path: str | Path) -> Classifier:
     """A registered variant with the weights of an official or bare checkpoint."""
     model = create_official(name, path)
@@ -145,8 +118,6 @@ def official_classifier(name: str, path: str | Path) -> Classifier:
 
 def trained_classifier(checkpoint: Mapping[str, Any]) -> Classifier:
     """What training wrote, as `read_checkpoint` returned it."""
-    from visionssm.engine.checkpoint import build_classifier  # needs the train extra, only here
-
     model, classes, trained = build_classifier(checkpoint)
     given = {"input_size" if key == "size" else key: value for key, value in trained.items() if value is not None}
     return _classifier(model, classes, resolve_model_data_config(model) | given)

@@ -97,6 +97,7 @@ class CocoInstances(Dataset):
         if not self.images:
             raise DatasetError(f"{str(path)!r} names no usable image. {HELP}")
         self.keys = list(self.images)
+        self.category_ids = [category for category, _ in sorted(numbers.items(), key=lambda item: item[1])]
         self.objects = objects
         self.has_masks = bool(masks) or (masks is None and not self.without_mask)
         self.skipped = problems.count

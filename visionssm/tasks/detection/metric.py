@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-from mmengine.evaluator import BaseMetric
-from mmengine.registry import METRICS
 from PIL import Image
 from torch import Tensor
 
 from visionssm.data.masks import mask_coder
 from visionssm.drawing import beside, class_colour, draw_objects, shown_scale, with_title
+from visionssm.engine.task import Metric
+from visionssm.files import complete_or_absent, write_csv
 
 
 def plain_objects(objects: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -27,8 +29,7 @@ def plain_objects(objects: Mapping[str, Tensor]) -> dict[str, Any]:
     return plain
 
 
-@METRICS.register_module()
-class DetectionMetric(BaseMetric):
+class DetectionMetric(Metric):
     """COCO's average precision, between 0 and 1.
 
     `box_ap` over IoU 0.5 to 0.95, `box_ap50`, `box_ap75`; with masks also `mask_ap`, `mask_ap50`, `mask_ap75`. Numbers
@@ -43,15 +44,13 @@ class DetectionMetric(BaseMetric):
         pictures: name and picture of the first images, true objects on the left, detections on the right.
     """
 
-    default_prefix = ""  # None would make MMEngine warn
+    formats: ClassVar[tuple[str, ...]] = (".json", ".csv")
 
-    def __init__(
-        self, keep: int = 8, threshold: float = 0.5, collect_device: str = "cpu", prefix: str | None = None
-    ) -> None:
-        super().__init__(collect_device, prefix)
+    def __init__(self, keep: int = 8, threshold: float = 0.5) -> None:
+        super().__init__()
         self.keep = keep
         self.threshold = threshold
-        self.pictures: list[tuple[int, Image.Image]] = []
+        self.rows: list[dict[str, Any]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Keep the detections of one batch, and the pixels of the first images of the data set."""
@@ -63,7 +62,7 @@ class DetectionMetric(BaseMetric):
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Metrics of all images."""
         classes = list((self.dataset_meta or {}).get("classes") or [])
-        valid = sorted((row for row in results if row["index"] >= 0), key=_index)
+        valid = self.rows = sorted((row for row in results if row["index"] >= 0), key=_index)
         if not valid:
             raise ValueError("nothing to evaluate: the data set has no readable image")
         self.pictures = [(row["index"], self._picture(row, classes)) for row in valid if "image" in row]
@@ -78,6 +77,29 @@ class DetectionMetric(BaseMetric):
             metrics["corrupt"] = float(len(results) - len(valid))
         return metrics
 
+    def write(self, path: Path, dataset: Any) -> None:
+        """Write the detections: .json in COCO's results format, with the data set's ids, or .csv, a line per object.
+
+        Boxes are (left, top, width, height) in .json, as COCO's, and (left, top, right, bottom) in .csv.
+        """
+        classes = list((getattr(dataset, "metainfo", None) or {}).get("classes") or [])
+        sample_name = getattr(dataset, "sample_name", str)
+        if path.suffix.lower() == ".csv":
+            header = ("sample", "class", "score", "left", "top", "right", "bottom")
+            write_csv(
+                path, header, (line for row in self.rows for line in _lines(row, sample_name(row["index"]), classes))
+            )
+            return
+        image_ids = getattr(dataset, "keys", None) or range(len(dataset))
+        category_ids = getattr(dataset, "category_ids", None) or range(1, len(classes) + 1)
+        found = []
+        for row in self.rows:
+            for entry in _entries([row], "found"):
+                about = {"image_id": image_ids[row["index"]], "category_id": category_ids[entry["category_id"] - 1]}
+                found.append({**about, "bbox": entry["bbox"], "score": entry["score"], **_mask(entry)})
+        with complete_or_absent(path) as temporary:
+            temporary.write_text(json.dumps(found), encoding="utf-8")
+
     def _picture(self, row: Mapping[str, Any], classes: Sequence[str]) -> Image.Image:
         image = Image.fromarray(row["image"])
         likely = row["found"]["scores"] >= self.threshold
@@ -88,6 +110,23 @@ class DetectionMetric(BaseMetric):
                 with_title(picture_of(image, found, classes), f"detected (score >= {self.threshold:g})"),
             ]
         )
+
+
+def _lines(row: Mapping[str, Any], sample: str, classes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    found = row["found"]
+    for label, score, box in zip(
+        found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True
+    ):
+        yield sample, classes[label - 1] if label <= len(classes) else f"class {label - 1}", score, *box
+
+
+def _mask(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """COCO's compressed mask of an entry as text, where it has one."""
+    if "segmentation" not in entry:
+        return {}
+    counts = entry["segmentation"]["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"segmentation": {"size": list(entry["segmentation"]["size"]), "counts": text}}
 
 
 def _index(row: Mapping[str, Any]) -> int:

@@ -1,24 +1,22 @@
-"""Object detection as MMEngine trains it: torchvision's detectors on any backbone."""
+"""torchvision's detectors as MMEngine trains them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
-from visionssm.engine.adapter import check_same_model, class_names, pixels
+from visionssm.drawing import pixels
+from visionssm.engine.adapter import TaskModel
 from visionssm.engine.errors import ConfigError
-from visionssm.heads.detectors import DETECTORS, LEVELS, Options, check_options
+from visionssm.heads.detectors import Options, torchvision_detector
 from visionssm.tasks.detection.metric import plain_objects
 
 
-@MODELS.register_module()
-class TorchvisionDetector(BaseModel):
-    """A detector of torchvision on a backbone of this package or of timm, as MMEngine trains it.
+class TorchvisionDetector(TaskModel):
+    """A detector of torchvision on a backbone of this package or of timm.
 
     Args:
         architecture: "FasterRCNN", "MaskRCNN" (the data must have masks) or "RetinaNet".
@@ -34,6 +32,10 @@ class TorchvisionDetector(BaseModel):
         ConfigError: an argument is unknown or wrong.
     """
 
+    task = "detection"
+    identity = ("architecture", "name", "num_classes", "channels")
+    num_classes: int
+
     def __init__(
         self,
         architecture: str,
@@ -48,16 +50,7 @@ class TorchvisionDetector(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
-        if architecture not in DETECTORS:
-            raise ConfigError(
-                f"model.architecture={architecture!r} is unknown; choose one of {', '.join(sorted(DETECTORS))}"
-            )
-        if len(size) != 2 or not 0 < size[0] <= size[1]:
-            raise ConfigError(f"model.size={size!r} must be (shortest, longest) side in pixels")
-        if len(anchor_sizes) != LEVELS:
-            raise ConfigError(f"model.anchor_sizes must be {LEVELS} numbers, one per level, got {list(anchor_sizes)}")
-        arguments: dict[str, Any] = {
+        about: dict[str, Any] = {
             "architecture": architecture,
             "name": name,
             "num_classes": num_classes,
@@ -68,31 +61,28 @@ class TorchvisionDetector(BaseModel):
             "options": dict(options or {}),
         }
         try:
-            check_options(architecture, options or {})
-            self.model = DETECTORS[architecture](
-                {"name": name, "pretrained": pretrained, **dict(backbone or {})},
-                num_classes,
-                channels,
-                anchor_sizes,
-                {"min_size": size[0], "max_size": size[1], **dict(options or {})},
-            )
+            network = torchvision_detector(**about, pretrained=pretrained)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
+        super().__init__(network, about, data_preprocessor, init_cfg)
         self.num_classes = num_classes
-        self._about = arguments
 
-    def init_weights(self) -> None:
-        """Do nothing: the model is initialised, or loaded, when it is made."""
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is trained with masks and predicts them."""
+        return isinstance(self.model, MaskRCNN)
 
-    def forward(
-        self,
-        inputs: Sequence[Tensor],
-        targets: Mapping[str, Sequence[Tensor]] | None = None,
-        index: Sequence[int] | None = None,
-        skipped: Sequence[int] | None = None,
-        mode: str = "tensor",
-    ) -> Any:
-        """Losses or detections of a batch.
+    def scores(self, inputs: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """torchvision's detections of (3, H, W) images in [0, 1], of any sizes: a dict per image.
+
+        It has `boxes`, `labels` from 1, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1].
+        """
+        return self.model(list(inputs))
+
+    def losses(  # type: ignore[override]
+        self, inputs: Sequence[Tensor], targets: Mapping[str, Sequence[Tensor]], index: Any = None, skipped: Any = None
+    ) -> dict[str, Tensor]:
+        """torchvision's losses.
 
         Args:
             inputs: (3, H, W) images in [0, 1], of any sizes; they are normalised and scaled inside.
@@ -100,15 +90,8 @@ class TorchvisionDetector(BaseModel):
                 crowds are left out of the losses.
             index: numbers of the samples in their data set; −1 where an image could not be read.
             skipped: damaged images passed over for each sample; counted elsewhere.
-            mode: MMEngine's: "loss" gives torchvision's losses, "tensor" its detections, a dict per image with `boxes`,
-                `labels`, `scores` and, of Mask R-CNN, `masks` (n, 1, H, W) in [0, 1]; "predict" a dict per image for
-                `DetectionMetric`.
         """
         images = list(inputs)
-        if mode != "loss":
-            found = self.model(images)
-            return found if mode == "tensor" else self._rows(images, found, targets, index)
-        assert targets is not None
         wanted = ["boxes", "labels", *(["masks"] if self.needs_masks else [])]
         if "masks" in wanted and "masks" not in targets:
             raise ConfigError(
@@ -125,14 +108,16 @@ class TorchvisionDetector(BaseModel):
         # MMEngine trains the sum of what is named loss
         return {name if name.startswith("loss") else f"loss_{name}": value for name, value in losses.items()}
 
-    @property
-    def needs_masks(self) -> bool:
-        """Whether it is trained with masks and predicts them."""
-        return isinstance(self.model, MaskRCNN)
-
-    def _rows(self, images: Sequence[Tensor], found: Any, targets: Any, index: Any) -> list[dict[str, Any]]:
+    def answers(  # type: ignore[override]
+        self,
+        inputs: Sequence[Tensor],
+        targets: Mapping[str, Sequence[Tensor]] | None = None,
+        index: Any = None,
+        skipped: Any = None,
+    ) -> list[dict[str, Any]]:
+        """`index`, `image`, what was `found` and the `truth`, if there is one, of every image."""
         rows = []
-        for number, (image, objects) in enumerate(zip(images, found, strict=True)):
+        for number, (image, objects) in enumerate(zip(inputs, self.scores(inputs), strict=True)):
             row = {
                 "index": number if index is None else int(index[number]),
                 "image": pixels(image),
@@ -143,25 +128,16 @@ class TorchvisionDetector(BaseModel):
             rows.append(row)
         return rows
 
-    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
-        """What a checkpoint says of itself, in plain types, so that it can be used without its config.
+    def described_data(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """Nothing but the classes.
 
         Raises:
-            ConfigError: the data sets and the model disagree on the classes, or objects lack the masks that it needs.
+            ConfigError: objects lack the masks that the model needs.
         """
-        names = class_names(train_set, val_set, self.num_classes)
         if self.needs_masks:
             _check_masks(train_set, "training", needed=True)
             _check_masks(val_set, "validation", needed=False)
-        return {"task": "detection", "model": dict(self._about), "classes": names}
-
-    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
-        """Refuse a checkpoint of another model.
-
-        Raises:
-            CheckpointError: the checkpoint says that it is of another model.
-        """
-        check_same_model(meta, path, self._about, ("architecture", "name", "num_classes", "channels"))
+        return {}
 
 
 def _check_masks(dataset: Any, part: str, *, needed: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.drawing import class_colour, draw_objects, shown_scale
-from visionssm.engine.task import Row
+from visionssm.data.images import read_image
+from visionssm.drawing import class_colour, draw_objects, save_picture, shown_scale
+from visionssm.engine.description import check_model, description_of, fields_of, rebuilt
+from visionssm.engine.task import Row, Source
+from visionssm.heads.detectors import torchvision_detector
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
@@ -64,6 +68,10 @@ class Detection:
         colours = [class_colour(int(number)) for number in self.numbers]
         return draw_objects(image, self.boxes, names, colours, self.masks, scale=shown_scale(image))
 
+    def save(self, folder: Path, source: Source) -> None:
+        """Write the drawn image."""
+        save_picture(self.drawn(source.sample), folder / f"{source.name}.png")
+
 
 @dataclass(frozen=True)
 class Detector:
@@ -81,6 +89,10 @@ class Detector:
     model: nn.Module
     classes: Sequence[str]
     threshold: float = 0.5
+
+    def read(self, path: Path) -> Image.Image:
+        """An image file; see `read_image`."""
+        return read_image(path)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score reaches the threshold."""
@@ -105,14 +117,22 @@ class Detector:
         """What `export_onnx` and `export_archive` take: see `exportable_detector`."""
         from visionssm.integrations.export import description, exportable_detector
 
-        return exportable_detector(
-            cast(nn.Module, self.model.model), description(self.classes, first=1, input="(1, 3, H, W) in [0, 1]")
-        )
+        return exportable_detector(self.model, description(self.classes, first=1, input="(1, 3, H, W) in [0, 1]"))
+
+
+_FIELDS = ("architecture", "name", "num_classes", "size", "channels", "anchor_sizes", "backbone", "options")
+_OF_THE_BACKBONE = {"in_chans", "out_indices", "frozen_stages"}
 
 
 def trained_detector(checkpoint: Mapping[str, Any]) -> Detector:
-    """What training wrote, as `read_checkpoint` returned it."""
-    from visionssm.engine.adapter import rebuilt  # needs the train extra, only here
-    from visionssm.tasks.detection.model import TorchvisionDetector
+    """What training wrote, as `read_checkpoint` returned it.
 
-    return Detector(*rebuilt(TorchvisionDetector, checkpoint))
+    Raises:
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
+    """
+    about = description_of(checkpoint)
+    fields = fields_of(about, "model", _FIELDS)
+    backbone = dict(fields.get("backbone") or {})
+    check_model(fields.get("name"), {key: x for key, x in backbone.items() if key not in _OF_THE_BACKBONE})
+    model = rebuilt(lambda: torchvision_detector(**fields, pretrained=False), checkpoint, str(fields["name"]))
+    return Detector(model, [str(name) for name in about.get("classes") or ()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,35 +17,11 @@ from PIL import Image
 from torch import nn
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
-from visionssm.engine.checkpoint import load_strictly
+from visionssm.data.images import read_image
+from visionssm.engine.description import description_of, rebuilt
 from visionssm.tasks.detection.predictor import Detection
+from visionssm.tasks.openmmlab.description import model_of, pipeline_of
 from visionssm.tasks.segmentation.predictor import PixelClasses
-
-
-def checkpoint_meta(cfg: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
-    """What a checkpoint needs to say of a model of mmdet or mmseg, to be used without its config.
-
-    Args:
-        cfg: of the run.
-        dataset: with the class names, or None.
-    """
-    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}
-    pipeline = (loader.get("dataset") or {}).get("pipeline") or []
-    return {
-        "task": cfg["default_scope"],
-        "model": _plain(cfg["model"]),
-        "pipeline": [_plain(step) for step in pipeline],
-        "classes": list((getattr(dataset, "metainfo", None) or {}).get("classes") or ()),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """A section of a config in plain types; classes, which configs in Python style hold, become their dotted names."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
 
 
 def detection_of(sample: Any, classes: Sequence[str], threshold: float) -> Detection:
@@ -77,6 +54,10 @@ class _Predictor:
     model: nn.Module
     classes: Sequence[str]
     pipeline: Any
+
+    def read(self, path: Path) -> Image.Image:
+        """An image file; see `read_image`."""
+        return read_image(path)
 
     def samples(self, images: Sequence[Image.Image]) -> list[Any]:
         """The model's data samples of images, one by one, as their sizes differ."""
@@ -119,6 +100,7 @@ class OpenMMLabSegmenter(_Predictor):
     """A segmentor of mmseg."""
 
     columns: ClassVar[tuple[str, ...]] = ("class", "share")
+    has_masks: ClassVar[bool] = True
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""
@@ -129,19 +111,17 @@ def trained(checkpoint: Mapping[str, Any]) -> OpenMMLabDetector | OpenMMLabSegme
     """The predictor of a checkpoint that `tools/train.py` wrote, as `read_checkpoint` returned it.
 
     Raises:
-        CheckpointError: the weights do not fit the model that it describes.
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
     """
-    about = checkpoint["meta"]["visionssm"]
-    scope = str(about["task"])
+    about = description_of(checkpoint)
+    scope = "mmdet" if about.get("task") == "mmdet" else "mmseg"
     importlib.import_module(f"{scope}.utils").register_all_modules(init_default_scope=False)
-    cfg = ConfigDict(about["model"])
-    if cfg.backbone.type == "VisionSSM":
-        cfg.backbone.pretrained = False
+    cfg, steps = ConfigDict(model_of(about, scope)), pipeline_of(about)
+    models = importlib.import_module(f"{scope}.registry").MODELS
     with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(importlib.import_module(f"{scope}.registry").MODELS.build(cfg))
-        steps = [step for step in about["pipeline"] if step["type"] not in ("LoadImageFromFile", "LoadAnnotations")]
-        pipeline = Compose([dict(step) for step in steps])
-    load_strictly(model, checkpoint["state_dict"], str(cfg.backbone.get("name", cfg.type)))
-    classes = about["classes"] or [f"class {number}" for number in range(1000)]
+        name = str(cfg.backbone.get("name", cfg.type))
+        model = rebuilt(lambda: revert_sync_batchnorm(models.build(cfg)), checkpoint, name, prefix="")
+        pipeline = Compose(steps)
+    classes = [str(x) for x in about.get("classes") or ()] or [f"class {number}" for number in range(1000)]
     kind = OpenMMLabDetector if scope == "mmdet" else OpenMMLabSegmenter
-    return kind(model.eval(), classes, pipeline)
+    return kind(model, classes, pipeline)

@@ -1,4 +1,4 @@
-"""Semantic segmentation as MMEngine trains it: torchvision's segmentation models on any backbone."""
+"""torchvision's segmentation models as MMEngine trains them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from visionssm.engine.adapter import check_same_model, class_names, pixels
+from visionssm.drawing import pixels
+from visionssm.engine.adapter import TaskModel
 from visionssm.engine.errors import ConfigError
 from visionssm.heads.segmentors import segmentation_model
 from visionssm.tasks.segmentation.data import IGNORED
@@ -20,10 +19,11 @@ from visionssm.tasks.segmentation.metric import confusion_of
 
 _AUXILIARY_WEIGHT = 0.4
 
+Images = Tensor | Sequence[Tensor]
 
-@MODELS.register_module()
-class TorchvisionSegmentor(BaseModel):
-    """A segmentation model in torchvision's form on a backbone of this package or of timm, as MMEngine trains it.
+
+class TorchvisionSegmentor(TaskModel):
+    """A segmentation model in torchvision's form on a backbone of this package or of timm.
 
     Args:
         name: of the backbone.
@@ -41,6 +41,9 @@ class TorchvisionSegmentor(BaseModel):
         ConfigError: an argument is unknown or wrong.
     """
 
+    task = "segmentation"
+    identity = ("name", "num_classes", "head", "channels")
+    num_classes: int
     mean: Tensor
     std: Tensor
     class_weights: Tensor
@@ -61,7 +64,6 @@ class TorchvisionSegmentor(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
         arguments: dict[str, Any] = {
             "name": name,
             "num_classes": num_classes,
@@ -71,9 +73,11 @@ class TorchvisionSegmentor(BaseModel):
             "auxiliary": auxiliary,
         }
         try:
-            self.model = segmentation_model(**arguments, pretrained=pretrained, **dict(backbone or {}))
+            network = segmentation_model(**arguments, pretrained=pretrained, **dict(backbone or {}))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
+        about = {**arguments, "mean": list(mean), "std": list(std), "backbone": dict(backbone or {})}
+        super().__init__(network, about, data_preprocessor, init_cfg)
         self.num_classes = num_classes
         weights = [1.0] * num_classes if class_weights is None else list(class_weights)
         if len(weights) != num_classes or not all(weight > 0 for weight in weights):
@@ -81,46 +85,37 @@ class TorchvisionSegmentor(BaseModel):
         self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self._about = {**arguments, "mean": list(mean), "std": list(std), "backbone": dict(backbone or {})}
 
-    def init_weights(self) -> None:
-        """Do nothing: the model is initialised, or loaded, when it is made."""
+    def _all_scores(self, inputs: Images) -> Mapping[str, Tensor]:
+        return self.model((_stacked(inputs) - self.mean) / self.std)
 
-    def forward(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        labels: Tensor | Sequence[Tensor] | None = None,
-        index: Tensor | Sequence[int] | None = None,
-        skipped: Tensor | Sequence[int] | None = None,
-        mode: str = "tensor",
-    ) -> Any:
-        """Scores, losses or predictions of a batch.
+    def scores(self, inputs: Images) -> Tensor:
+        """(B, num_classes, H, W) of (B, 3, H, W) images in [0, 1], or of a list of images of one size."""
+        return self._all_scores(inputs)["out"]
+
+    def losses(self, inputs: Images, labels: Images, index: Any = None, skipped: Any = None) -> dict[str, Tensor]:  # type: ignore[override]
+        """`loss_pixels`, and `loss_auxiliary` if there is such a head.
 
         Args:
             inputs: (B, 3, H, W) images in [0, 1], or a list of images of one size.
             labels: (B, H, W) class numbers; 255 is ignored.
             index: (B,) numbers of the samples in their data set; −1 where an image could not be read.
             skipped: (B,) damaged images passed over for each sample; counted elsewhere.
-            mode: MMEngine's: "tensor" gives (B, num_classes, H, W) scores, "loss" `{"loss_pixels": …}` and
-                `loss_auxiliary` if there is such a head, "predict" a dict per image for `SegmentationMetric`.
         """
-        images = _stacked(inputs)
-        scores = self.model((images - self.mean) / self.std)
-        if mode == "tensor":
-            return scores["out"]
-        truth = None if labels is None else _stacked(labels)
-        if mode == "predict":
-            return self._rows(images, scores["out"], truth, index)
-        assert truth is not None
+        scores, truth = self._all_scores(inputs), _stacked(labels)
         losses = {"loss_pixels": _pixel_loss(scores["out"], truth, self.class_weights)}
         if "aux" in scores:
             losses["loss_auxiliary"] = _AUXILIARY_WEIGHT * _pixel_loss(scores["aux"], truth, self.class_weights)
         return losses
 
-    def _rows(self, images: Tensor, scores: Tensor, truth: Tensor | None, index: Any) -> list[dict[str, Any]]:
-        numbers = scores.argmax(1)  # (B, H, W)
+    def answers(  # type: ignore[override]
+        self, inputs: Images, labels: Images | None = None, index: Any = None, skipped: Any = None
+    ) -> list[dict[str, Any]]:
+        """`index`, `image`, the `predicted` classes and, where these are labelled, `truth` and `confusion`."""
+        images = _stacked(inputs)
+        truth = None if labels is None else _stacked(labels)
         rows = []
-        for number, (image, predicted) in enumerate(zip(images, numbers, strict=True)):
+        for number, (image, predicted) in enumerate(zip(images, self.scores(images).argmax(1), strict=True)):
             row = {
                 "index": number if index is None else int(index[number]),
                 "image": pixels(image),
@@ -131,23 +126,6 @@ class TorchvisionSegmentor(BaseModel):
                 row["confusion"] = confusion_of(truth[number], predicted, self.num_classes)
             rows.append(row)
         return rows
-
-    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
-        """What a checkpoint says of itself, in plain types, so that it can be used without its config.
-
-        Raises:
-            ConfigError: the data sets and the model disagree on the classes.
-        """
-        names = class_names(train_set, val_set, self.num_classes)
-        return {"task": "segmentation", "model": dict(self._about), "classes": names}
-
-    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
-        """Refuse a checkpoint of another model.
-
-        Raises:
-            CheckpointError: the checkpoint says that it is of another model.
-        """
-        check_same_model(meta, path, self._about, ("name", "num_classes", "head", "channels"))
 
 
 def _stacked(images: Tensor | Sequence[Tensor]) -> Tensor:

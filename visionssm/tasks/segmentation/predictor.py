@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +13,12 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.drawing import class_legend, draw_classes, shown_scale, with_legend
-from visionssm.engine.task import Row
+from visionssm.checkpoints import CheckpointError
+from visionssm.data.images import read_image
+from visionssm.drawing import class_legend, draw_classes, save_picture, shown_scale, with_legend
+from visionssm.engine.description import check_model, description_of, fields_of, rebuilt
+from visionssm.engine.task import Row, Source
+from visionssm.heads.segmentors import Normalised, segmentation_model
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
@@ -44,10 +49,23 @@ class PixelClasses:
         drawn = draw_classes(image, self.numbers, scale=shown_scale(image))
         return with_legend(drawn, class_legend(self.classes, self.numbers))
 
+    def save(self, folder: Path, source: Source) -> None:
+        """Write the drawn image."""
+        save_picture(self.drawn(source.sample), folder / f"{source.name}.png")
+
+    def save_masks(self, folder: Path, source: Source) -> None:
+        """Write a label image of the image's size, as `label_image` makes it."""
+        save_picture(label_image(self.numbers, len(self.classes)), folder / f"{source.name}.png")
+
     def _shares(self) -> list[tuple[str, float]]:
         numbers, counts = np.unique(self.numbers, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return [(self.classes[numbers[i]], float(counts[i] / self.numbers.size)) for i in order]
+
+
+def label_image(numbers: np.ndarray, num_classes: int) -> Image.Image:
+    """(H, W) class numbers as grey levels of 8 bits, or of 16 with more than 256 classes."""
+    return Image.fromarray(numbers.astype(np.uint8 if num_classes <= 256 else np.uint16))
 
 
 @dataclass(frozen=True)
@@ -60,10 +78,15 @@ class Segmenter:
     """
 
     columns: ClassVar[tuple[str, ...]] = ("class", "share")
+    has_masks: ClassVar[bool] = True
     image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
 
     model: nn.Module
     classes: Sequence[str]
+
+    def read(self, path: Path) -> Image.Image:
+        """An image file; see `read_image`."""
+        return read_image(path)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""
@@ -81,9 +104,24 @@ class Segmenter:
         return exportable_segmentor(self.model, description(self.classes, input="(B, 3, H, W) in [0, 1]"))
 
 
-def trained_segmenter(checkpoint: Mapping[str, Any]) -> Segmenter:
-    """What training wrote, as `read_checkpoint` returned it."""
-    from visionssm.engine.adapter import rebuilt  # needs the train extra, only here
-    from visionssm.tasks.segmentation.model import TorchvisionSegmentor
+_FIELDS = ("name", "num_classes", "head", "channels", "atrous_rates", "auxiliary", "mean", "std", "backbone")
+_OF_THE_BACKBONE = {"in_chans", "out_indices", "frozen_stages"}
 
-    return Segmenter(*rebuilt(TorchvisionSegmentor, checkpoint))
+
+def trained_segmenter(checkpoint: Mapping[str, Any]) -> Segmenter:
+    """What training wrote, as `read_checkpoint` returned it.
+
+    Raises:
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
+    """
+    about = description_of(checkpoint)
+    fields = fields_of(about, "model", _FIELDS)
+    mean, std = (fields.pop(key, None) for key in ("mean", "std"))
+    backbone = dict(fields.pop("backbone", None) or {})
+    name = fields.get("name")
+    check_model(name, {key: x for key, x in backbone.items() if key not in _OF_THE_BACKBONE})
+    if backbone.keys() & fields.keys():
+        raise CheckpointError("the checkpoint's description names a field twice, in model and in model.backbone")
+    network = rebuilt(lambda: segmentation_model(**fields, **backbone, pretrained=False), checkpoint, str(name))
+    given = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    return Segmenter(Normalised(network, **given).eval(), [str(x) for x in about.get("classes") or ()])

@@ -1,1 +1,14 @@
-"""Next-frame prediction: ConvS5 models, clips, error and PSNR."""
+"""Next-frame prediction of video: ConvS5 models, clips, error and PSNR."""
+
+from visionssm.engine.task import Task
+
+_HERE = "visionssm.tasks.video"
+
+TASK = Task(
+    name="video",
+    models={"NextFramePredictor": f"{_HERE}.model:NextFramePredictor"},
+    datasets={"MovingDigits": f"{_HERE}.data:MovingDigits"},
+    metrics={"NextFrameMetric": f"{_HERE}.metric:NextFrameMetric"},
+    hooks={"PredictedFramesHook": f"{_HERE}.pictures:PredictedFramesHook"},
+    makes_predictor=f"{_HERE}.predictor:trained_next_frame",
+)

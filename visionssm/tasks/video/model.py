@@ -1,24 +1,21 @@
-"""The task of predicting video: every frame from those before it, and the rest of a clip from its beginning."""
+"""ConvS5 as MMEngine trains it: every frame from those before it, and the rest of a clip from its beginning."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from torch import Tensor
 
-from visionssm.backbones.convs5 import VARIANTS, ConvS5, next_frame_losses
+from visionssm.backbones.convs5 import VARIANTS, create_convs5, next_frame_losses
 from visionssm.data.spelling import closest
-from visionssm.engine.errors import CheckpointError, ConfigError
+from visionssm.engine.adapter import TaskModel, metainfo_of
+from visionssm.engine.errors import ConfigError
 from visionssm.tasks.video.metric import mean_psnr
 
 
-@MODELS.register_module()
-class NextFramePredictor(BaseModel):
-    """A ConvS5 model as MMEngine trains it.
+class NextFramePredictor(TaskModel):
+    """A ConvS5 model.
 
     Args:
         name: a variant of `visionssm.backbones.convs5`.
@@ -29,6 +26,8 @@ class NextFramePredictor(BaseModel):
         ConfigError: the name or a field is unknown, or the context is empty.
     """
 
+    task = "video"
+
     def __init__(
         self,
         name: str,
@@ -37,47 +36,41 @@ class NextFramePredictor(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
         if name not in VARIANTS:
             raise ConfigError(f"model.name={name!r} is not a ConvS5 variant; closest: {closest(name, list(VARIANTS))}")
         if context < 1:
             raise ConfigError(f"model.context={context}: at least one frame must be given")
+        about = {"name": name, **dict(model_kwargs or {})}
         try:
-            config = dataclasses.replace(VARIANTS[name], **dict(model_kwargs or {}))
+            network = create_convs5(**about)
         except TypeError as error:
             raise ConfigError(f"model.model_kwargs: {error}; the fields are those of ConvS5Config") from error
-        self.model = ConvS5(config)
+        super().__init__(network, about, data_preprocessor, init_cfg)
+        self.network = (network,)  # typed, and in a tuple, where nn.Module does not look
         self.context = context
-        self._about = {"name": name, **dict(model_kwargs or {})}
 
-    def init_weights(self) -> None:
-        """Do nothing: the model is initialised when it is made."""
-
-    def forward(self, inputs: Tensor, index: Tensor | None = None, mode: str = "tensor") -> Any:
-        """Predictions, losses or evaluated clips of a batch.
+    def losses(self, inputs: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        """`loss`, and its parts `mse` and `l1`, of predicting all frames but the first.
 
         Args:
             inputs: (B, T, H, W, C) clips in [−1, 1].
             index: (B,) numbers of the clips in their data set.
-            mode: MMEngine's: "tensor" gives (B, T − 1, H, W, C) predictions of all frames but the first, "loss"
-                `{"loss": …, "mse": …, "l1": …}`, "predict" a dict per clip (see `NextFrameMetric`).
         """
-        predicted = self.model(inputs)
-        if mode == "tensor":
-            return predicted
-        if mode == "predict":
-            return self._evaluated(inputs, predicted.detach(), index)
-        losses = next_frame_losses(predicted, inputs[:, 1:])
+        losses = next_frame_losses(self.model(inputs), inputs[:, 1:])
         # MMEngine trains the sum of what is named loss; the parts are only logged
         return {"loss": losses["loss"], "mse": losses["mse"].detach(), "l1": losses["l1"].detach()}
 
-    def _evaluated(self, clips: Tensor, predicted: Tensor, index: Tensor | None) -> list[dict[str, Any]]:
-        known = self.context
+    def answers(  # type: ignore[override]
+        self, inputs: Tensor, index: Tensor | None = None
+    ) -> list[dict[str, Any]]:
+        """Errors and frames of every clip; see `NextFrameMetric`."""
+        clips, known = inputs, self.context
+        predicted = self.model(clips).detach()
         if clips.shape[1] <= known:
             raise ConfigError(
                 f"model.context={known}, but a clip has {clips.shape[1]} frames; nothing is left to generate"
             )
-        generated = self.model.generate(clips[:, :known], clips.shape[1] - known)
+        generated = self.network[0].generate(clips[:, :known], clips.shape[1] - known)
         rows = []
         for number, clip in enumerate(clips):
             one = slice(number, number + 1)
@@ -85,6 +78,7 @@ class NextFramePredictor(BaseModel):
             rows.append(
                 {
                     "index": number if index is None else int(index[number]),
+                    "known": known,
                     "error": float(next_frame_losses(predicted[one], following)["loss"]),
                     "copy_error": float(next_frame_losses(clips[one, :-1], following)["loss"]),
                     "psnr": mean_psnr(predicted[number], clip[1:]),
@@ -96,30 +90,18 @@ class NextFramePredictor(BaseModel):
             )
         return rows
 
-    def checkpoint_meta(self, train_set: Any, val_set: Any) -> dict[str, Any]:
-        """What a checkpoint says of itself, in plain types.
+    def described_data(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """`context`, the frames that are given.
 
         Raises:
             ConfigError: the clips do not fit the model.
         """
-        for data in (train_set, val_set):
-            clip = dict(getattr(data, "metainfo", None) or {}).get("clip")
-            if clip is None:
-                continue
-            height, width, channels = clip["size"]
-            if channels != self.model.config.channels or height % self.model.reduction or width % self.model.reduction:
+        channels, reduction = self.network[0].config.channels, self.network[0].reduction
+        for clip in (meta["clip"] for meta in metainfo_of(val_set, train_set) if meta.get("clip")):
+            height, width, given = clip["size"]
+            if given != channels or height % reduction or width % reduction:
                 raise ConfigError(
-                    f"the frames are {height}×{width}×{channels}, but the model takes {self.model.config.channels} "
-                    f"channels and sides divisible by {self.model.reduction}"
+                    f"the frames are {height}×{width}×{given}, but the model takes {channels} channels and sides "
+                    f"divisible by {reduction}"
                 )
-        return {"model": dict(self._about)}
-
-    def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
-        """Refuse a checkpoint of another model, by name.
-
-        Raises:
-            CheckpointError: the checkpoint says that it is of another model.
-        """
-        name = ((meta.get("visionssm") or {}).get("model") or {}).get("name", self._about["name"])
-        if name != self._about["name"]:
-            raise CheckpointError(f"{path!r} is of the model {name!r}, the config's is {self._about['name']!r}")
+        return {"context": self.context}

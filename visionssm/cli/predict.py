@@ -1,0 +1,121 @@
+"""Apply a checkpoint to files, as it was trained for: classes of images, objects in them, classes of their pixels, …
+
+    tools/predict.py CHECKPOINT FILE_OR_FOLDER… [--out predictions.csv] [--pictures FOLDER] [--masks FOLDER]
+
+CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
+Files that cannot be read are listed on standard error and do not stop the rest.
+
+Exit status: 0 if at least one file could be used, 1 if none could be read, 2 if the arguments or the checkpoint are
+unusable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import visionssm  # noqa: F401  registers the models
+from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
+
+Row = tuple[str, ...]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on unusable arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", type=Path, nargs="+", help="files, or folders, which are searched to any depth")
+    parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
+    parser.add_argument("--top-k", type=int, help="classes that a classifier lists; 5 by default")
+    parser.add_argument("--threshold", type=float, help="least score of an object that is listed; 0.5 by default")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found in every file")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="also write label images, of segmentation")
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE", help="that makes another task known"
+    )
+    parsed = parser.parse_args(arguments)
+    if (parsed.top_k is not None and parsed.top_k < 1) or parsed.batch_size < 1:
+        parser.error("--top-k and --batch-size must be at least 1")
+    if parsed.out is not None and parsed.out.suffix.lower() not in (".csv", ".json"):
+        parser.error(f"--out must end in .csv or .json, got {parsed.out}")
+    return parsed
+
+
+def print_progress(total: int, done: int) -> None:
+    """Tell on one line of the terminal how far it is; the last call takes the line away."""
+    line = "" if done == total else f"{done} of {total} files"
+    print(f"\r{line:<40}\r{line}", end="", file=sys.stderr, flush=True)
+
+
+def print_table(predictions: Predictions) -> None:
+    """Print files and what was found in them; drawn by rich on a terminal, where that is installed."""
+    rows: list[Row] = []
+    for prediction in predictions.read:
+        found = prediction.result.rows() or [("",) * len(predictions.columns)]
+        for number, row in enumerate(found):
+            values = [f"{x:.4f}" if isinstance(x, float) else str(x) for x in row]
+            rows.append((str(prediction.path) if number == 0 else "", *values))
+    header: Row = ("file", *predictions.columns)
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+    except ImportError:
+        return _print_plain(header, rows)
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file: lines that other programs can take apart
+        return _print_plain(header, rows)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _print_plain(header: Row, rows: Sequence[Row]) -> None:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        for module in options.imports:
+            importlib.import_module(module)
+        predictor = load_predictor(
+            options.checkpoint, model_name=options.model, top_k=options.top_k, threshold=options.threshold
+        )
+        files = find_files(options.images)
+        predictions = predict_files(
+            predictor,
+            files,
+            device=options.device,
+            batch_size=options.batch_size,
+            pictures=options.pictures,
+            masks=options.masks,
+            progress=partial(print_progress, len(files)) if sys.stderr.isatty() else None,
+        )
+        if options.out is not None:
+            write_predictions(predictions, options.out)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if predictions.read:
+        print_table(predictions)
+    if predictions.unreadable:
+        print(f"{len(predictions.unreadable)} of {len(files)} files could not be read:", file=sys.stderr)
+        for unreadable in predictions.unreadable:
+            print(f"  {unreadable.path}: {unreadable.reason}", file=sys.stderr)
+    elif not files:
+        print("no files were found", file=sys.stderr)
+    return 0 if predictions.read else 1

@@ -1,0 +1,170 @@
+"""Pictures of what models look at.
+
+  tools/visualize.py routes ss2d --size 8 8 --out ss2d.png       (or .gif: the routes are walked)
+  tools/visualize.py erf vmamba_tiny_s1l8 work_dirs/run/best.pth --images photos/
+  tools/visualize.py features work_dirs/run/best.pth photo.jpg
+  tools/visualize.py cam vmamba_tiny_s1l8 photo.jpg --pretrained --class 207
+
+A model is a checkpoint that tools/train.py wrote, an official or bare one (with --model NAME), or the name of a
+registered model (untrained weights, unless --pretrained).
+
+Exit status: 0 if the picture was written, 2 if an argument or a file is unusable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+import visionssm  # noqa: F401  registers the models
+from visionssm import visualization
+from visionssm.data.images import read_image
+from visionssm.prediction import Classifier, find_files, load_classifier, registered_classifier
+
+
+def load(source: str, options: argparse.Namespace) -> Classifier:
+    """The model of a checkpoint file, or a registered model by name; random weights are the same every time."""
+    if Path(source).exists() or Path(source).suffix in (".pth", ".pt", ".safetensors", ".bin"):
+        return load_classifier(source, model_name=options.model)
+    torch.manual_seed(0)
+    return registered_classifier(source, pretrained=options.pretrained)
+
+
+def read(classifier: Classifier, path: str | Path, size: Sequence[int] | None = None) -> Tensor:
+    """(1, C, H, W) image as the model was trained on, or resized to (H, W) and otherwise like it."""
+    transform = classifier.transform
+    if size is not None:
+        steps = getattr(transform, "transforms", [])
+        normalise = [step for step in steps if isinstance(step, Normalize)]
+        transform = Compose([Resize(list(size), antialias=True), ToTensor(), *normalise])
+    return transform(read_image(path, classifier.image_mode))[None]
+
+
+def picture(classifier: Classifier, image: Tensor) -> Tensor:
+    """(1, C, H, W) input of the model back to an (H, W, 3) picture in [0, 1]."""
+    image = image[0]
+    for step in getattr(classifier.transform, "transforms", []):
+        if isinstance(step, Normalize):
+            mean, std = torch.as_tensor(step.mean), torch.as_tensor(step.std)
+            image = image * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+    return image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+
+
+def draw_routes(options: argparse.Namespace) -> Path:
+    """Write the picture of a route table."""
+    height, width = options.size
+    table = visualization.route_table(options.name, height, width, options.option)
+    title = f"{options.name}, {height}×{width}"
+    out = options.out or Path(f"routes_{options.name}.png")
+    if out.suffix.lower() == ".gif":
+        visualization.save_route_animation(table, height, width, out, title=title)
+    else:
+        visualization.save(visualization.figure_of_routes(table, height, width, title=title), out)
+    return out
+
+
+def draw_fields(options: argparse.Namespace) -> Path:
+    """Write effective receptive fields side by side."""
+    fields: dict[str, Tensor] = {}
+    for source in options.sources:
+        classifier = load(source, options)
+        if options.images:
+            files = find_files(options.images)[: options.count]
+            images = torch.cat([read(classifier, file) for file in files]) if files else torch.empty(0)
+        else:
+            channels, *size = classifier.model.default_cfg["input_size"]  # type: ignore[index,misc]
+            generator = torch.Generator().manual_seed(0)
+            images = torch.randn(options.count, channels, *(options.size or size), generator=generator)
+        print(f"{source}: {len(images)} images of {images.shape[-2]}×{images.shape[-1]} …", file=sys.stderr)
+        name = source if source not in fields else f"{source} ({len(fields) + 1})"
+        fields[name] = visualization.effective_receptive_field(classifier.model, images)
+    out = options.out or Path("erf.png")
+    visualization.save(visualization.figure_of_fields(fields), out)
+    return out
+
+
+def draw_features(options: argparse.Namespace) -> Path:
+    """Write the feature maps of an image; of models with many layers, four spread evenly."""
+    classifier = load(options.source, options)
+    image = read(classifier, options.image, options.size)
+    with torch.inference_mode():
+        maps = visualization.stage_maps(classifier.model, image)
+    rows = min(len(maps), 4)
+    chosen = [round((i + 1) * len(maps) / rows) - 1 for i in range(rows)]
+    unit = "stage" if len(maps) == rows else "layer"
+    named = {f"{unit} {i + 1}": maps[i][0].clone() for i in chosen}
+    out = options.out or Path(f"features_{Path(options.image).stem}.png")
+    visualization.save(visualization.figure_of_features(picture(classifier, image), named), out)
+    return out
+
+
+def draw_cam(options: argparse.Namespace) -> Path:
+    """Write the class-activation map of an image."""
+    classifier = load(options.source, options)
+    image = read(classifier, options.image, options.size)
+    cam, index = visualization.class_activation_map(classifier.model, image, options.class_index)
+    label = classifier.classes[index] if index < len(classifier.classes) else f"class {index}"
+    out = options.out or Path(f"cam_{Path(options.image).stem}.png")
+    title = f"{label.split(',')[0]} ({index})" if not label.endswith(str(index)) else label
+    visualization.save(visualization.figure_of_cam(picture(classifier, image), cam, title=title), out)
+    return out
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, help="picture to write (default: a name in this folder)")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
+    model.add_argument("--pretrained", action="store_true", help="for a model name: the published weights")
+
+    routes = commands.add_parser("routes", parents=[common], help="the order in which pixels are visited")
+    routes.add_argument("name", help=", ".join(sorted(visualization.ROUTES)))
+    routes.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=(8, 8), help="default: 8 8")
+    routes.add_argument("--option", type=int, metavar="N", help="step of atrous (2), side of window's windows (4)")
+    routes.set_defaults(draw=draw_routes)
+
+    erf = commands.add_parser("erf", parents=[common, model], help="effective receptive field of the last map")
+    erf.add_argument("sources", nargs="+", metavar="MODEL", help="checkpoints or names, drawn side by side")
+    erf.add_argument("--images", nargs="+", metavar="PATH", help="files or folders (default: random noise)")
+    erf.add_argument("--count", type=int, default=8, help="most images to average over (default: 8)")
+    erf.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of random noise (default: the model's)")
+    erf.set_defaults(draw=draw_fields)
+
+    features = commands.add_parser("features", parents=[common, model], help="maps of an image after every stage")
+    features.add_argument("source", metavar="MODEL")
+    features.add_argument("image")
+    features.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize to (default: the model's size)")
+    features.set_defaults(draw=draw_features)
+
+    cam = commands.add_parser("cam", parents=[common, model], help="where the last map speaks for a class (Grad-CAM)")
+    cam.add_argument("source", metavar="MODEL")
+    cam.add_argument("image")
+    cam.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize to (default: the model's size)")
+    cam.add_argument("--class", dest="class_index", type=int, metavar="K", help="class number (default: the predicted)")
+    cam.set_defaults(draw=draw_cam)
+
+    options = parser.parse_args(arguments)
+    if options.command == "erf" and options.count < 1:
+        parser.error(f"--count must be at least 1, got {options.count}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parse(arguments)
+    try:
+        out = options.draw(options)
+    except (ImportError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {out}")
+    return 0

@@ -1,0 +1,154 @@
+"""Continuing videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from visionssm.backbones.convs5 import ConvS5, ConvS5Config, create_convs5
+from visionssm.checkpoints import CheckpointError
+from visionssm.data.errors import UnreadableFileError
+from visionssm.engine.description import description_of, fields_of, rebuilt
+from visionssm.engine.task import Row, Source
+from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
+from visionssm.tasks.video.metric import mean_psnr
+
+MOST_FRAMES = 1024
+"""Frames of a file that are read."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Frames that a model generated behind those that it was given.
+
+    Attributes:
+        given: (T, H, W, C) frames in [−1, 1].
+        generated: (S, H, W, C) those that follow.
+        truth: (≤ S, H, W, C) how the file goes on, as far as it does.
+    """
+
+    given: Tensor
+    generated: Tensor
+    truth: Tensor
+
+    def rows(self) -> list[Row]:
+        """Number in the clip, from 0, of every generated frame, and its PSNR in dB where the file has that frame."""
+        return [(number, "" if psnr is None else psnr) for number, psnr in self._figures()]
+
+    def plain(self) -> dict[str, Any]:
+        """{"given": frames, "frames": [{"frame": number, "psnr": dB or null}]}."""
+        frames = [{"frame": number, "psnr": psnr} for number, psnr in self._figures()]
+        return {"given": len(self.given), "frames": frames}
+
+    def save(self, folder: Path, source: Source) -> None:
+        """Write NAME.png, true above given and generated frames in time, and NAME.gif, the same playing."""
+        missing = len(self.generated) - len(self.truth)
+        black = torch.full_like(self.generated[:missing], -1)
+        clip = torch.cat([self.given, self.truth, black])
+        write_png(draw_grid([(clip, self.generated)]), folder / f"{source.name}.png", scale=2)
+        write_gif(draw_frames([(clip, self.generated)]), folder / f"{source.name}.gif", scale=2, milliseconds=150)
+
+    def _figures(self) -> list[tuple[int, float | None]]:
+        known = len(self.given)
+        return [
+            (known + i, mean_psnr(frame[None], self.truth[i : i + 1]) if i < len(self.truth) else None)
+            for i, frame in enumerate(self.generated)
+        ]
+
+
+@dataclass(frozen=True)
+class NextFrames:
+    """A next-frame model in evaluation mode.
+
+    Attributes:
+        model: ConvS5.
+        context: frames of a file that are given; the others are compared with what is generated.
+        steps: frames to generate for a file that has no more than the given ones.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("frame", "psnr")
+
+    model: ConvS5
+    context: int
+    steps: int = 10
+
+    def read(self, path: Path) -> Tensor:
+        """(T, H, W, C) frames in [−1, 1] of an animated image (GIF, PNG, WebP, TIFF) or of a NumPy array (.npy).
+
+        Arrays are (T, H, W) or (T, H, W, C), of bytes or of floats in [−1, 1].
+
+        Raises:
+            UnreadableFileError: it is neither, or its frames do not fit the model.
+        """
+        channels, reduction = self.model.config.channels, self.model.reduction
+        if not path.is_file():
+            raise UnreadableFileError(path, "there is no such file")
+        try:
+            frames = _array(path) if path.suffix.lower() == ".npy" else _animation(path, channels)
+        except Exception as error:  # decoders of damaged data raise whatever comes
+            raise UnreadableFileError(path, f"it is no clip ({type(error).__name__}: {error})") from error
+        if frames.ndim != 4 or frames.shape[-1] != channels or any(side % reduction for side in frames.shape[1:3]):
+            raise UnreadableFileError(
+                path,
+                f"its frames are {'×'.join(map(str, frames.shape[1:]))}, but the model takes {channels} channels and "
+                f"sides divisible by {reduction}",
+            )
+        if not torch.isfinite(frames).all():
+            raise UnreadableFileError(path, "it has values that are not finite")
+        return frames
+
+    def __call__(self, samples: Sequence[Tensor]) -> list[Continuation]:
+        """How every clip goes on."""
+        place = next(self.model.parameters()).device
+        results = []
+        for clip in samples:  # one by one, as their sizes and lengths differ
+            given, truth = clip[: self.context], clip[self.context :]
+            generated = self.model.generate(given[None].to(place), len(truth) or self.steps)[0].float().cpu()
+            results.append(Continuation(given, generated, truth))
+        return results
+
+
+def _array(path: Path) -> Tensor:
+    array = np.load(path, allow_pickle=False, mmap_mode="r")[:MOST_FRAMES]
+    frames = torch.from_numpy(np.array(array))
+    frames = frames[..., None] if frames.ndim == 3 else frames
+    if frames.dtype == torch.uint8:
+        return frames.float() / 127.5 - 1
+    if not frames.dtype.is_floating_point:
+        raise ValueError(f"it has values of the type {array.dtype}; give bytes, or floats from -1 to 1")
+    if len(frames) and frames.abs().max() > 1.001:
+        raise ValueError("it has floats outside of -1 to 1")
+    return frames.float()
+
+
+def _animation(path: Path, channels: int) -> Tensor:
+    with Image.open(path) as image:
+        kept = []
+        for number, frame in enumerate(ImageSequence.Iterator(image)):
+            if number == MOST_FRAMES:
+                break
+            kept.append(np.asarray(frame.convert("L" if channels == 1 else "RGB")))
+    frames = torch.from_numpy(np.stack(kept)).float() / 127.5 - 1
+    return frames[..., None] if channels == 1 else frames
+
+
+def trained_next_frame(checkpoint: Mapping[str, Any]) -> NextFrames:
+    """What training wrote, as `read_checkpoint` returned it.
+
+    Raises:
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
+    """
+    about = description_of(checkpoint)
+    described = fields_of(about, "model", ("name", *(field.name for field in fields(ConvS5Config))))
+    context = about.get("context")
+    if not isinstance(context, int) or not 1 <= context <= MOST_FRAMES:
+        raise CheckpointError(f"the checkpoint's description gives no usable context of frames: {context!r}")
+    model = rebuilt(lambda: create_convs5(**described), checkpoint, str(described.get("name")))
+    return NextFrames(model, context)
