@@ -46,7 +46,8 @@ class KernelReport:
 
     `registers` are 32-bit vector registers per thread, `spill_bytes` what a thread spills to memory, `shared_bytes` a
     block's. `scalar_spills` (AMD only) are scalar registers that the compiler keeps in lanes of vector registers: they
-    cost moves but no memory traffic. `assembly` is the text that the compiler wrote, PTX or AMD's.
+    cost moves but no memory traffic. `assembly` is the text that the compiler wrote, PTX or AMD's; `binary` is what an
+    NVIDIA GPU is given.
     """
 
     kernel: str
@@ -57,6 +58,11 @@ class KernelReport:
     scalar_spills: int
     shared_bytes: int
     assembly: str = field(repr=False)
+    binary: bytes = field(repr=False, default=b"")
+
+    def machine_code(self) -> str:
+        """The instructions that the GPU executes: disassembled (NVIDIA), or the assembly, which has the same (AMD)."""
+        return _dump(self.binary, "-sass") if self.binary else self.assembly
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,9 @@ def compile_for(
         ASTSource(kernel, types, dict(constants), facts), target=gpu, options={"num_warps": num_warps, **options}
     )
     text = compiled.asm["amdgcn" if gpu.backend == "hip" else "ptx"]
-    return KernelReport(kernel.__name__, target, num_warps, *_usage(compiled, gpu), compiled.metadata.shared, text)
+    binary = b"" if gpu.backend == "hip" else compiled.asm["cubin"]
+    usage = _usage(compiled, gpu)
+    return KernelReport(kernel.__name__, target, num_warps, *usage, compiled.metadata.shared, text, binary)
 
 
 def _type_of(value: Tensor | int | None) -> str:
@@ -177,15 +185,20 @@ def _usage(compiled: Any, gpu: GPUTarget) -> tuple[int, int, int]:
         scratch = _number(r"\.private_segment_fixed_size:\s*(\d+)", table)
         scalars = _number(r"\.sgpr_spill_count:\s*(\d+)", table)
         return _number(r"\.vgpr_count:\s*(\d+)", table), max(spilled, scratch), scalars
+    table = _dump(compiled.asm["cubin"], "--dump-resource-usage")
+    # ptxas puts spilled registers on the stack; these kernels have no other use for one.
+    return _number(r"REG:(\d+)", table), _number(r"STACK:(\d+)", table) + _number(r"LOCAL:(\d+)", table), 0
+
+
+def _dump(cubin: bytes, what: str) -> str:
+    """What NVIDIA's tool, which Triton brings with it, says of compiled code."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(compiled.asm["cubin"])
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin)]
-        table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # ptxas puts spilled registers on the stack; these kernels have no other use for one.
-    return _number(r"REG:(\d+)", table), _number(r"STACK:(\d+)", table) + _number(r"LOCAL:(\d+)", table), 0
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, what, str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _number(pattern: str, text: str) -> int:

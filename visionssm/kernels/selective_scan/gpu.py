@@ -378,7 +378,8 @@ def launches(
         return torch.empty(shape, dtype=dtype, device="meta")
 
     u = meta(batch, pixels, channels, dtype=dtype)
-    low, b, c = (meta(batch, pixels, routes, width, dtype=dtype) for width in (rank, d_state, d_state))
+    projected = meta(batch, pixels, routes, rank + 2 * d_state, dtype=dtype)  # as models make them
+    low, b, c = projected.split([rank, d_state, d_state], -1)
     parameters = meta(routes, rank, channels), meta(routes, channels, d_state), meta(routes, channels)
     weight, a, skip = parameters
     order = meta(routes, 1, pixels, dtype=torch.int32)
