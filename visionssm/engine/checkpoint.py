@@ -17,7 +17,8 @@ from visionssm.checkpoints import CheckpointError, read_checkpoint, sealed
 from visionssm.checkpoints.extent import check_extent
 from visionssm.checkpoints.fitting import check_values, compare
 from visionssm.checkpoints.load import TRAINING_PREFIX
-from visionssm.checkpoints.read import read_metadata
+from visionssm.checkpoints.pickles import UnfitTensor
+from visionssm.checkpoints.read import check_kind, read_metadata
 from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
 from visionssm.files import complete_or_absent
@@ -202,8 +203,24 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """Load weights that must fit exactly.
 
     Raises:
-        CheckpointError: with the number and first names of the missing, unexpected and mis-shaped ones.
+        CheckpointError: with the number and first names of the missing, unexpected and mis-shaped ones, or with the
+            first that is not finite or of another kind than the model's.
     """
+    check_shapes(model, weights, source)
+    check_values(weights, model, repr(source))
+    model.load_state_dict(weights)
+
+
+def check_shapes(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        CheckpointError: see `load_strictly`.
+    """
+    for key, value in weights.items():
+        if not isinstance(value, (Tensor, UnfitTensor)):
+            raise CheckpointError(f"{source!r} holds a {type(value).__name__} where a weight should be: {key!r}")
+        check_kind(key, value)
     mismatch = compare(weights, model)
     problems = {
         "missing in the checkpoint": sorted(mismatch.missing),
@@ -219,5 +236,3 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
         raise CheckpointError(
             f"the weights of {source!r} do not fit the model: {'; '.join(found)}. Use the config it was trained with."
         )
-    check_values(weights, model, repr(source))
-    model.load_state_dict(weights)

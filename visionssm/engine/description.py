@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import timm
+import torch
 from timm.models import model_entrypoint
 from timm.models._builder import build_model_with_cfg
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 import visionssm  # noqa: F401  registers the models
 from visionssm.checkpoints import CheckpointError
-from visionssm.engine.checkpoint import load_strictly
+from visionssm.engine.checkpoint import check_shapes, load_strictly
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -29,6 +35,7 @@ PREFIX = "model."
 """Of a network's weights in a checkpoint of training, where they are a part of what MMEngine trains."""
 
 _MOST_DEPTH, _MOST_ITEMS, _LONGEST, _LARGEST = 4, 4096, 256, 2**24
+_MOST_IN_BUFFERS = 2**24  # tables of indices, which checkpoints do not hold
 
 # What timm's factory does with a model before and after it is built: fetching, loading, cutting.
 _OF_THE_FACTORY = {
@@ -68,6 +75,18 @@ def fields_of(about: Mapping[str, Any], key: str, allowed: Iterable[str]) -> dic
     return dict(part)
 
 
+def arguments_of(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A field that holds arguments by name; empty if it is not there.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    value = fields.get(key) or {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"the checkpoint's description has no arguments by name in {key}, but {value!r:.60}")
+    return dict(value)
+
+
 def check_fields(part: Mapping[str, Any], allowed: Iterable[str], key: str) -> None:
     """Refuse fields that are not allowed and values that are not plain.
 
@@ -100,6 +119,43 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     return all(isinstance(key, (str, int)) for key in keys) and all(is_plain(item, depth + 1) for item in items)
 
 
+def class_names_of(about: Mapping[str, Any], count: int | None) -> list[str]:
+    """Class names that a description gives, "class 0", … if it gives none.
+
+    Args:
+        about: the description.
+        count: classes of the model; None if only the description says.
+    Raises:
+        CheckpointError: they are no list of printable texts, or not as many.
+    """
+    names = about.get("classes")
+    if not names and count is not None:
+        return [f"class {number}" for number in range(count)]
+    if not isinstance(names, (list, tuple)) or not all(_is_name(name) for name in names):
+        raise CheckpointError("the checkpoint's description has classes that are no list of short, printable names")
+    if count is not None and len(names) != count:
+        raise CheckpointError(f"the checkpoint's description names {len(names)} classes, but its model has {count}")
+    return list(names)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a text may be shown on a terminal."""
+    return isinstance(value, str) and len(value) <= 4 * _LONGEST and not re.search(r"[\x00-\x1f\x7f-\x9f]", value)
+
+
+def check_numbers(value: Any, where: str, *, count: int, low: float, high: float) -> None:
+    """Refuse what is not a list of so many numbers within limits.
+
+    Raises:
+        CheckpointError: naming the place.
+    """
+    listed = value if isinstance(value, (list, tuple)) else ()
+    if len(listed) != count or not all(type(x) in (int, float) and low <= x <= high for x in listed):
+        raise CheckpointError(
+            f"the checkpoint's description has an unusable {where}: {count} numbers from {low:g} to {high:g} are needed"
+        )
+
+
 def check_model(name: Any, arguments: Mapping[str, Any]) -> None:
     """Look whether a file may ask for this model: a registered name, and arguments of the model's own class.
 
@@ -125,15 +181,21 @@ def rebuilt(build: Callable[[], ModelT], checkpoint: Mapping[str, Any], name: st
     Raises:
         CheckpointError: the description cannot be built, or the weights do not fit it.
     """
-    weights = {key.removeprefix(prefix): x for key, x in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"the checkpoint of {name} holds no 'state_dict' of named weights")
+    weights = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
     try:
         with at_most(2 * sum(x.numel() for x in weights.values() if isinstance(x, Tensor)) + 2**20):
+            with torch.device("meta"):  # an outline, without memory, is compared first
+                outline = build()
+            check_shapes(outline, weights, name)
             model = build()
     except CheckpointError:
         raise
     except Exception as error:  # from values that the model does not expect
         raise CheckpointError(
-            f"the checkpoint's description of {name} cannot be built ({type(error).__name__}: {error})"
+            f"the checkpoint's description of {name:.80} cannot be built ({type(error).__name__}: {error!s:.500})"
         ) from error
     load_strictly(model, weights, name)
     return model.eval()
@@ -146,16 +208,22 @@ def at_most(numbers: int) -> Iterator[None]:
     Raises:
         CheckpointError: it would be more.
     """
-    total = 0
+    totals: dict[tuple[int, bool], int] = {}  # outlines count by themselves
 
-    def count(module: nn.Module, name: str, parameter: Any) -> None:
-        nonlocal total
-        total += 0 if parameter is None else parameter.numel()
-        if total > numbers:
+    def count(limit: int, module: nn.Module, name: str, value: Any) -> None:
+        if not isinstance(value, Tensor):
+            return
+        kind = limit, value.is_meta
+        totals[kind] = totals.get(kind, 0) + value.numel()
+        if totals[kind] > limit:
             raise CheckpointError("the checkpoint's description is of a model that is larger than its weights")
 
-    handle = register_module_parameter_registration_hook(count)
+    handles = (
+        register_module_parameter_registration_hook(partial(count, numbers)),
+        register_module_buffer_registration_hook(partial(count, numbers + _MOST_IN_BUFFERS)),
+    )
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -15,7 +15,15 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.data.images import read_image
 from visionssm.drawing import class_colour, draw_objects, save_picture, shown_scale
-from visionssm.engine.description import check_model, description_of, fields_of, rebuilt
+from visionssm.engine.description import (
+    arguments_of,
+    check_model,
+    check_numbers,
+    class_names_of,
+    description_of,
+    fields_of,
+    rebuilt,
+)
 from visionssm.engine.task import Row, Source
 from visionssm.heads.detectors import torchvision_detector
 
@@ -121,6 +129,8 @@ class Detector:
 
 
 _FIELDS = ("architecture", "name", "num_classes", "size", "channels", "anchor_sizes", "backbone", "options")
+_SIZES = ("size", "min_size", "max_size", "fixed_size", "size_divisible")
+_LARGEST_SIDE = 4096
 _OF_THE_BACKBONE = {"in_chans", "out_indices", "frozen_stages"}
 
 
@@ -132,7 +142,11 @@ def trained_detector(checkpoint: Mapping[str, Any]) -> Detector:
     """
     about = description_of(checkpoint)
     fields = fields_of(about, "model", _FIELDS)
-    backbone = dict(fields.get("backbone") or {})
+    backbone, options = arguments_of(fields, "backbone"), arguments_of(fields, "options")
+    for where, value in {"size": fields.get("size", (1, 1)), **options}.items():
+        if where in _SIZES:
+            sides = value if isinstance(value, (list, tuple)) else [value]
+            check_numbers(sides, f"model.{where}", count=len(sides), low=1, high=_LARGEST_SIDE)
     check_model(fields.get("name"), {key: x for key, x in backbone.items() if key not in _OF_THE_BACKBONE})
     model = rebuilt(lambda: torchvision_detector(**fields, pretrained=False), checkpoint, str(fields["name"]))
-    return Detector(model, [str(name) for name in about.get("classes") or ()])
+    return Detector(model, class_names_of(about, int(fields["num_classes"])))

@@ -22,6 +22,8 @@ TRANSFORMS = {
 }
 """Steps of a test pipeline that a checkpoint may name; those that read files are replaced by our reader."""
 
+_LARGEST_SIDE, _LEAST_STRIDE = 4096, 8
+_LIMITS = {"divisor": 1024, "factor": 8, "ratio": 8}  # by a part of the key's name
 _READERS = {"LoadImageFromFile", "LoadAnnotations"}
 _LEFT_OUT = {"init_cfg", "pretrained", "checkpoint", "checkpoint_path", "load_from", "teacher_ckpt", "teacher_config"}
 _FETCHING = {"language_model", "text_encoder", "tokenizer_name", "encoder_config"}
@@ -69,7 +71,29 @@ def model_of(about: Mapping[str, Any], scope: str) -> dict[str, Any]:
     model = _allowed(about.get("model"), allowed, "model")
     if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict):
         raise CheckpointError("the checkpoint does not describe a model with a backbone")
+    _check_sizes(model.get("data_preprocessor"), "model.data_preprocessor")
+    test_cfg = model.get("test_cfg")
+    stride = test_cfg.get("stride", 64) if isinstance(test_cfg, dict) else 64
+    if any(step < _LEAST_STRIDE for step in (stride if isinstance(stride, list) else [stride])):
+        raise CheckpointError(f"model.test_cfg.stride={stride} would take for ever; at least {_LEAST_STRIDE} pixels")
     return model
+
+
+def _check_sizes(value: Any, where: str, limit: int = _LARGEST_SIDE) -> None:
+    """Refuse numbers that make an image of unbounded size.
+
+    Raises:
+        CheckpointError: naming the place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            kind = next((kind for kind in _LIMITS if kind in str(key)), "")
+            _check_sizes(item, f"{where}.{key}", _LIMITS.get(kind, limit))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_sizes(item, where, limit)
+    elif isinstance(value, (int, float)) and abs(value) > limit:
+        raise CheckpointError(f"the checkpoint's description has {where}={value!r}; the limit is {limit}")
 
 
 def pipeline_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -81,6 +105,7 @@ def pipeline_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     steps = about.get("pipeline")
     if not isinstance(steps, (list, tuple)) or not is_plain(steps):
         raise CheckpointError("the checkpoint does not describe its pipeline")
+    _check_sizes(steps, "pipeline")
     return [dict(step) for step in map(_step, steps) if step["type"] not in _READERS]
 
 

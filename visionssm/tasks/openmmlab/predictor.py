@@ -18,7 +18,7 @@ from torch import nn
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from visionssm.data.images import read_image
-from visionssm.engine.description import description_of, rebuilt
+from visionssm.engine.description import class_names_of, description_of, rebuilt
 from visionssm.tasks.detection.predictor import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
 from visionssm.tasks.segmentation.predictor import PixelClasses
@@ -122,6 +122,6 @@ def trained(checkpoint: Mapping[str, Any]) -> OpenMMLabDetector | OpenMMLabSegme
         name = str(cfg.backbone.get("name", cfg.type))
         model = rebuilt(lambda: revert_sync_batchnorm(models.build(cfg)), checkpoint, name, prefix="")
         pipeline = Compose(steps)
-    classes = [str(x) for x in about.get("classes") or ()] or [f"class {number}" for number in range(1000)]
+    classes = class_names_of(about, None if about.get("classes") else 1000)
     kind = OpenMMLabDetector if scope == "mmdet" else OpenMMLabSegmenter
     return kind(model, classes, pipeline)

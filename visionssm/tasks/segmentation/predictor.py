@@ -16,7 +16,15 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.images import read_image
 from visionssm.drawing import class_legend, draw_classes, save_picture, shown_scale, with_legend
-from visionssm.engine.description import check_model, description_of, fields_of, rebuilt
+from visionssm.engine.description import (
+    arguments_of,
+    check_model,
+    check_numbers,
+    class_names_of,
+    description_of,
+    fields_of,
+    rebuilt,
+)
 from visionssm.engine.task import Row, Source
 from visionssm.heads.segmentors import Normalised, segmentation_model
 
@@ -117,11 +125,14 @@ def trained_segmenter(checkpoint: Mapping[str, Any]) -> Segmenter:
     about = description_of(checkpoint)
     fields = fields_of(about, "model", _FIELDS)
     mean, std = (fields.pop(key, None) for key in ("mean", "std"))
-    backbone = dict(fields.pop("backbone", None) or {})
+    backbone = arguments_of(fields, "backbone")
+    fields.pop("backbone", None)
     name = fields.get("name")
     check_model(name, {key: x for key, x in backbone.items() if key not in _OF_THE_BACKBONE})
     if backbone.keys() & fields.keys():
         raise CheckpointError("the checkpoint's description names a field twice, in model and in model.backbone")
     network = rebuilt(lambda: segmentation_model(**fields, **backbone, pretrained=False), checkpoint, str(name))
     given = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
-    return Segmenter(Normalised(network, **given).eval(), [str(x) for x in about.get("classes") or ()])
+    for key, value in given.items():
+        check_numbers(value, f"model.{key}", count=3, low=1e-3 if key == "std" else -1e3, high=1e3)
+    return Segmenter(Normalised(network, **given).eval(), class_names_of(about, int(fields["num_classes"])))
