@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from visionssm.checkpoints import (
     load_official,
     save_converted,
 )
+from visionssm.prediction import load_predictor
 
 
 def altered(change: str) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def test_model_is_built_with_the_class_count_of_the_checkpoint() -> None:
 
 
 def test_unknown_variant_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'vmamba_gigantic' is not registered"):
+    with pytest.raises(ValueError, match=r"'vmamba_gigantic' is not registered; similar: .*vmamba"):
         create_official("vmamba_gigantic", {})
 
 
@@ -234,3 +236,22 @@ def test_feature_maps_recompute_their_blocks_when_asked_to() -> None:
         sum(level.square().mean() for level in model(image)).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_converted_file_of_training_says_what_it_is_of(tmp_path: Path) -> None:
+    path, state = trained_file(tmp_path, num_classes=2)
+    about = {
+        "task": "classification",
+        "model": {"name": NAME, "num_classes": 2},
+        "classes": ["cat", "dog"],
+        "input": None,
+    }
+    content = {"meta": {"visionssm": about}, "state_dict": {f"model.{key}": value for key, value in state.items()}}
+    write(path, saved(content))
+    assert convert_checkpoint.main([str(path), str(tmp_path / "best.safetensors")]) == 0
+    predictor = load_predictor(tmp_path / "best.safetensors")
+    torch.testing.assert_close(dict(predictor.model.state_dict()), state, rtol=0, atol=0)
+    assert {name for name, _ in predictor([Image.new("RGB", (40, 30))])[0].best} == {"cat", "dog"}
+    write(path, saved({"model": state}))
+    assert convert_checkpoint.main([str(path), str(tmp_path / "bare.safetensors")]) == 2
+    assert not (tmp_path / "bare.safetensors").exists()

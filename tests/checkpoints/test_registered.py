@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.models import PretrainedCfg, register_model
 from timm.models._registry import _clear_model_entries, _model_entrypoints
 from torch import nn
@@ -33,6 +34,7 @@ from visionssm.checkpoints import (
     load_official,
 )
 from visionssm.checkpoints.fitting import compare
+from visionssm.prediction import load_predictor
 
 
 def official_cfgs() -> dict[str, PretrainedCfg]:
@@ -144,3 +146,22 @@ def test_checkpoint_for_hands_only_says_where_it_is_and_how_to_use_it(register: 
     path.write_bytes(authors_file())
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     assert_holds(model, authors_state(0))
+
+
+def test_name_of_a_model_stands_for_its_published_weights(server: Server, cache: Path, register: Any) -> None:
+    name = register("toy_named", imagenet_cfg(server.serve("nano.pth", authors_file()), input_size=(3, 32, 32)))
+    predictor = load_predictor(name, top_k=2)
+    assert_holds(predictor.model, authors_state(0))
+    assert len(predictor([Image.new("RGB", (40, 30))])[0].rows()) == 2
+
+
+def test_name_that_is_mistyped_or_has_no_weights_is_an_error_that_helps(tmp_path: Path, register: Any) -> None:
+    with pytest.raises(ValueError, match=r"neither a file nor a registered model; closest: 'vmamba_tiny_s1l8'"):
+        load_predictor("vmamba_tiny_s1l")
+    with pytest.raises(ValueError, match=r"no published weights of 'vmamba_nano_test'"):
+        load_predictor("vmamba_nano_test")
+    with pytest.raises(ValueError, match=r"no published weights of 'vmamba_tiny_s1l8\.nobody'"):
+        load_predictor("vmamba_tiny_s1l8.nobody")
+    for path in ("absent.pth", tmp_path / "vmamba_tiny_s1l8"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_predictor(path)

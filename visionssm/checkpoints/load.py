@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -135,7 +136,8 @@ def create_official(name: str, source: Source, *, prefer: Sequence[str] | None =
         ValueError: there is no such variant, or (CheckpointError) the checkpoint does not fit it.
     """
     if not timm.is_model(name):
-        raise ValueError(f"model {name!r} is not registered; visionssm.list_models() names those that are")
+        near = ", ".join(map(repr, difflib.get_close_matches(name, timm.list_models(), n=3))) or "none"
+        raise ValueError(f"model {name!r} is not registered; similar: {near}; visionssm.list_models() names all")
     raw = source if isinstance(source, Mapping) else read_checkpoint(source)
     model: nn.Module = timm.create_model(name)
     try:

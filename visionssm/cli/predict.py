@@ -3,6 +3,7 @@
     tools/predict.py CHECKPOINT FILE_OR_FOLDER… [--out predictions.csv] [--pictures FOLDER] [--masks FOLDER]
 
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
+The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
 Files that cannot be read are listed on standard error and do not stop the rest.
 
 Exit status: 0 if at least one file could be used, 1 if none could be read, 2 if the arguments or the checkpoint are

@@ -23,7 +23,9 @@ from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
 from visionssm.files import complete_or_absent
 
-_DESCRIPTION = "visionssm"
+DESCRIPTION = "visionssm"
+"""Metadata key of a description, in files of `save_weights`."""
+
 LAST = "last_checkpoint"
 """File in a work folder that names the newest complete checkpoint."""
 
@@ -83,7 +85,7 @@ def save_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     about = checkpoint["meta"]["visionssm"]
     described = {"architecture": about["model"].get("name"), "num_classes": about["model"].get("num_classes")}
     metadata = {key: str(value) for key, value in described.items() if value is not None}
-    metadata[_DESCRIPTION] = json.dumps(to_plain(about))
+    metadata[DESCRIPTION] = json.dumps(to_plain(about))
     state = {
         key.removeprefix(TRAINING_PREFIX): value.detach().cpu().contiguous().clone()
         for key, value in checkpoint["state_dict"].items()
@@ -99,7 +101,7 @@ def read_trained(path: str | Path) -> Any:
         FileNotFoundError, CheckpointError: as `read_checkpoint`.
     """
     content = read_checkpoint(path)
-    text = read_metadata(path).get(_DESCRIPTION)
+    text = read_metadata(path).get(DESCRIPTION)
     if text is None:
         return content
     try:

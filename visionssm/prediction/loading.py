@@ -12,8 +12,9 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.engine.checkpoint import read_trained
 from visionssm.engine.description import description_of
 from visionssm.engine.task import Predictor, Task, find_task, task_names
-from visionssm.tasks.classification.predictor import Classifier, official_classifier
+from visionssm.tasks.classification.predictor import Classifier, official_classifier, registered_classifier
 
+_SUFFIXES = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors"}
 _CLASSIFIERS_ONCE_SAID = {"model", "classes", "input"}
 """What describes a classifier in checkpoints from before checkpoints named their task."""
 
@@ -22,7 +23,8 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
     """Load a checkpoint of any task that training wrote, or with `model_name` an official or bare classifier.
 
     Args:
-        path: checkpoint of `tools/train.py`, which says what it is; or any file that `visionssm.load_official` reads.
+        path: checkpoint of `tools/train.py` (.pth, or best.safetensors), which says what it is; or any file that
+            `visionssm.load_official` reads; or the name of a registered model, whose published weights are fetched.
         model_name: registered variant, needed for files that do not say what they are.
         options: fields of the task's predictor to change (`top_k` of a classifier, `threshold` of a detector); those
             that are None stay as they are.
@@ -44,6 +46,8 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
     """
     if model_name is not None:
         predictor: Any = official_classifier(model_name, path)
+    elif _is_name(path):
+        predictor = registered_classifier(str(path), pretrained=True)
     else:
         checkpoint = read_trained(path)
         predictor = task_of(checkpoint, path).predictor(checkpoint)
@@ -67,11 +71,19 @@ def load_classifier(path: str | Path, *, model_name: str | None = None) -> Class
     """
     if model_name is not None:
         return official_classifier(model_name, path)
+    if _is_name(path):
+        return registered_classifier(str(path), pretrained=True)
     checkpoint = read_trained(path)
     task = task_of(checkpoint, path)
     if task.name != "classification":
         raise CheckpointError(f"{str(path)!r} is of the task {task.name!r}; a classifier is needed here")
     return cast(Classifier, task.predictor(checkpoint))
+
+
+def _is_name(path: str | Path) -> bool:
+    """Whether this is meant as a model's name: no file of this name is there, and it does not look like one."""
+    given = Path(path).expanduser()
+    return len(given.parts) == 1 and given.suffix.lower() not in _SUFFIXES and not given.exists()
 
 
 def task_of(checkpoint: Any, path: str | Path) -> Task:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
-from timm import create_model, is_model
+from timm import create_model, is_model, list_models
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
 from visionssm.checkpoints import create_official
 from visionssm.data.images import read_image
+from visionssm.data.spelling import closest
 from visionssm.drawing import save_picture, with_title
 from visionssm.engine.task import Row, Source
 from visionssm.tasks.classification.network import build_classifier
@@ -127,11 +128,16 @@ def registered_classifier(name: str, *, pretrained: bool = False) -> Classifier:
     """A registered model by name: untrained, or with `pretrained` the published weights.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or it has no published weights; (DownloadError) they cannot be fetched.
     """
     if not is_model(name):
-        raise ValueError(f"{name!r} is neither a file nor a registered model; see visionssm.list_models()")
-    model: Any = create_model(name, pretrained=pretrained)
+        raise ValueError(f"{name!r} is neither a file nor a registered model; closest: {closest(name, list_models())}")
+    try:
+        model: Any = create_model(name, pretrained=pretrained)
+    except RuntimeError as error:  # timm's, for a tag that is not there and for models without weights
+        if not pretrained:
+            raise
+        raise ValueError(f"no published weights of {name!r} can be used: {error}") from error
     classifier = _classifier(model, _class_names(model), resolve_model_data_config(model))
     return replace(classifier, license=model.pretrained_cfg.get("license") if pretrained else None)
 
