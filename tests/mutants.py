@@ -43,34 +43,36 @@ class Mutant:
 
     Attributes:
         path: relative to the repository.
+        source: the file before the change.
         start, end: the bytes that are replaced.
         text: what comes in their place.
     """
 
     path: Path
+    source: bytes
     start: int
     end: int
     text: str
 
-    def apply(self, source: bytes) -> bytes:
-        """The file's text with the change."""
-        return source[: self.start] + self.text.encode() + source[self.end :]
+    def changed(self) -> bytes:
+        """The file after the change."""
+        return self.source[: self.start] + self.text.encode() + self.source[self.end :]
 
     def is_valid(self) -> bool:
         """Whether the changed file is Python."""
         try:
-            compile(self.apply((ROOT / self.path).read_bytes()), "mutant", "exec", dont_inherit=True)
+            compile(self.changed(), "mutant", "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
             return False
         return True
 
     def diff(self) -> str:
         """The changed lines, before and after."""
-        source = (ROOT / self.path).read_bytes()
+        source = self.source
         line = source[: self.start].count(b"\n")
-        lengthened = self.apply(source).count(b"\n") - source.count(b"\n")
+        lengthened = self.changed().count(b"\n") - source.count(b"\n")
         last = line + source[self.start : self.end].count(b"\n") + 1
-        old, new = source.decode().splitlines(), self.apply(source).decode().splitlines()
+        old, new = source.decode().splitlines(), self.changed().decode().splitlines()
         before = "\n".join(f"- {text}" for text in old[line:last])
         after = "\n".join(f"+ {text}" for text in new[line : last + lengthened])
         return f"{self.path}:{line + 1}\n{before}\n{after}"
@@ -87,7 +89,7 @@ def mutants_of(path: Path) -> list[Mutant]:
         found = node.lineno, node.col_offset, node.end_lineno, node.end_col_offset  # type: ignore[attr-defined]
         return starts[found[0] - 1] + found[1], starts[found[2] - 1] + found[3]
 
-    return [Mutant(path.relative_to(ROOT), *change) for change in _changes(ast.parse(source), source, place)]
+    return [Mutant(path.relative_to(ROOT), source, *change) for change in _changes(ast.parse(source), source, place)]
 
 
 def choose(folders: Sequence[Path], count: int, generator: random.Random) -> list[Mutant]:
@@ -171,11 +173,11 @@ def area_tests(path: Path) -> list[str]:
         case ("kernels", "routes"):
             return ["tests/kernels/test_routes.py", "tests/kernels/test_properties.py"]
         case ("kernels", operator, *_) if (PACKAGE / "kernels" / operator).is_dir():
-            own = sorted((ROOT / "tests" / "kernels").glob(f"test_{operator}*.py"))
             gpu = name.startswith("gpu")
-            chosen = [test for test in own if test.stem.endswith("_gpu") == gpu]
-            shared = [] if gpu else [ROOT / "tests/kernels/test_properties.py", ROOT / "tests/kernels/test_amp.py"]
-            return [str(test.relative_to(ROOT)) for test in [*chosen, *shared]]
+            tests = [x for x in (ROOT / "tests" / "kernels").glob("test_*.py") if x.stem.endswith("_gpu") == gpu]
+            tests = [x for x in tests if operator in x.name or (not gpu and operator in x.read_text(encoding="utf-8"))]
+            tests.sort(key=lambda x: (operator not in x.name, x.name))
+            return [str(test.relative_to(ROOT)) for test in tests]
         case ("kernels", *_):
             return ["tests/kernels", "-k", "not gpu"]
         case ("layers", *_):
@@ -200,35 +202,41 @@ def area_tests(path: Path) -> list[str]:
     return ["tests"]
 
 
-def passes(path: Path, copy: Path, timeout: float) -> bool:
-    """Whether all tests of the area of a file pass in a copy of the repository."""
+def first_failure(path: Path, copy: Path, timeout: float) -> str | None:
+    """What the first test of a file's area says that fails in a copy of the repository; None if all pass."""
     command = [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", *area_tests(path)]
-    process = subprocess.Popen(
-        command,
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(timeout) == 0
-    except subprocess.TimeoutExpired:
-        return False  # a loop that does not end is noticed too
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests have started
-            process.wait()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            if process.wait(timeout) == 0:
+                return None
+        except subprocess.TimeoutExpired:
+            return f"no end within {timeout:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests have started
+                process.wait()
+        output.seek(0)
+        lines = [line.strip() for line in output if line.strip()]
+    named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return [*lines[-1:], f"exit status {process.returncode}", *named][-1]
 
 
-def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
-    """Whether no test of the mutant's area notices it; the copy of the repository is as before afterwards."""
-    target, original = copy / mutant.path, (ROOT / mutant.path).read_bytes()
-    target.write_bytes(mutant.apply(original))
+def failure_of(mutant: Mutant, copy: Path, timeout: float) -> str | None:
+    """What notices a mutant, None if it survives; the copy of the repository is as before afterwards."""
+    target = copy / mutant.path
+    target.write_bytes(mutant.changed())
     try:
-        return passes(mutant.path, copy, timeout)
+        return first_failure(mutant.path, copy, timeout)
     finally:
-        target.write_bytes(original)
+        target.write_bytes(mutant.source)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -246,18 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "work_dirs", "__pycache__"))
-        sound: dict[str, bool] = {}
+        sound: dict[str, str | None] = {}
         for number, mutant in enumerate(chosen, start=1):
             tests = " ".join(area_tests(mutant.path))
             if tests not in sound:
-                sound[tests] = options.unchecked or passes(mutant.path, copy, options.timeout)
-            if not sound[tests]:
-                sys.exit(f"without a mutant these tests fail or take too long: {tests}")
+                sound[tests] = None if options.unchecked else first_failure(mutant.path, copy, options.timeout)
+            if sound[tests] is not None:
+                sys.exit(f"{tests} must pass before a mutant is tried: {sound[tests]}")
             begin = time.monotonic()
-            survived = survives(mutant, copy, options.timeout)
-            word = "SURVIVED" if survived else "noticed"
-            print(f"{number}/{len(chosen)} {word} in {time.monotonic() - begin:.0f} s\n{mutant.diff()}\n", flush=True)
-            survivors += [mutant] if survived else []
+            failure = failure_of(mutant, copy, options.timeout)
+            seconds = f"{time.monotonic() - begin:.0f} s"
+            print(f"{number}/{len(chosen)} in {seconds}: {failure or 'SURVIVED'}\n{mutant.diff()}\n", flush=True)
+            survivors += [] if failure else [mutant]
     noticed = len(chosen) - len(survivors)
     print(f"{noticed} of {len(chosen)} mutants were noticed, {noticed / len(chosen):.0%}")
     return int(noticed < 0.9 * len(chosen))
