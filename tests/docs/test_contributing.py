@@ -25,7 +25,7 @@ EXAMPLES = {
     "<size>": ("*",),
     "<task>": ("segmentation", "video"),
 }
-OTHERS = {"B", "H W", "L", "D", "N", "K", "R", "T", "slow", "device", ".venv", "-n0", "-n4"}
+OTHERS = {"inputs", "index", "B", "H W", "L", "D", "N", "K", "R", "T", "slow", "device", ".venv", "-n0", "-n4"}
 
 
 def _expanded(text: str) -> list[str]:
@@ -97,7 +97,9 @@ def test_every_command_is_one(span: str) -> None:
         assert module is None or _resolves(module[1]), command
         tool = re.search(r"(tools/\w+\.py) ([a-z]+)", command)
         if tool:
-            assert f'add_parser("{tool[2]}"' in (ROOT / tool[1]).read_text(encoding="utf-8"), command
+            files = [ROOT / tool[1], ROOT / "visionssm" / "cli" / Path(tool[1]).name]
+            text = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+            assert f'add_parser("{tool[2]}"' in text, command
 
 
 @pytest.mark.parametrize("span", [span for span in SPANS if re.fullmatch(r"[A-Za-z_][\w.]*(\(.*\))?", span)])
@@ -134,9 +136,9 @@ def test_adding_something_is_a_numbered_list(part: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_there_are_lists_for_families_routes_and_kernels() -> None:
+def test_there_are_lists_for_families_routes_kernels_and_tasks() -> None:
     headings = {part.splitlines()[0] for part in PARTS}
-    assert {"Add a family", "Add a route", "Add a kernel"} <= headings
+    assert {"Add a family", "Add a route", "Add a kernel", "Add a task"} <= headings
 
 
 def test_commands_to_set_up_and_test_are_the_readmes() -> None:

@@ -1,7 +1,7 @@
 """The tasks of this package. Each is a folder: its data, model, metric, predictor and pictures, and its `TASK`.
 
-`visionssm.engine.task` is the contract; `docs/add_a_task.md` walks through one. Importing this module makes the tasks
-known by name; their folders are imported when they are first used.
+`visionssm.engine.task` is the contract, and CONTRIBUTING.md says step by step how to add one. Importing this module
+makes the tasks known by name; their folders are imported when they are first used.
 """
 
 from visionssm.engine.task import register_task
