@@ -16,6 +16,7 @@ from pathlib import Path
 
 import visionssm  # noqa: F401  registers the models
 from visionssm.checkpoints import create_official, save_converted
+from visionssm.cli.errors import tell
 from visionssm.engine.checkpoint import DESCRIPTION, read_trained
 from visionssm.engine.description import description_of
 from visionssm.engine.plain import to_plain
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             metadata[DESCRIPTION] = json.dumps(to_plain(about))
         written = save_converted(model, options.destination, metadata=metadata)
     except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     values = sum(parameter.numel() for parameter in model.parameters())
     print(f"wrote {written}: {len(model.state_dict())} tensors, {values:,} parameters, {model.num_classes} classes")

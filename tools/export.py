@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import visionssm  # noqa: F401  registers the models
+from visionssm.cli.errors import tell
 from visionssm.cli.export import FORMATS, export, find
 from visionssm.integrations.export import ExportError
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             batch_size=options.batch_size,
         )
     except (ExportError, ImportError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     sizes = f"any {', '.join(written.open_axes)}" if options.dynamic else f"input {written.shape}"
     size = out.stat().st_size / 1e6

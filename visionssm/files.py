@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -32,7 +32,12 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table whose file is complete or absent; floats get six digits."""
-    with complete_or_absent(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with complete_or_absent(path) as temporary, _opened(temporary) as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(header)
         lines.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in rows)
+
+
+def _opened(path: Path) -> TextIO:
+    """For writing; bytes of file names that are not UTF-8 are written as "\\udcff"."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")

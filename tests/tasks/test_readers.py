@@ -19,8 +19,10 @@ from visionssm.data.images import ImageHeader, inspect_images, read_image
 from visionssm.prediction import predict_files
 from visionssm.tasks.classification.data import ClassificationImages, timm_dataset
 from visionssm.tasks.detection.data import CocoInstances
+from visionssm.tasks.detection.predictor import Detector
 from visionssm.tasks.segmentation.data import LabelledImages
 from visionssm.tasks.segmentation.predictor import Segmenter
+from visionssm.tasks.video.predictor import _animation
 
 HEIGHT, WIDTH = 12, 16
 Write = Callable[[Path], None]
@@ -205,3 +207,21 @@ def test_every_reader_gives_the_same_pixels(files: Path, tmp_path: Path, name: s
     expected = np.asarray(read_image(files / name))
     assert np.ptp(expected) > 10, "a picture that says something"
     np.testing.assert_array_equal(READERS[reader](files / name, tmp_path / "set"), expected)
+
+
+@pytest.mark.parametrize("kind", [Detector, Segmenter])
+def test_results_with_places_are_of_the_image_at_its_own_size(
+    tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(read_image.__kwdefaults__, "max_pixels", 100)  # in place of ninety million
+    FORMATS["rgb.png"](tmp_path / "a.png")
+    assert kind(nn.Identity(), ["a"]).read(tmp_path / "a.png").size == (WIDTH, HEIGHT)
+    assert read_image(tmp_path / "a.png").size != (WIDTH, HEIGHT)
+
+
+def test_frames_of_clips_are_read_as_images_are(tmp_path: Path) -> None:
+    frames = [Image.fromarray(noise(4)), Image.fromarray(255 - noise(4))]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    clip = _animation(tmp_path / "a.webp", 3)
+    np.testing.assert_array_equal(((clip[0] + 1) * 127.5).round().byte(), read_image(tmp_path / "a.webp"))
+    assert len(clip) == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -254,6 +256,119 @@ def test_folders_are_searched_in_order_and_without_hidden_files(pictures: Path) 
     assert names == sorted(names)
     assert "below/cmyk.jpg" in names
     assert ".hidden" not in names
+
+
+ODD_NAMES = {"bytes": b"caf\xe9.png", "escape": b"a\x1b[31mred\x07.png", "direction": "a\u202egnp.png".encode()}
+
+
+def odd_file(folder: Path, name: str) -> Path:
+    """A bright image whose name is not UTF-8, or is obeyed by terminals."""
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/" + ODD_NAMES[name]))
+    Image.new("L", (10, 20), 255).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("with_rich", [True, False])
+def test_a_run_survives_names_of_any_bytes_and_terminals_do_not_obey_them(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    with_rich: bool,
+) -> None:
+    if with_rich:
+        pytest.importorskip("rich", reason="part of the train extra")
+        for variable, value in {"COLUMNS": "300", "TTY_COMPATIBLE": "1", "NO_COLOR": "1"}.items():
+            monkeypatch.setenv(variable, value)
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    path = odd_file(folder, name)
+    broken = path.with_name(f"broken_{path.name}")
+    broken.write_bytes(b"nothing")
+    Image.new("RGB", (20, 10), "black").save(folder / "night.png")
+    pictures, outs = tmp_path / "pictures", [tmp_path / "out.json", tmp_path / "out.csv"]
+    for out in outs:
+        assert predict([str(trained), str(folder), "--out", str(out), "--pictures", str(pictures)]) == 0
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        assert "\x1b[31m" not in text, "rich writes other sequences"
+        assert not set(text) & {"\x07", "\u202e"}
+        assert not any("\ud800" <= x <= "\udfff" for x in text)
+    shown = {"bytes": r"caf\xe9.png", "escape": r"a\x1b[31mred\x07.png", "direction": r"a\u202egnp.png"}[name]
+    assert shown in printed.out
+    assert f"broken_{shown}" in printed.err
+    assert all(picture.name.isprintable() for picture in pictures.iterdir())
+    content = json.loads(outs[0].read_text(encoding="utf-8"))
+    assert {os.fsencode(entry["file"]) for entry in content["predictions"]} == {
+        os.fsencode(path),
+        os.fsencode(folder / "night.png"),
+    }
+    assert [os.fsencode(entry["file"]) for entry in content["unreadable"]] == [os.fsencode(broken)]
+    with outs[1].open(newline="", encoding="utf-8") as file:
+        assert len({row["file"] for row in csv.DictReader(file)}) == 3
+
+
+def test_everything_below_a_folder_is_used_or_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for place in (folder / "closed", elsewhere / "deep"):
+        place.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(place / "a.png")
+    (elsewhere / "back").symlink_to(elsewhere)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # tests may run as one who may list everything
+        if os.fspath(path) == str(folder / "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert predict([str(trained), str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert "linked/deep/a.png" in printed.out
+    assert "3 of 4 files could not be read" in printed.err
+    for line in (
+        "closed: it is a folder that cannot be listed (Permission denied)",
+        "lost.png: it is a link to a file that is not there",
+        "pipe.png: it is a named pipe, not a file",
+    ):
+        assert line in printed.err, line
+
+
+class Choosy(nn.Module):
+    """Fails for dark images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 2)."""
+        if x.mean((1, 2, 3)).min() < 0:
+            raise RuntimeError("too dark")
+        return torch.zeros(len(x), 2)
+
+
+def test_a_file_that_the_model_fails_for_does_not_stop_the_rest(trained: Path, dark_and_bright: list[str]) -> None:
+    classifier = replace(load_classifier(trained), model=Choosy())
+    night, day = map(Path, dark_and_bright)
+    found = predict_files(classifier, [day, night, day])
+    assert [prediction.path for prediction in found.read] == [day, day]
+    assert [(x.path, x.reason) for x in found.unreadable] == [
+        (night, "the model cannot be applied to it (RuntimeError: too dark)")
+    ]
+    with pytest.raises(RuntimeError, match="too dark"):
+        predict_files(classifier, [night])
+
+
+def test_pictures_of_files_with_long_names_are_written(trained: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{'ü' * 120}{n}.png" for n in range(2)]
+    for path in paths:
+        Image.new("L", (8, 8)).save(path)
+    predict_files(load_classifier(trained), paths, pictures=tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
 def test_converted_checkpoint_gives_the_same_predictions(

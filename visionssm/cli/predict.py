@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +23,8 @@ from pathlib import Path
 import torch
 
 import visionssm  # noqa: F401  registers the models
+from visionssm.cli.errors import tell
+from visionssm.data.text import printable
 from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
 
 Row = tuple[str, ...]
@@ -63,8 +66,8 @@ def print_table(predictions: Predictions) -> None:
     for prediction in predictions.read:
         found = prediction.result.rows() or [("",) * len(predictions.columns)]
         for number, row in enumerate(found):
-            values = [f"{x:.4f}" if isinstance(x, float) else str(x) for x in row]
-            rows.append((str(prediction.path) if number == 0 else "", *values))
+            values = [f"{x:.4f}" if isinstance(x, float) else printable(x) for x in row]
+            rows.append((printable(prediction.path) if number == 0 else "", *values))
     header: Row = ("file", *predictions.columns)
     try:
         from rich.console import Console
@@ -90,6 +93,9 @@ def _print_plain(header: Row, rows: Sequence[Row]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     try:
         for module in options.imports:
             importlib.import_module(module)
@@ -109,14 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             write_predictions(predictions, options.out)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     if predictions.read:
         print_table(predictions)
     if predictions.unreadable:
         print(f"{len(predictions.unreadable)} of {len(files)} files could not be read:", file=sys.stderr)
         for unreadable in predictions.unreadable:
-            print(f"  {unreadable.path}: {unreadable.reason}", file=sys.stderr)
+            print(f"  {printable(unreadable.path)}: {printable(unreadable.reason)}", file=sys.stderr)
     elif not files:
         print("no files were found", file=sys.stderr)
     return 0 if predictions.read else 1

@@ -9,10 +9,10 @@ Exit status: 0 when evaluation ended, 1 when something that you can mend stopped
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
 from visionssm.engine.errors import USER_ERRORS
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options=given.cfg_options,
         )
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 1
     for name, value in metrics.items():
         print(f"{name}: {value:.4f}")

@@ -8,10 +8,10 @@ Exit status: 0 when training ended, 1 when something that you can mend stopped i
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
 from visionssm.engine.errors import USER_ERRORS
 
@@ -53,6 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options=given.cfg_options,
         )
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 1
     return 0

@@ -24,6 +24,7 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import visionssm  # noqa: F401  registers the models
 from visionssm import visualization
+from visionssm.cli.errors import tell
 from visionssm.data.images import read_image
 from visionssm.prediction import Classifier, find_files, load_classifier, registered_classifier
 
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         out = options.draw(options)
     except (ImportError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     print(f"wrote {out}")
     return 0

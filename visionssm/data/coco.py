@@ -88,6 +88,9 @@ def class_numbers(
     return classes, {named[name]: number for number, name in enumerate(classes, start=1)}
 
 
+LARGEST = 1e9
+"""Coordinates beyond are no coordinates, and overflow where others read them."""
+
 UNREADABLE = "image files that cannot be read"
 """Kind of problem of damaged files."""
 
@@ -242,7 +245,7 @@ def checked_objects(
 
 def _whole_box(box: Any) -> list[float] | None:
     """(left, top, width, height) as (left, top, right, bottom); None if it is no box."""
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(is_number(x) and abs(x) < 1e9 for x in box):
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(is_number(x) and abs(x) < LARGEST for x in box):
         return None
     left, top, width, height = map(float, box)
     return [left, top, left + width, top + height]

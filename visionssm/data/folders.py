@@ -1,10 +1,13 @@
-"""All the files below a folder: nothing is left out in silence."""
+"""Files and folders as they are there: nothing is left out in silence, and what is no file is told as what it is."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+
+from visionssm.data.errors import UnreadableFileError
 
 
 def files_below(folder: str | Path, suffixes: Sequence[str] | None = None) -> list[Path]:
@@ -43,3 +46,41 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a loop of links, or no permission to follow one
         return False
+
+
+_KINDS = {
+    stat.S_IFDIR: "it is a folder",
+    stat.S_IFIFO: "it is a named pipe, not a file",
+    stat.S_IFSOCK: "it is a socket, not a file",
+    stat.S_IFCHR: "it is a device, not a file",
+    stat.S_IFBLK: "it is a device, not a file",
+}
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path of a file that can be read, with `~` expanded where no file has that name.
+
+    Raises:
+        UnreadableFileError: saying what is there instead.
+    """
+    path = Path(path)
+    try:
+        if not os.path.lexists(path) and str(path).startswith("~"):
+            path = path.expanduser()
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        reason = "it is a link to a file that is not there" if path.is_symlink() else "there is no such file"
+        raise UnreadableFileError(path, reason) from None
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a loop of links, a name too long, "~nobody"
+        raise UnreadableFileError(path, f"it cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    if kind in _KINDS:
+        raise UnreadableFileError(path, _KINDS[kind] + (_unlisted(path) if kind == stat.S_IFDIR else ""))
+    return path
+
+
+def _unlisted(folder: Path) -> str:
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f" that cannot be listed ({error.strerror})"
+    return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import stat
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from visionssm.data.errors import UnreadableFileError
+from visionssm.data.folders import regular_file
 
 Mode = Literal["RGB", "L"]
 
@@ -133,7 +133,7 @@ def inspect_images(paths: Sequence[str | Path]) -> list[ImageHeader | Unreadable
 
 def _header(source: str | Path) -> ImageHeader | UnreadableImageError:
     try:
-        path = _regular_file(source)
+        path = _image_file(source)
         with _reasons(path), open(path, "rb") as file:
             tail = _Tail.of(file)
             with Image.open(file) as image:
@@ -195,7 +195,7 @@ class _Tail:
 def _opened(source: str | Path | IO[bytes]) -> Iterator[tuple[Image.Image, Path]]:
     """The image of a path or an open file, not yet decoded, and its path for messages."""
     if isinstance(source, (str, Path)):
-        path = _regular_file(source)
+        path = _image_file(source)
         # by a handle, as Pillow maps uncompressed files into memory by their path, and turned TIFF files wrongly then
         with _reasons(path), _without_size_limit(), path.open("rb") as file, Image.open(file) as image:
             yield image, path
@@ -210,44 +210,11 @@ def _check_mode(mode: str) -> None:
         raise ValueError(f"mode must be 'RGB' or 'L', got {mode!r}")
 
 
-_KINDS = {
-    stat.S_IFDIR: "it is a folder",
-    stat.S_IFIFO: "it is a named pipe, not a file",
-    stat.S_IFSOCK: "it is a socket, not a file",
-    stat.S_IFCHR: "it is a device, not a file",
-    stat.S_IFBLK: "it is a device, not a file",
-}
-
-
-def _regular_file(path: str | Path) -> Path:
-    """The path, with `~` expanded where no file has that name.
-
-    Raises:
-        UnreadableImageError: saying what is there instead.
-    """
-    path = Path(path)
+def _image_file(path: str | Path) -> Path:
     try:
-        if not os.path.lexists(path) and str(path).startswith("~"):
-            path = path.expanduser()
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except FileNotFoundError:
-        reason = "it is a link to a file that is not there" if path.is_symlink() else "there is no such file"
-        raise UnreadableImageError(path, reason) from None
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a loop of links, a name too long, "~nobody"
-        raise UnreadableImageError(
-            path, f"it cannot be opened ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    if kind in _KINDS:
-        raise UnreadableImageError(path, _KINDS[kind] + (_unlisted(path) if kind == stat.S_IFDIR else ""))
-    return path
-
-
-def _unlisted(folder: Path) -> str:
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        return f" that cannot be listed ({error.strerror})"
-    return ""
+        return regular_file(path)
+    except UnreadableFileError as error:
+        raise UnreadableImageError(error.path, error.reason) from error.__cause__
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.data.images import read_image
+from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.drawing import class_colour, draw_objects, save_picture, shown_scale
 from visionssm.engine.description import (
     arguments_of,
@@ -100,7 +100,7 @@ class Detector:
 
     def read(self, path: Path) -> Image.Image:
         """An image file; see `read_image`."""
-        return read_image(path)
+        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score reaches the threshold."""

@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from visionssm.data.coco import (
     HELP,
+    LARGEST,
     UNDECODABLE,
     UNREADABLE,
     category_names,
@@ -180,7 +181,8 @@ def _malformed(entries: Sequence[Any]) -> Iterator[str]:
         plain = entry if isinstance(entry, Mapping) else {}
         key, box = plain.get("id"), plain.get("bbox")
         whole = all(isinstance(plain.get(name), (int, str)) for name in ("id", "image_id", "category_id"))
-        boxed = isinstance(box, list) and len(box) == 4 and all(map(is_number, [*box, plain.get("area")]))
+        numbers: list[Any] = [*box, plain.get("area")] if isinstance(box, list) and len(box) == 4 else [None]
+        boxed = all(is_number(x) and abs(x) < LARGEST for x in numbers)
         if not whole or not boxed or key in seen:
             yield f"annotation {key!r}" if isinstance(key, (int, str)) else f"annotation number {place}"
         if whole:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
-from visionssm.data.images import read_image
+from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import class_names_of, description_of, rebuilt
 from visionssm.tasks.detection.predictor import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
@@ -57,7 +57,7 @@ class _Predictor:
 
     def read(self, path: Path) -> Image.Image:
         """An image file; see `read_image`."""
-        return read_image(path)
+        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def samples(self, images: Sequence[Image.Image]) -> list[Any]:
         """The model's data samples of images, one by one, as their sizes differ."""

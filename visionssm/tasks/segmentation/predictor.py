@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.checkpoints import CheckpointError
-from visionssm.data.images import read_image
+from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.drawing import class_legend, draw_classes, save_picture, shown_scale, with_legend
 from visionssm.engine.description import (
     arguments_of,
@@ -94,7 +94,7 @@ class Segmenter:
 
     def read(self, path: Path) -> Image.Image:
         """An image file; see `read_image`."""
-        return read_image(path)
+        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""

@@ -15,6 +15,8 @@ from torch import Tensor
 from visionssm.backbones.convs5 import ConvS5, ConvS5Config, create_convs5
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import UnreadableFileError
+from visionssm.data.folders import regular_file
+from visionssm.data.images import to_8_bit
 from visionssm.engine.description import description_of, fields_of, rebuilt
 from visionssm.engine.task import Row, Source
 from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
@@ -88,8 +90,7 @@ class NextFrames:
             UnreadableFileError: it is neither, or its frames do not fit the model.
         """
         channels, reduction = self.model.config.channels, self.model.reduction
-        if not path.is_file():
-            raise UnreadableFileError(path, "there is no such file")
+        path = regular_file(path)
         try:
             frames = _array(path) if path.suffix.lower() == ".npy" else _animation(path, channels)
         except Exception as error:  # decoders of damaged data raise whatever comes
@@ -129,12 +130,12 @@ def _array(path: Path) -> Tensor:
 
 
 def _animation(path: Path, channels: int) -> Tensor:
-    with Image.open(path) as image:
+    with path.open("rb") as file, Image.open(file) as image:
         kept = []
         for number, frame in enumerate(ImageSequence.Iterator(image)):
             if number == MOST_FRAMES:
                 break
-            kept.append(np.asarray(frame.convert("L" if channels == 1 else "RGB")))
+            kept.append(np.asarray(to_8_bit(frame, "L" if channels == 1 else "RGB")))
     frames = torch.from_numpy(np.stack(kept)).float() / 127.5 - 1
     return frames[..., None] if channels == 1 else frames
 
