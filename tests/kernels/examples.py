@@ -80,7 +80,7 @@ def _plstm(directions: int) -> tuple[list[Tensor], Call]:
 
 OPERATORS = {
     "selective_scan": lambda: _scan(return_final_state=True),
-    "selective_scan, a map a route": lambda: _scan(merge=False),
+    "selective_scan, a map per route": lambda: _scan(merge=False),
     "scan_states": _of_states,
     "ssd": _ssd,
     "non_causal_ssd": _non_causal,
