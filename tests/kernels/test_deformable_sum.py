@@ -15,7 +15,7 @@ from torchvision.ops import deform_conv2d
 
 from visionssm.kernels import deformable_sum, use_backend
 from visionssm.kernels.deformable_sum import cpu
-from visionssm.kernels.deformable_sum.reference import POINTS, deformable_sum_reference
+from visionssm.kernels.deformable_sum.reference import POINTS, deformable_sum_by_corners, deformable_sum_reference
 
 NAMES = ("y", "value", "offset", "mask")
 ROUNDING = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
@@ -104,6 +104,19 @@ def test_definition_is_the_sum_of_bilinear_samples(
 def test_gradients_of_the_definition_are_its_derivatives() -> None:
     inputs = [x.requires_grad_() for x in _random((2, 3, 4, 2, 3), 0.9, 3, torch.float64)]
     assert torch.autograd.gradcheck(deformable_sum, inputs)
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0, 20.0])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_sum_by_corners_has_the_values_and_gradients_of_the_definition(spread: float, scale: float) -> None:
+    inputs = _random((2, 4, 5, 2, 3), spread, seed=4, dtype=torch.float64)  # many positions at and beyond the border
+    results = []
+    for function in (deformable_sum_by_corners, deformable_sum_reference):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        y = function(*leaves, scale)
+        results.append((y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), leaves)))
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
