@@ -39,9 +39,9 @@ class Stage:
 STAGES = {
     "ceilings": Stage("What the GPU can do at most", 0.06, ceilings),
     "correctness": Stage("Cases of the operators' tests on the GPU", 0.3, None),
-    "scans": Stage("The scan, bfloat16, milliseconds", 0.26, scans),
-    "networks": Stage("Whole models, bfloat16 autocast", 0.24, networks),
-    "others": Stage("The scan, float32, forward, milliseconds", 0.14, others),
+    "scans": Stage("The scan, bfloat16, milliseconds", 0.3, scans),
+    "networks": Stage("Whole models, bfloat16 autocast", 0.25, networks),
+    "others": Stage("The scan, float32, forward, milliseconds", 0.09, others),
 }
 
 
@@ -111,8 +111,12 @@ def _child(name: str, rows: Path, dry_run: bool) -> list[str]:
 def _tests(out: Path, dry_run: bool) -> list[str]:
     """The hardware tests; in a dry run those of the smallest operator."""
     workers = min(12, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", CORRECTNESS]
-    return [*command, "-n0", "-k", "linear_recurrence and constant"] if dry_run else [*command, f"-n{workers}"]
+    command = [sys.executable, "-m", "pytest", "-v", "-ra", "--tb=short", "-p", "no:cacheprovider", CORRECTNESS]
+    return (
+        [*command, "-n0", "-k", "linear_recurrence and constant"]
+        if dry_run
+        else [*command, f"-n{workers}", "--dist=load"]
+    )
 
 
 def _last_line(path: Path) -> str:
