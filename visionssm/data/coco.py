@@ -114,7 +114,8 @@ def checked_images(
         orientation: "upright", "stored" or None, see `orientation_of_labels`.
         choices: how the user says which, for messages.
     Returns:
-        `file_name`, `path`, `height`, `width` and `upright` (whether annotations are of the image as it is shown).
+        `file_name` as in the file; `name`, relative to the folder, or to root where the image is not in it, and never
+        leading out of it; `path`, `height`, `width`, and `upright`: annotations are of the image as it is shown.
     """
     listed: dict[int | str, tuple[str, Path, int, int]] = {}
     allowed = [os.path.abspath(x) for x in (folder, root)]
@@ -144,7 +145,9 @@ def checked_images(
             continue
         upright = _orientation(header, name, (width, height), orientation, choices, problems)
         if upright is not None:
-            found[key] = {"file_name": name, "path": path, "height": height, "width": width, "upright": upright}
+            inside = next(path.relative_to(x) for x in allowed if path.is_relative_to(x)).as_posix()
+            about = {"file_name": name, "name": inside, "path": path}
+            found[key] = {**about, "height": height, "width": width, "upright": upright}
     return found
 
 

@@ -332,7 +332,9 @@ def test_names_may_lead_through_links_and_be_absolute_but_not_out_of_the_set(tmp
     content["images"][0]["file_name"] = str(tmp_path / "images" / "a.png")
     content["images"][2]["file_name"] = "../images/below/../empty.png"
     (tmp_path / "objects.json").write_text(json.dumps(content))
-    assert len(read(tmp_path)) == 3
+    data = read(tmp_path)
+    names = [data.sample_name(index) for index in range(3)]
+    assert names == ["a.png", "below/b.png", "empty.png"], "pictures of them stay in their folder"
     content["images"][0]["file_name"] = str(elsewhere / "b.png")
     content["images"][2]["file_name"] = f"../../{elsewhere.name}/b.png"
     (tmp_path / "objects.json").write_text(json.dumps(content))
@@ -341,7 +343,11 @@ def test_names_may_lead_through_links_and_be_absolute_but_not_out_of_the_set(tmp
     whole = CocoInstances(
         tmp_path.parent, annotations=f"{tmp_path.name}/objects.json", images=f"{tmp_path.name}/images"
     )
-    assert len(whole) == 3
+    assert [whole.sample_name(index) for index in range(3)] == [
+        f"{elsewhere.name}/b.png",
+        "below/b.png",
+        f"{elsewhere.name}/b.png",
+    ]
 
 
 def test_objects_without_a_mask_among_others_are_named_where_masks_are_wanted(tmp_path: Path) -> None:

@@ -125,8 +125,8 @@ class CocoInstances(Dataset):
         self.keys = sorted(self.images, key=lambda key: (isinstance(key, str), key))
 
     def sample_name(self, index: int) -> str:
-        """File name."""
-        return str(self.images[self.keys[index]]["file_name"])
+        """File name, relative to the folder of the images, or to root where the image is not in it."""
+        return str(self.images[self.keys[index]]["name"])
 
     def __len__(self) -> int:
         return len(self.keys)
