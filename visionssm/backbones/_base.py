@@ -6,6 +6,7 @@ The counterpart for models of one resolution is in `_plain.py`.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,8 @@ class Backbone(nn.Module):
 
     dropped_keys: frozenset[str] = frozenset()
     output_formats: ClassVar[tuple[str, ...]] = ("NCHW", "NHWC")
+    feature_classes: ClassVar[tuple[str, ...]] = ("getter", "fx", "hook")
+    """What `feature_cls` may be: the last two give a level as its module does, maps in NHWC or tokens."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to features before pooling."""
@@ -177,7 +180,7 @@ class HierarchicalBackbone(Backbone):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
         self.feature_info = [
-            {"num_chs": dim, "reduction": self.first_reduction * 2**i, "module": f"layers.{i}"}
+            {"num_chs": dim, "reduction": self.first_reduction * 2**i, "module": f"layers.{i}.blocks"}
             for i, dim in enumerate(dims)
         ]
 
@@ -335,7 +338,12 @@ def build(
     """Build a variant through timm: pretrained weights, `features_only`, `out_indices`, overlays as timm has them.
 
     `feature_indices` are the `out_indices` of `features_only` where the caller names none.
+
+    Raises:
+        ValueError: `feature_cls` or `output_stride` is not possible here.
+        TypeError: an argument is unknown.
     """
+    _check_arguments(model_class, variant, kwargs)
     overlay: dict[str, Any] = {}
     if pretrained:
         overlay = kwargs["pretrained_cfg_overlay"] = local_pretrained_overlay(
@@ -360,6 +368,22 @@ def build(
     if load_after:
         load_pretrained_file(model, overlay["file"])
     return model
+
+
+def _check_arguments(model_class: Any, variant: str, arguments: dict[str, Any]) -> None:
+    """Say what timm's other models have and this one has not; drops an `output_stride` that is the model's own."""
+    kind = arguments.get("feature_cls", "getter")
+    known = getattr(model_class, "feature_classes", ("getter",))
+    if isinstance(kind, str) and kind not in known:
+        raise ValueError(f"feature_cls={kind!r} is not possible for {variant}; choose {' or '.join(map(repr, known))}")
+    stride = arguments.pop("output_stride", None)
+    if stride is not None and not (stride == 32 and issubclass(model_class, HierarchicalBackbone)):
+        raise ValueError(
+            f"output_stride={stride} is not possible for {variant}: its layers cannot be dilated. Leave it out; "
+            "out_indices chooses finer maps"
+        )
+    if "img_size" in arguments and "img_size" not in inspect.signature(model_class).parameters:
+        raise TypeError(f"{variant} has no argument img_size: it takes images of any size")
 
 
 def register_variants(

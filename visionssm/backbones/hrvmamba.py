@@ -224,6 +224,8 @@ class HRVMamba(HierarchicalBackbone):
         ValueError: a branch's channels are no multiple of 4, or there are not four branches.
     """
 
+    feature_classes = ("getter",)  # two modules give four levels each
+
     def __init__(
         self,
         in_chans: int = 3,

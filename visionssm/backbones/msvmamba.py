@@ -15,7 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.layers.squeeze_excite import SqueezeExciteCl
-from timm.models import generate_default_cfgs, register_notrace_module
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
@@ -31,6 +31,7 @@ from visionssm.layers import (
     RouteScan,
     StridedConvDownsample,
 )
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {
@@ -92,7 +93,7 @@ class GatedMultiScaleSS2D(MultiScaleSS2D):
         return self.out_proj(self.mix(x) * F.silu(z))
 
 
-@register_notrace_module  # a leaf for torch.fx, as all that scans
+@leaf_module  # as all that scans
 class MixerV1(GatedMultiScaleSS2D):
     """Every visit of a pixel is normalised by itself, before the sum; the half-size map is enlarged bilinearly."""
 
@@ -113,7 +114,7 @@ class MixerV1(GatedMultiScaleSS2D):
         return self.out_norm(self.scan_full(full)) + _resize(low, like=full, mode="bilinear")
 
 
-@register_notrace_module
+@leaf_module
 class MixerV3(MultiScaleSS2D):
     """Visits are added by the scan itself; the half-size map is enlarged by repetition, and the sum normalised."""
 
@@ -123,7 +124,7 @@ class MixerV3(MultiScaleSS2D):
         return self.out_norm(self.scan_full(full) + _resize(low, like=full, mode="nearest"))
 
 
-@register_notrace_module
+@leaf_module
 class GatedMixerV3(GatedMultiScaleSS2D, MixerV3):
     """`MixerV3` with a gate, in the base size only."""
 

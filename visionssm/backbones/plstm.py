@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from timm.layers import DropPath, LayerScale, Mlp, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_notrace_module
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
@@ -23,6 +23,7 @@ from visionssm.backbones._plain import PlainBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import plstm2d_four_directions
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.tokens import PatchEmbedding, resample_positions
 
 PAPER = {"paper_name": "pLSTM: parallelizable Linear Source Transition Mark networks", "paper_ids": "arXiv:2506.11997"}
@@ -138,7 +139,7 @@ class PLSTMMixer(nn.Module):
         return self.proj(self.head_norm(out))
 
 
-@register_notrace_module  # a leaf for torch.fx: the operator checks shapes and loops over them
+@leaf_module  # the operator checks shapes and loops over them
 class Propagation(PLSTMMixer):
     """P-mode: the orientation shares every state out between going straight on and turning."""
 
@@ -165,7 +166,7 @@ class Propagation(PLSTMMixer):
         return propagation_gates(per_head_and_direction(torch.sigmoid(angle)), source, transition, mark)
 
 
-@register_notrace_module
+@leaf_module
 class Diffusion(PLSTMMixer):
     """D-mode of left chirality: states go straight on, and from the second axis turn to the first."""
 
@@ -181,7 +182,7 @@ class Diffusion(PLSTMMixer):
         return Gates(source_r, source_d, straight_r, straight_d, mark_l, mark_u, **{self.turn: turned})
 
 
-@register_notrace_module
+@leaf_module
 class RightDiffusion(Diffusion):
     """D-mode of right chirality: the turn is from the first axis to the second."""
 

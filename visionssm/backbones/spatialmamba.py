@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import generate_default_cfgs, register_notrace_module
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
@@ -20,6 +20,7 @@ from visionssm.backbones._keys import rename_keys
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import LowRank, routes, scan_states
 from visionssm.layers import MapConv2d, RouteScan
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {
@@ -78,7 +79,7 @@ class StateFusion(nn.Module):
         return F.conv2d(padded, merged, groups=len(merged))
 
 
-@register_notrace_module  # a leaf for torch.fx: the scan's input checks branch on sizes
+@leaf_module  # the scan's input checks branch on sizes
 class StructureAwareSSM(RouteScan):
     """The mixer: projection, depth-wise convolution, scan, fusion of states, read-out, norm, gate, projection.
 

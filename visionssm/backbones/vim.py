@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_notrace_module
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._plain import PlainBackbone
 from visionssm.checkpoints import OfficialCfg
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.mamba import BidirectionalMamba, convert_mamba_key
 from visionssm.layers.tokens import PatchEmbedding, insert_token, resample_positions
 
@@ -37,7 +38,7 @@ class Stream(NamedTuple):
         return self.hidden if self.residual is None else self.residual + drop_path(self.hidden)
 
 
-@register_notrace_module
+@leaf_module
 class StreamNorm(nn.RMSNorm):
     """RMSNorm computed in the stream's dtype, with a result in the dtype of the weights."""
 
@@ -88,7 +89,8 @@ class Vim(PlainBackbone):
         d_state: N, states per channel.
         class_token: put a class token into the middle of the patches.
         tap_residual: `forward_intermediates` shows the residual stream after a block, not the output of its mixer
-            alone. The authors' segmentation models take the one (small) or the other (tiny).
+            alone. The authors' segmentation models take the one (small) or the other (tiny). `feature_cls="fx"` and
+            `"hook"` give the mixer's output in either case.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, rising linearly from 0 over all blocks; the published rates are in `configs/`.
     """

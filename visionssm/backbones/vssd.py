@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
-from timm.models import generate_default_cfgs, register_notrace_module
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
@@ -22,12 +22,13 @@ from visionssm.backbones._keys import rename_keys
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import non_causal_ssd
 from visionssm.layers import MapConv2d
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.ss2d import init_dt_bias_
 
 PAPER = {"paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality", "paper_ids": "arXiv:2407.18559"}
 
 
-@register_notrace_module  # a leaf for torch.fx: the operator's input checks branch on sizes
+@leaf_module  # the operator's input checks branch on sizes
 class NonCausalSSD(nn.Module):
     """The mixer: projection, depth-wise convolution, non-causal SSD, norm, gate, projection.
 

@@ -78,6 +78,8 @@ def select_backend(x: Tensor) -> str:
         raise ValueError(
             f"backend={chosen!r} has no forward-mode derivatives; the definition has them: use_backend('reference')"
         )
+    if torch.jit.is_tracing() and x.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("torch.jit.trace cannot record the derivatives of this operator: trace in torch.no_grad()")
     if chosen != "auto":
         return chosen
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():  # the second question takes microseconds

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
 from torch import Tensor
 
 from visionssm.kernels.routes import n_cells
+from visionssm.layers.leaf import leaf_function
 
 
-@torch.fx.wrap
-@register_notrace_function
+@leaf_function
 def into_cells(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C) to (B, ⌈H/size⌉, size, ⌈W/size⌉, size, C); the cells at the ends are filled up with zeros."""
     _, height, width, _ = x.shape
@@ -28,8 +27,7 @@ def into_cells(x: Tensor, size: int) -> Tensor:
     return x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
 
 
-@torch.fx.wrap
-@register_notrace_function
+@leaf_function
 def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
     """(B, rows, size, columns, size, C) to the first (B, H, W, C) of it, the inverse of `into_cells`."""
     x = cells.flatten(3, 4).flatten(1, 2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from visionssm.layers.leaf import leaf_module
 from visionssm.layers.memory_format import channels_last
 
 
-@register_notrace_module  # a leaf for torch.fx: it looks at sizes and the device
+@leaf_module  # it looks at sizes and the device
 class MapConv2d(nn.Conv2d):
     """`nn.Conv2d` on (B, H, W, C) maps.
 
@@ -30,7 +30,7 @@ class MapConv2d(nn.Conv2d):
         return super().forward(x).permute(0, 2, 3, 1)
 
 
-@register_notrace_module  # a leaf for torch.fx: it looks at the dtype and the device
+@leaf_module  # it looks at the dtype and the device
 class PreciseConv2d(nn.Conv2d):
     """`nn.Conv2d` of (B, C, H, W) maps in the channels_last format that loses no precision on CPUs.
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.kernels.deformable_sum import POINTS, deformable_sum
 from visionssm.layers.conv import MapConv2d
+from visionssm.layers.leaf import leaf_module
 
 
-@register_notrace_module  # a leaf for torch.fx: the operator's input checks branch on sizes
+@leaf_module  # the operator's input checks branch on sizes
 class DCNv4(nn.Module):
     """Deformable 3×3 convolution without projections: each group of channels has its own offsets and masks.
 

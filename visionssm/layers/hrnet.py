@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from visionssm.layers.conv import PreciseConv2d
+from visionssm.layers.leaf import leaf_function
 
 
 def same_conv(in_dim: int, out_dim: int, kernel: int, *, stride: int = 1, groups: int = 1, **factory: Any) -> nn.Conv2d:
@@ -86,8 +86,7 @@ def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.
     return nn.Sequential(*steps)
 
 
-@torch.fx.wrap
-@register_notrace_function
+@leaf_function
 def enlarge(x: Tensor, factor: int, like: Tensor) -> Tensor:
     """Enlarge bilinearly by a factor, then resize to the exact size; the published code does both.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from visionssm.layers.leaf import leaf_function
 
-@torch.fx.wrap
-@register_notrace_function
+
+@leaf_function
 def checked_images(x: Tensor, in_chans: int, least: int) -> Tensor:
     """`x`, if it is a batch of images.
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.kernels import LowRank, routes, selective_scan
 from visionssm.layers.conv import MapConv2d
+from visionssm.layers.leaf import leaf_module
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -29,7 +29,7 @@ def init_dt_bias_(bias: Tensor) -> Tensor:
     return bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
-@register_notrace_module  # a leaf for torch.fx: the input checks branch on sizes
+@leaf_module  # the input checks branch on sizes
 class RouteScan(nn.Module):
     """Parameters of a selective scan along K routes: each route has projections, steps, state matrix and skip.
 

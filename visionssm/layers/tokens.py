@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed
-from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.image import checked_images
+from visionssm.layers.leaf import leaf_function, leaf_module
 from visionssm.layers.stem import image_to_map
 
 
-@register_notrace_module  # a leaf for torch.fx: it checks the size of the image
+@leaf_module  # it checks the size of the image
 class PatchEmbedding(nn.Module):
     """One token per patch; patches overlap where the stride is smaller than they are.
 
@@ -59,8 +59,7 @@ def insert_token(tokens: Tensor, token: Tensor, slot: Any) -> Tensor:
     return torch.cat([tokens[:, :slot], token, tokens[:, slot:]], dim=1)
 
 
-@torch.fx.wrap
-@register_notrace_function
+@leaf_function
 def resample_positions(
     table: Tensor,
     old_grid: tuple[int, int],

@@ -80,7 +80,7 @@ def plstm2d_parallel(
 
 def _power_of_two(n: int) -> int:
     """The smallest power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
+    return 1 << int(n - 1).bit_length()  # torch.jit.trace has tensors for sizes
 
 
 def _single_cells(gates: Gates, direct: Tensor | None, sides: tuple[int, int]) -> tuple[Blocks, Tensor]:
@@ -141,7 +141,7 @@ def _merged(
         side: a power of two.
         compose_last: compose the maps in the last round, too, not only G.
     """
-    for length in (1 << i for i in range(1, side.bit_length())):
+    for length in (1 << i for i in range(1, int(side).bit_length())):
         halves = []
         for against, group in enumerate(blocks):
             leaving, reading = _pairs(group.leaving, block_axis), _pairs(group.reading, block_axis)
