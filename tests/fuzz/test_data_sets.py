@@ -272,25 +272,30 @@ def test_any_segmentation_is_decoded_if_it_is_accepted() -> None:
                 assert decode_mask(segmentation, height, width).shape == (height, width)
 
 
+def labelled_folder(folder: Path, draw: random.Random) -> Path:
+    """Images and label images of any kind, some of which fit, some damaged."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for name in "abc":
+        suffix, content = random_file(draw)
+        (folder / "images" / f"{name}.{suffix}").write_bytes(content)
+        with Image.open(io.BytesIO(content)) as image:
+            size = draw.choice((image.size, image.size, image.size, image.size[::-1]))
+        label = random_image(draw, draw.choice((None, "L", "L", "P")), size)
+        if label.mode in ("L", "P") and draw.random() < 0.8:
+            label = label.point(lambda x: x % 3)
+        with contextlib.suppress(OSError, ValueError):
+            label.save(folder / "labels" / f"{name}.png")
+    for path in [*folder.rglob("*.*")]:
+        if draw.random() < 0.1:
+            path.write_bytes(mutated(path.read_bytes(), draw))
+    return folder
+
+
 def test_any_label_images_are_used_or_told(tmp_path: Path) -> None:
     for number, draw in cases(120):
         with case(number):
-            folder = tmp_path / str(number)
-            for kind in ("images", "labels"):
-                (folder / kind).mkdir(parents=True)
-            for name in "abc":
-                suffix, content = random_file(draw)
-                (folder / "images" / f"{name}.{suffix}").write_bytes(content)
-                with Image.open(io.BytesIO(content)) as image:
-                    size = draw.choice((image.size, image.size, image.size, image.size[::-1]))
-                label = random_image(draw, draw.choice((None, "L", "L", "P")), size)
-                if label.mode in ("L", "P") and draw.random() < 0.8:
-                    label = label.point(lambda x: x % 3)
-                with contextlib.suppress(OSError, ValueError):
-                    label.save(folder / "labels" / f"{name}.png")
-            for path in [*folder.rglob("*.*")]:
-                if draw.random() < 0.1:
-                    path.write_bytes(mutated(path.read_bytes(), draw))
+            folder = labelled_folder(tmp_path / str(number), draw)
             options: dict[str, Any] = {
                 "images": "images",
                 "labels": "labels",
@@ -360,3 +365,41 @@ def test_annotations_that_pass_the_check_are_loaded_by_mmdet(tmp_path: Path) -> 
                 assert sample["img"].shape == (sample["height"], sample["width"], 3)
                 assert len(sample["gt_masks"]) == len(sample["gt_bboxes"]) == len(sample["gt_bboxes_labels"])
     assert accepted > 5
+
+
+def test_label_images_that_pass_the_check_are_loaded_by_mmseg(tmp_path: Path) -> None:
+    pytest.importorskip("mmseg", reason="needs the openmmlab extra")
+    from mmengine.registry import DATASETS, DefaultScope
+    from mmseg.utils import register_all_modules
+
+    from visionssm.tasks.openmmlab.annotations import check_annotations
+
+    register_all_modules(init_default_scope=False)
+    accepted = 0
+    for number, draw in cases(60):
+        with case(number), DefaultScope.overwrite_default_scope("mmseg"):
+            folder = labelled_folder(tmp_path / str(number), draw)
+            dataset = {
+                "type": "BaseSegDataset",
+                "data_root": str(folder),
+                "data_prefix": {"img_path": "images", "seg_map_path": "labels"},
+                "img_suffix": f".{draw.choice(sorted(FORMATS))}",
+                "metainfo": {"classes": ("x", "y", "z"), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]},
+                "reduce_zero_label": False,
+                "pipeline": [
+                    {"type": "LoadImageFromFile", "color_type": draw.choice(("color", "color_ignore_orientation"))},
+                    {"type": "LoadAnnotations"},
+                ],
+            }
+            try:
+                check_annotations(dataset, "mmseg")
+            except DatasetError:
+                continue
+            data = DATASETS.build(dataset)
+            accepted += 1
+            for index in range(len(data)):
+                with contextlib.suppress(UnreadableImageError):  # damage that shows only when the image is decoded
+                    sample = data[index]
+                    assert sample["gt_seg_map"].shape == sample["img"].shape[:2]
+                    assert set(np.unique(sample["gt_seg_map"])) <= {0, 1, 2, IGNORED}
+    assert accepted > 2

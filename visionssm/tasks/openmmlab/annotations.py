@@ -230,7 +230,9 @@ def _check_label(
     """
     if not path.is_file():
         raise Mistake(f"images without label image in {str(path.parent)!r}")
-    upright, _ = check_pair(image, label, loading.orientation, CHOICES)
+    upright, size = check_pair(image, label, loading.orientation, CHOICES)
+    if 1 in size:  # mmseg takes that side away
+        raise Mistake("label images with a side of one pixel, which mmseg cannot load")
     if loading.orientation is None and not upright:
         raise Mistake(STORED)
     if look_at_numbers:
