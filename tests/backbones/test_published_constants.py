@@ -21,6 +21,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import visionssm
+from visionssm.backbones.convs5 import create_convs5
 
 # ------------------------------------------------------------------------------------------- how parameters start
 
@@ -307,6 +308,12 @@ def test_norms_have_the_published_eps(name: str) -> None:
     assert norms
     for path, eps in norms.items():
         assert eps == (1e-6 if re.search(SMALL_EPS.get(_family(name), "$^"), path) else 1e-5), path
+
+
+def test_norms_of_convs5_have_the_eps_of_flax() -> None:
+    norms = [module for module in create_convs5("convs5_nano").modules() if hasattr(module, "eps")]
+    assert len(norms) > 10
+    assert {norm.eps for norm in norms} == {1e-6}
 
 
 # ------------------------------------------------------------------------------------------------------- drop rates
