@@ -159,6 +159,22 @@ def test_result_does_not_depend_on_the_batch_size(official: Path, pictures: Path
         np.testing.assert_allclose([s for _, s in left.result.best], [s for _, s in right.result.best], rtol=1e-4)
 
 
+def test_model_is_moved_to_the_device_before_the_first_batch(tmp_path: Path) -> None:
+    class Watching:
+        columns = ()
+        model = torch.nn.Linear(1, 1)
+
+        def read(self, path: Path) -> str:
+            return path.name
+
+        def __call__(self, samples: list[str]) -> list[str]:
+            return [f"{name} on {self.model.weight.device}" for name in samples]
+
+    file = tmp_path / "a.png"
+    found = predict_files(Watching(), [file], device="meta")  # type: ignore[arg-type]
+    assert [prediction.result for prediction in found.read] == ["a.png on meta"]
+
+
 def test_trained_checkpoint_brings_its_classes_and_input(
     trained: Path, dark_and_bright: list[str], tmp_path: Path
 ) -> None:
