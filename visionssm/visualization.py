@@ -61,10 +61,16 @@ def last_map(model: nn.Module, images: Tensor) -> Tensor:
 def stage_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What every stage (of a plain model, every layer) gives, each (B, C, H', W').
 
+    Args:
+        model: with `forward_intermediates`, or a module whose output is a list of maps.
+        images: (B, C, H, W), as the model wants them.
     Raises:
-        ValueError: the model has no `forward_intermediates`.
+        ValueError: it is neither.
     """
     if not hasattr(model, "forward_intermediates"):
+        maps = model(images)
+        if isinstance(maps, (list, tuple)):
+            return list(maps)
         raise ValueError(f"{type(model).__name__} has no forward_intermediates; give a registered or a timm model")
     return model.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
 

@@ -5,8 +5,8 @@
   tools/visualize.py features work_dirs/run/best.pth photo.jpg
   tools/visualize.py cam vmamba_tiny_s1l8 photo.jpg --pretrained --class 207
 
-A model is a checkpoint that tools/train.py wrote, an official or bare one (with --model NAME), or the name of a
-registered model (untrained weights, unless --pretrained).
+A model is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME), or the name
+of a registered model (untrained weights, unless --pretrained).
 
 Exit status: 0 if the picture was written, 2 if an argument or a file is unusable.
 """
@@ -17,44 +17,33 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import visionssm  # noqa: F401  registers the models
 from visionssm import visualization
 from visionssm.cli.errors import tell
-from visionssm.data.images import read_image
-from visionssm.prediction import Classifier, find_files, load_classifier, registered_classifier
+from visionssm.engine.task import View
+from visionssm.prediction import find_files, load_predictor, registered_classifier
 
 
-def load(source: str, options: argparse.Namespace) -> Classifier:
-    """The model of a checkpoint file, or a registered model by name; random weights are the same every time."""
+def load(source: str, options: argparse.Namespace) -> tuple[Any, View]:
+    """Predictor and view of a checkpoint of any task, or of a registered model, whose random weights are always alike.
+
+    Raises:
+        ValueError: its task has nothing to look at.
+    """
+    predictor: Any
     if Path(source).exists() or Path(source).suffix in (".pth", ".pt", ".safetensors", ".bin"):
-        return load_classifier(source, model_name=options.model)
-    torch.manual_seed(0)
-    return registered_classifier(source, pretrained=options.pretrained)
-
-
-def read(classifier: Classifier, path: str | Path, size: Sequence[int] | None = None) -> Tensor:
-    """(1, C, H, W) image as the model was trained on, or resized to (H, W) and otherwise like it."""
-    transform = classifier.transform
-    if size is not None:
-        steps = getattr(transform, "transforms", [])
-        normalise = [step for step in steps if isinstance(step, Normalize)]
-        transform = Compose([Resize(list(size), antialias=True), ToTensor(), *normalise])
-    return transform(read_image(path, classifier.image_mode))[None]
-
-
-def picture(classifier: Classifier, image: Tensor) -> Tensor:
-    """(1, C, H, W) input of the model back to an (H, W, 3) picture in [0, 1]."""
-    image = image[0]
-    for step in getattr(classifier.transform, "transforms", []):
-        if isinstance(step, Normalize):
-            mean, std = torch.as_tensor(step.mean), torch.as_tensor(step.std)
-            image = image * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
-    return image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+        predictor = load_predictor(source, model_name=options.model)
+    else:
+        torch.manual_seed(0)
+        predictor = registered_classifier(source, pretrained=options.pretrained)
+    if not hasattr(predictor, "view"):
+        raise ValueError(f"{source!r} has no maps to look at: a {type(predictor).__name__} offers none")
+    return predictor, predictor.view()
 
 
 def draw_routes(options: argparse.Namespace) -> Path:
@@ -74,17 +63,20 @@ def draw_fields(options: argparse.Namespace) -> Path:
     """Write effective receptive fields side by side."""
     fields: dict[str, Tensor] = {}
     for source in options.sources:
-        classifier = load(source, options)
+        predictor, view = load(source, options)
         if options.images:
             files = find_files(options.images)[: options.count]
-            images = torch.cat([read(classifier, file) for file in files]) if files else torch.empty(0)
+            images = [view.prepare(predictor.read(file), None) for file in files]
         else:
-            channels, *size = classifier.model.default_cfg["input_size"]  # type: ignore[index,misc]
+            channels, *size = view.shape
             generator = torch.Generator().manual_seed(0)
-            images = torch.randn(options.count, channels, *(options.size or size), generator=generator)
-        print(f"{source}: {len(images)} images of {images.shape[-2]}×{images.shape[-1]} …", file=sys.stderr)
+            images = list(torch.randn(options.count, 1, channels, *(options.size or size), generator=generator))
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("the images have different sizes as the model takes them; give images of one size")
+        batch = torch.cat(images) if images else torch.empty(0)
+        print(f"{source}: {len(batch)} images of {'×'.join(map(str, batch.shape[-2:]))} …", file=sys.stderr)
         name = source if source not in fields else f"{source} ({len(fields) + 1})"
-        fields[name] = visualization.effective_receptive_field(classifier.model, images)
+        fields[name] = visualization.effective_receptive_field(view.maps, batch)
     out = options.out or Path("erf.png")
     visualization.save(visualization.figure_of_fields(fields), out)
     return out
@@ -92,28 +84,30 @@ def draw_fields(options: argparse.Namespace) -> Path:
 
 def draw_features(options: argparse.Namespace) -> Path:
     """Write the feature maps of an image; of models with many layers, four spread evenly."""
-    classifier = load(options.source, options)
-    image = read(classifier, options.image, options.size)
+    predictor, view = load(options.source, options)
+    image = view.prepare(predictor.read(Path(options.image)), options.size)
     with torch.inference_mode():
-        maps = visualization.stage_maps(classifier.model, image)
+        maps = visualization.stage_maps(view.maps, image)
     rows = min(len(maps), 4)
     chosen = [round((i + 1) * len(maps) / rows) - 1 for i in range(rows)]
     unit = "stage" if len(maps) == rows else "layer"
     named = {f"{unit} {i + 1}": maps[i][0].clone() for i in chosen}
     out = options.out or Path(f"features_{Path(options.image).stem}.png")
-    visualization.save(visualization.figure_of_features(picture(classifier, image), named), out)
+    visualization.save(visualization.figure_of_features(view.picture(image), named), out)
     return out
 
 
 def draw_cam(options: argparse.Namespace) -> Path:
     """Write the class-activation map of an image."""
-    classifier = load(options.source, options)
-    image = read(classifier, options.image, options.size)
-    cam, index = visualization.class_activation_map(classifier.model, image, options.class_index)
-    label = classifier.classes[index] if index < len(classifier.classes) else f"class {index}"
+    predictor, view = load(options.source, options)
+    if view.classes is None:
+        raise ValueError(f"a {type(predictor).__name__} decides on no class of the whole image that could be explained")
+    image = view.prepare(predictor.read(Path(options.image)), options.size)
+    cam, index = visualization.class_activation_map(view.maps, image, options.class_index)
+    label = view.classes[index] if index < len(view.classes) else f"class {index}"
     out = options.out or Path(f"cam_{Path(options.image).stem}.png")
     title = f"{label.split(',')[0]} ({index})" if not label.endswith(str(index)) else label
-    visualization.save(visualization.figure_of_cam(picture(classifier, image), cam, title=title), out)
+    visualization.save(visualization.figure_of_cam(view.picture(image), cam, title=title), out)
     return out
 
 

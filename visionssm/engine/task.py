@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from visionssm.extras import MissingExtraError, needs_extra
 
@@ -45,6 +45,25 @@ class Source(NamedTuple):
     sample: Any
 
 
+class View(NamedTuple):
+    """What is to be seen of a predictor's network: its feature maps; `tools/visualize.py` draws them.
+
+    Attributes:
+        maps: module from (1, C, H, W) inputs to a list of maps (1, D, H', W'), or one with timm's
+            `forward_intermediates`.
+        prepare: a sample, and a size (H, W) or None for that which the network is used at, to a (1, C, H, W) input.
+        picture: such an input back to (H, W, 3) in [0, 1].
+        shape: (C, H, W) of an input, where there is no sample.
+        classes: names of the classes if `maps` is a whole classifier, whose decisions can be explained.
+    """
+
+    maps: nn.Module
+    prepare: Callable[[Any, Sequence[int] | None], Tensor]
+    picture: Callable[[Tensor], Tensor]
+    shape: tuple[int, int, int]
+    classes: Sequence[str] | None = None
+
+
 class Result(Protocol):
     """What a predictor found in one sample."""
 
@@ -61,8 +80,9 @@ class Result(Protocol):
 class Predictor(Protocol):
     """A model with all that is needed to apply it to files. Implementations are frozen dataclasses.
 
-    One that can be exported also has `exportable()`, which gives a `visionssm.integrations.export.Exportable`.
-    Those with `has_masks = True` give results that also have `save_masks(folder, source)`: label images or volumes.
+    What it may have beside that: `exportable()`, which gives a `visionssm.integrations.export.Exportable`; `view()`,
+    which gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images
+    or volumes.
     """
 
     @property

@@ -143,6 +143,15 @@ class Normalised(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
+    @property
+    def body(self) -> FeatureMaps:
+        """The backbone, from normalised images to maps."""
+        return self.model.backbone.body  # type: ignore[union-attr,return-value]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images in [0, 1] as the backbone takes them."""
+        return (images - self.mean) / self.std
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [0, 1] to (B, num_classes, H, W) scores."""
-        return self.model((images - self.mean) / self.std)["out"]
+        return self.model(self.normalise(images))["out"]

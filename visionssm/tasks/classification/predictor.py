@@ -12,12 +12,13 @@ from PIL import Image
 from timm import create_model, is_model, list_models
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from visionssm.checkpoints import create_official
 from visionssm.data.images import read_image
 from visionssm.data.spelling import closest
 from visionssm.drawing import save_picture, with_title
-from visionssm.engine.task import Row, Source
+from visionssm.engine.task import Row, Source, View
 from visionssm.tasks.classification.network import build_classifier
 
 if TYPE_CHECKING:
@@ -96,6 +97,25 @@ class Classifier:
             ClassResult([(self.classes[i], value) for i, value in zip(indices, values, strict=True)])
             for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    def view(self) -> View:
+        """The model's maps; images are prepared as for prediction, or resized to a given size."""
+        steps = getattr(self.transform, "transforms", [])
+        normalise = [step for step in steps if isinstance(step, Normalize)]
+
+        def prepare(image: Image.Image, size: Sequence[int] | None) -> Tensor:
+            resized = Compose([Resize(list(size), antialias=True), ToTensor(), *normalise]) if size else self.transform
+            return resized(image)[None]
+
+        def picture(images: Tensor) -> Tensor:
+            image = images[0]
+            for step in normalise:
+                mean, std = torch.as_tensor(step.mean), torch.as_tensor(step.std)
+                image = image * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+            return image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+
+        shape = cast(Any, self.model).default_cfg["input_size"]
+        return View(self.model, prepare, picture, tuple(shape), self.classes)
 
     def exportable(self) -> Exportable:
         """What `export_onnx` and `export_archive` take: normalised images to the scores before softmax."""

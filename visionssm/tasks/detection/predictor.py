@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.data.images import MAX_DECODED_PIXELS, read_image
@@ -24,7 +24,7 @@ from visionssm.engine.description import (
     fields_of,
     rebuilt,
 )
-from visionssm.engine.task import Row, Source
+from visionssm.engine.task import Row, Source, View
 from visionssm.heads.detectors import torchvision_detector
 
 if TYPE_CHECKING:
@@ -120,6 +120,22 @@ class Detector:
                 )
             )
         return results
+
+    def view(self) -> View:
+        """The backbone's maps; images are scaled as for detection, or resized to a given size."""
+        model: Any = self.model
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (model.transform.image_mean, model.transform.image_std))
+
+        def prepare(image: Image.Image, size: Sequence[int] | None) -> Tensor:
+            resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR) if size else image
+            plain = to_dtype(to_image(resized), torch.float32, scale=True)
+            return model.transform.normalize(plain)[None] if size else model.transform([plain])[0].tensors
+
+        def picture(images: Tensor) -> Tensor:
+            return (images * std + mean)[0].clamp(0, 1).permute(1, 2, 0)
+
+        side = model.transform.min_size[0]
+        return View(model.backbone.body, prepare, picture, (3, side, side))
 
     def exportable(self) -> Exportable:
         """What `export_onnx` and `export_archive` take: see `exportable_detector`."""

@@ -14,11 +14,12 @@ from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
 from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import class_names_of, description_of, rebuilt
+from visionssm.engine.task import View
 from visionssm.tasks.detection.predictor import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
 from visionssm.tasks.segmentation.predictor import PixelClasses
@@ -59,23 +60,42 @@ class _Predictor:
         """An image file; see `read_image`."""
         return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
+    def view(self) -> View:
+        """The backbone's maps; images are prepared as for prediction."""
+        model: Any = self.model
+        mean, std, flips = (getattr(model.data_preprocessor, name) for name in ("mean", "std", "_channel_conversion"))
+
+        def prepare(image: Image.Image, size: Sequence[int] | None) -> Tensor:
+            if size is not None:
+                raise ValueError("size does not apply here: the checkpoint's pipeline resizes the images")
+            return model.data_preprocessor(self._packed(image, 0), False)["inputs"]
+
+        def picture(images: Tensor) -> Tensor:
+            levels = (images * std + mean)[0].cpu()
+            return ((levels if flips else levels.flip(0)) / 255).clamp(0, 1).permute(1, 2, 0)
+
+        return View(model.backbone, prepare, picture, (3, 512, 512))
+
     def samples(self, images: Sequence[Image.Image]) -> list[Any]:
         """The model's data samples of images, one by one, as their sizes differ."""
         found = []
         for number, image in enumerate(images):
-            pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-            packed = self.pipeline(
-                {
-                    "img": pixels,
-                    "img_shape": pixels.shape[:2],
-                    "ori_shape": pixels.shape[:2],
-                    "img_id": number,
-                    "img_path": "",
-                }
-            )
-            batch = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
-            found += self.model.test_step(batch)  # type: ignore[operator]
+            found += self.model.test_step(self._packed(image, number))  # type: ignore[operator]
         return found
+
+    def _packed(self, image: Image.Image, number: int) -> dict[str, Any]:
+        """A batch of one image, as the pipeline leaves it."""
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+        packed = self.pipeline(
+            {
+                "img": pixels,
+                "img_shape": pixels.shape[:2],
+                "ori_shape": pixels.shape[:2],
+                "img_id": number,
+                "img_path": "",
+            }
+        )
+        return {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
 
 
 @dataclass(frozen=True)

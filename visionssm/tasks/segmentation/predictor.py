@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.checkpoints import CheckpointError
@@ -25,7 +25,7 @@ from visionssm.engine.description import (
     fields_of,
     rebuilt,
 )
-from visionssm.engine.task import Row, Source
+from visionssm.engine.task import Row, Source, View
 from visionssm.heads.segmentors import Normalised, segmentation_model
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Segmenter:
     has_masks: ClassVar[bool] = True
     image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
 
-    model: nn.Module
+    model: Normalised
     classes: Sequence[str]
 
     def read(self, path: Path) -> Image.Image:
@@ -104,6 +104,18 @@ class Segmenter:
             scores = self.model(to_dtype(to_image(image), torch.float32, scale=True)[None].to(place))
             results.append(PixelClasses(self.classes, scores[0].argmax(0).cpu().numpy()))
         return results
+
+    def view(self) -> View:
+        """The backbone's maps; images are taken at their own size, or resized to a given one."""
+
+        def prepare(image: Image.Image, size: Sequence[int] | None) -> Tensor:
+            resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR) if size else image
+            return self.model.normalise(to_dtype(to_image(resized), torch.float32, scale=True)[None])
+
+        def picture(images: Tensor) -> Tensor:
+            return (images * self.model.std + self.model.mean)[0].clamp(0, 1).permute(1, 2, 0)
+
+        return View(self.model.body, prepare, picture, (3, 512, 512))
 
     def exportable(self) -> Exportable:
         """What `export_onnx` and `export_archive` take: see `exportable_segmentor`."""

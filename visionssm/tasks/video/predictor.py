@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image, ImageSequence
-from torch import Tensor
+from torch import Tensor, nn
 
 from visionssm.backbones.convs5 import ConvS5, ConvS5Config, create_convs5
 from visionssm.checkpoints import CheckpointError
@@ -18,7 +18,7 @@ from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import regular_file
 from visionssm.data.images import to_8_bit
 from visionssm.engine.description import description_of, fields_of, rebuilt
-from visionssm.engine.task import Row, Source
+from visionssm.engine.task import Row, Source, View
 from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
 from visionssm.tasks.video.metric import mean_psnr
 
@@ -105,6 +105,20 @@ class NextFrames:
             raise UnreadableFileError(path, "it has values that are not finite")
         return frames
 
+    def view(self) -> View:
+        """The features from which the frame after a clip is made. An input has the frames of a clip as channels."""
+        channels = self.model.config.channels
+
+        def prepare(clip: Tensor, size: Sequence[int] | None) -> Tensor:
+            if size is not None:
+                raise ValueError("size does not apply here: clips are not resized")
+            return clip[: self.context].permute(0, 3, 1, 2).flatten(0, 1)[None]
+
+        def picture(frames: Tensor) -> Tensor:
+            return ((frames[0, -channels:] + 1) / 2).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+
+        return View(_LastFeatures(self.model), prepare, picture, (self.context * channels, 64, 64))
+
     def __call__(self, samples: Sequence[Tensor]) -> list[Continuation]:
         """How every clip goes on."""
         place = next(self.model.parameters()).device
@@ -114,6 +128,19 @@ class NextFrames:
             generated = self.model.generate(given[None].to(place), len(truth) or self.steps)[0].float().cpu()
             results.append(Continuation(given, generated, truth))
         return results
+
+
+class _LastFeatures(nn.Module):
+    """(B, T·C, H, W) frames to the features of the frame that follows, in a list of one (B, dim, H/r, W/r)."""
+
+    def __init__(self, model: ConvS5) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        clip = frames.unflatten(1, (-1, self.model.config.channels)).permute(0, 1, 3, 4, 2)
+        features, _ = self.model.forward_features(torch.cat([clip, clip[:, -1:]], 1))
+        return [features[:, -1].permute(0, 3, 1, 2)]
 
 
 def _array(path: Path) -> Tensor:
