@@ -19,6 +19,7 @@ from tests.configs import shipped_config
 from tests.engine.shapes import DETECTOR, SPEC, write_detection_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.cli.launch import evaluate, train
+from visionssm.data.images import UnreadableImageError, read_image
 from visionssm.data.masks import uncompressed_rle
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import CheckpointError, ConfigError
@@ -279,6 +280,28 @@ def test_evaluation_of_a_run_sees_crowds_and_training_does_not(tmp_path: Path, m
     assert [row["index"] for row in rows] == 2 * list(range(12)), "the validation, and the test at the end"
     for part in (rows[:12], rows[12:]):
         assert sum(row["truth"]["crowd"].sum() for row in part) == crowds > 0
+
+
+def test_a_run_survives_an_image_that_goes_bad_and_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = write_set_with_crowds(tmp_path, 0)
+    bad = tmp_path / "images" / content["images"][2]["file_name"]
+    data = f"dict(type='CocoInstances', root={str(tmp_path)!r}, annotations='objects.json', images='images'"
+    config = write_detection_config(tmp_path, "FasterRCNN")
+    text = config.read_text() + "\nmodel['num_classes'] = 3\ntrain_cfg['max_epochs'] = 1\n"
+    for split in ("train", "val"):
+        text += f"\n{split}_dataloader['dataset'] = {data}, wrong='skip')\n"
+    config.write_text(text + "custom_hooks.append(dict(type='CorruptImageHook'))\n")
+
+    def read(path: Path, **options: Any) -> Image.Image:
+        if path == bad:
+            raise UnreadableImageError(path, "the disk has a hole")
+        return read_image(path, **options)
+
+    monkeypatch.setattr("visionssm.tasks.detection.data.read_image", read)
+    train(config, work_dir=tmp_path / "run")
+    assert logged(tmp_path / "run", "corrupt") == [1]
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    assert log.read_text().count("1 images could not be read in this") == 2, "training and validation"
 
 
 @pytest.mark.parametrize("architecture", ["FasterRCNN", "MaskRCNN"])

@@ -17,6 +17,7 @@ from tests.configs import shipped_config
 from tests.engine.shapes import SEGMENTOR, SPEC, write_segmentation_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.cli.launch import evaluate, train
+from visionssm.data.images import UnreadableImageError, read_image
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import CheckpointError, ConfigError
 from visionssm.tasks.segmentation.data import IGNORED
@@ -111,6 +112,31 @@ def test_loss_is_the_mean_over_labelled_pixels_and_modes_agree() -> None:
     assert [row["index"] for row in rows] == [7, 8]
     assert int(rows[0]["confusion"].sum()) == 0
     assert int(rows[1]["confusion"].sum()) == 32 * 32
+
+
+def test_a_run_survives_an_image_that_goes_bad_and_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        for kind, pixels in (("images", (32, 32, 3)), ("labels", (32, 32))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            values = np.random.default_rng(number).integers(0, 5, pixels, np.uint8)
+            Image.fromarray(values).save(tmp_path / kind / f"{number}.png")
+    data = f"dict(type='LabelledImages', root={str(tmp_path)!r}, images='images', labels='labels'"
+    config = write_segmentation_config(tmp_path)
+    text = config.read_text() + "\ntrain_cfg['max_epochs'] = 1\n"
+    for split in ("train", "val"):
+        text += f"\n{split}_dataloader['dataset'] = {data}, classes=list('abcde'), wrong='skip')\n"
+    config.write_text(text + "custom_hooks.append(dict(type='CorruptImageHook'))\n")
+
+    def read(path: Path, **options: Any) -> Image.Image:
+        if path.name == "3.png":
+            raise UnreadableImageError(path, "the disk has a hole")
+        return read_image(path, **options)
+
+    monkeypatch.setattr("visionssm.tasks.segmentation.data.read_image", read)
+    train(config, work_dir=tmp_path / "run")
+    assert logged(tmp_path / "run", "corrupt") == [1]
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    assert log.read_text().count("1 images could not be read in this") == 2, "training and validation"
 
 
 def test_pixels_of_a_class_count_as_its_weight() -> None:
