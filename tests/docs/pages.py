@@ -50,14 +50,18 @@ def commands(code: str) -> list[str]:
     return [part.strip() for line in lines for part in line.split(" && ") if part.strip() and not part.startswith("#")]
 
 
+def without_blocks(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
 def links(page: Path) -> list[str]:
     """Targets of a page's links and pictures, outside of code."""
-    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text))
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", without_blocks(page)))
 
 
 def anchors(page: Path) -> set[str]:
     """What a link to a part of a page may name."""
-    headings = re.findall(r"(?m)^#+ (.+)$", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    headings = re.findall(r"(?m)^#+ (.+)$", without_blocks(page))
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in headings)
     return {re.sub(r"[\s-]+", "-", heading) for heading in plain}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pkgutil
 import re
@@ -12,7 +13,7 @@ import pytest
 import timm
 
 import visionssm
-from tests.docs.pages import PAGES, ROOT, anchors, links
+from tests.docs.pages import PAGES, ROOT, anchors, links, without_blocks
 from visionssm.benchmarks.model_zoo import checkpoints, rows
 from visionssm.benchmarks.models import shown
 from visionssm.benchmarks.timing import table
@@ -167,3 +168,19 @@ def test_objects_of_the_reference_exist_and_are_documented(page: Path) -> None:
     for path in _directives(page):
         target = pkgutil.resolve_name(path)
         assert (target.__doc__ or "").strip(), path
+
+
+METADATA_KEYS = {"visionssm.sha256"}  # look like names of the package
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_places_and_names_in_the_text_exist(page: Path) -> None:
+    for span in re.findall(r"`([^`\n]+)`", without_blocks(page)):
+        for place in re.findall(r"(?<![\w/.-])(?:visionssm|tests|tools|configs|docs)/[\w./*{},<>-]*[\w*]", span):
+            if not re.search(r"[<{]|FAMILY", place):  # stands for several
+                assert list(ROOT.glob(place)), place
+        for name in re.findall(r"(?<![\w/.])visionssm(?:\.\w+)+", span):
+            needs_mmcv = name.startswith("visionssm.integrations.openmmlab")
+            if name in METADATA_KEYS or (needs_mmcv and importlib.util.find_spec("mmcv") is None):
+                continue
+            pkgutil.resolve_name(name)
