@@ -90,6 +90,16 @@ def test_segmentation_models_keep_torchvisions_contract(name: str, head: str) ->
         assert list(plain(torch.rand(1, 3, 48, 70))) == ["out"]
 
 
+@pytest.mark.parametrize("out_indices, deep", [((1,), 1), ((0, 2), 0), ((0, 1, 3), 1), ((0, 1, 2, 3), 2)])
+def test_auxiliary_head_reads_the_last_stage_but_one(out_indices: tuple[int, ...], deep: int) -> None:
+    model = segmentation_model("vmamba_nano_test", 3, channels=8, auxiliary=True, out_indices=out_indices).eval()
+    image = torch.rand(1, 3, 64, 64)
+    stage = model.backbone.body.model.forward_intermediates(image, intermediates_only=True)[deep]
+    fused = model.backbone(image)
+    assert fused["aux"].shape == stage.shape
+    assert model(image)["aux"].shape == (1, 3, 64, 64)
+
+
 def test_fused_map_depends_on_every_stage() -> None:
     model = segmentation_model("vmamba_nano_test", 3, head="fcn", channels=8).eval()
     fused = model.backbone
