@@ -7,22 +7,21 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from visionssm.kernels import LowRank, routes, selective_scan, threads
-from visionssm.kernels.cpu_half import FORMATS, narrow, readable, widen
-from visionssm.kernels.cpu_math import kernel, words
+from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.cpu.half import FORMATS, narrow, readable, widen
+from visionssm.kernels.cpu.kernel import kernel
 
 HALVES = [torch.bfloat16, torch.float16]
 
 
 @kernel
-def _widen(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count, kind = words(arguments, 8)
+def _widen(counter, scratch, scratch_size, tasks, x, y, count, kind):  # type: ignore[no-untyped-def]
     widen(x, y, count, kind)
 
 
 @kernel
-def _narrow(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count, kind = words(arguments, 8)
+def _narrow(counter, scratch, scratch_size, tasks, x, y, count, kind):  # type: ignore[no-untyped-def]
     narrow(x, y, count, kind)
 
 
@@ -30,7 +29,7 @@ def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
     y = torch.full((x.numel() + 1,), 7.0, dtype=dtype)
     half = dtype if x.dtype == torch.float32 else x.dtype
     convert = _narrow if x.dtype == torch.float32 else _widen
-    threads.run_kernel(convert, 1, 0, (x.data_ptr(), y.data_ptr(), x.numel(), FORMATS[half]))
+    threads.run_kernel(convert, 1, 0, x=x.data_ptr(), y=y.data_ptr(), count=x.numel(), kind=FORMATS[half])
     assert y[-1] == 7  # nothing is written behind the row
     return y[:-1]
 

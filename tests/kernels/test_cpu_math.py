@@ -9,48 +9,45 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionssm.kernels import cpu_math, threads
-from visionssm.kernels.cpu_math import LANES, Kernel, kernel, load, load_spread, put, store, total, words
+from visionssm.kernels.cpu import math as cpu_math
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.cpu.kernel import Kernel, kernel
+from visionssm.kernels.cpu.math import LANES, load, load_spread, put, store, total
 
 
 @kernel
-def _exp2(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count = words(arguments, 7)
+def _exp2(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.exp2(load(x, i)))
 
 
 @kernel
-def _softplus(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count = words(arguments, 7)
+def _softplus(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.softplus(load(x, i)))
 
 
 @kernel
-def _sigmoid(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count = words(arguments, 7)
+def _sigmoid(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.sigmoid(load(x, i)))
 
 
 @kernel
-def _floor(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count = words(arguments, 7)
+def _floor(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.floor(load(x, i)))
 
 
 @kernel
-def _sums_of_scaled_blocks(arguments):  # type: ignore[no-untyped-def]
-    _, _, _, _, x, y, count = words(arguments, 7)
+def _sums_of_scaled_blocks(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         put(y, i // LANES, total(load(x, i) * load_spread(x, 0)))
 
 
 def _apply(kernel: Kernel, x: Tensor) -> Tensor:
     y = torch.empty_like(x)
-    threads.run_kernel(kernel, 1, 0, (x.data_ptr(), y.data_ptr(), x.numel()))
+    threads.run_kernel(kernel, 1, 0, x=x.data_ptr(), y=y.data_ptr(), count=x.numel())
     return y
 
 

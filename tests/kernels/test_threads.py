@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from visionssm.kernels import threads
-from visionssm.kernels.cpu_math import kernel, put, take_ticket, words
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import put, take_ticket
 
 
 @pytest.fixture
@@ -92,8 +93,7 @@ def test_a_function_that_is_shared_may_share_another() -> None:
 
 
 @kernel
-def _mark_tasks(arguments):  # type: ignore[no-untyped-def]
-    counter, _, _, tasks, marks = words(arguments, 5)
+def _mark_tasks(counter, scratch, scratch_size, tasks, marks):  # type: ignore[no-untyped-def]
     while True:
         task = take_ticket(counter)
         if task >= tasks:
@@ -104,7 +104,7 @@ def _mark_tasks(arguments):  # type: ignore[no-untyped-def]
 def _marks(tasks: int) -> list[float]:
     """What `_mark_tasks` leaves when it is shared out."""
     marks = torch.zeros(tasks)
-    threads.run_kernel(_mark_tasks, tasks, 0, (marks.data_ptr(),))
+    threads.run_kernel(_mark_tasks, tasks, 0, marks=marks.data_ptr())
     return marks.tolist()
 
 

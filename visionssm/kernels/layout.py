@@ -32,7 +32,12 @@ def address(x: Tensor | None) -> int:
     return 0 if x is None or x.numel() == 0 else x.data_ptr()
 
 
-def address_and_strides(x: Tensor) -> tuple[int, int, int, int]:
-    """Address, and strides over the first three of four dimensions."""
-    first, second, third, _ = x.stride()
-    return x.data_ptr(), first, second, third
+def placed(name: str, x: Tensor, *axes: str) -> dict[str, int]:
+    """Where a kernel finds `x`: its address by its name, and `name_axis`, the stride over each of its first axes."""
+    strides = zip(axes, x.stride(), strict=False)
+    return {name: x.data_ptr(), **{f"{name}_{axis}": stride for axis, stride in strides}}
+
+
+def addresses(**tensors: Tensor | None) -> dict[str, int]:
+    """Where the values of tensors without gaps are, by name."""
+    return {name: address(x) for name, x in tensors.items()}

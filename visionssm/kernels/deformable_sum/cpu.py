@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from visionssm.kernels import threads
+from visionssm.kernels.cpu import threads
 from visionssm.kernels.deformable_sum.cpu_kernels import (
     BACKWARD_SCRATCH,
     FORWARD_SCRATCH,
@@ -19,9 +19,10 @@ from visionssm.kernels.deformable_sum.cpu_kernels import (
     deformable_forward,
     deformable_reach,
 )
-from visionssm.kernels.layout import packed, with_packed_pairs, with_unit_stride
+from visionssm.kernels.layout import addresses, packed, placed, with_packed_pairs, with_unit_stride
 
 TASKS_A_THREAD = 2  # of a backward pass at least, so that threads end at about the same time
+_AXES = ("batch", "row", "column", "group")
 LEAST_BAND = 4  # rows of a backward task: those around the band are visited too
 
 
@@ -35,11 +36,13 @@ def forward(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> Ten
         deformable_forward,
         batch * height,
         FORWARD_SCRATCH,
-        (
-            *(height, width, groups, channels, length.data_ptr(), values.data_ptr()),
-            *(offset.data_ptr(), *offset.stride()[:4], mask.data_ptr(), *mask.stride()[:4]),
-            y.data_ptr(),
-        ),
+        height=height,
+        width=width,
+        groups=groups,
+        channels=channels,
+        **placed("offset", offset, *_AXES),
+        **placed("mask", mask, *_AXES),
+        **addresses(scale=length, value=values, y=y),
     )
     return y.to(value.dtype)
 
@@ -53,25 +56,26 @@ def backward(
     offsets, masks = with_packed_pairs(offset.detach().float()), with_unit_stride(mask.detach().float())
     grad_value, length = values.new_zeros(value.shape), values.new_tensor(scale)
     grad_offset, grad_mask = values.new_empty(offset.shape), values.new_empty(mask.shape)
-    places = (offsets.data_ptr(), *offsets.stride()[:4])
     bands = _bands(batch, height)
     reach = values.new_empty(batch, height, 2)
+    sizes = {"height": height, "width": width, "groups": groups}
+    inputs = {**sizes, **placed("offset", offsets, *_AXES), **addresses(scale=length, reach=reach)}
     if bands > 1:
         threads.run_kernel(
             deformable_reach,
             batch * height,
             REACH_SCRATCH,
-            (height, width, groups, length.data_ptr(), *places, reach.data_ptr()),
+            **inputs,
         )
     threads.run_kernel(
         deformable_backward,
         batch * bands,
         BACKWARD_SCRATCH,
-        (
-            *(height, width, groups, channels, bands, length.data_ptr(), values.data_ptr()),
-            *(*places, masks.data_ptr(), *masks.stride()[:4], grad.data_ptr(), reach.data_ptr()),
-            *(grad_value.data_ptr(), grad_offset.data_ptr(), grad_mask.data_ptr()),
-        ),
+        channels=channels,
+        bands=bands,
+        **inputs,
+        **placed("mask", masks, *_AXES),
+        **addresses(value=values, grad=grad, grad_value=grad_value, grad_offset=grad_offset, grad_mask=grad_mask),
     )
     return grad_value.to(value.dtype), grad_offset.to(offset.dtype), grad_mask.to(mask.dtype)
 

@@ -2,20 +2,20 @@
 
 The positions of the nine points are one vector. Of them a table is made in the first-level cache, in rows of sixteen
 points, one row per corner: the number of the pixel there (−1 outside the map) and the weight. Names: `x` is the byte
-address of tensor x, `x_b x_h x_w x_g` its strides in floats over batch, rows, columns and groups.
+address of tensor x, `x_batch x_row x_column x_group` its strides in floats over batch, rows, columns and groups.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, clear
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT, clear
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     floor,
     inlined,
     integer,
-    kernel,
     load,
     load_spread,
     multiply_add,
@@ -25,9 +25,8 @@ from visionssm.kernels.cpu_math import (
     store,
     take_ticket,
     total,
-    words,
 )
-from visionssm.kernels.cpu_sums import sums_of_rows
+from visionssm.kernels.cpu.sums import sums_of_rows
 from visionssm.kernels.deformable_sum.cpu_points import (
     larger,
     load_points,
@@ -49,17 +48,22 @@ REACH_SCRATCH = 2 * LANES
 # mypy: disable-error-code="no-untyped-def"
 
 
+@inlined
+def _place(image, row, column, group, of_image, of_row, of_column, of_group):
+    """Bytes from the start of a tensor to a group of a pixel, by the strides."""
+    return (image * of_image + row * of_row + column * of_column + group * of_group) * FLOAT
+
+
 @kernel
-def deformable_forward(arguments):
+def deformable_forward(
+    counter, scratch, scratch_size, tasks,
+    height, width, groups, channels, scale,
+    value,
+    offset, offset_batch, offset_row, offset_column, offset_group,
+    mask, mask_batch, mask_row, mask_column, mask_group,
+    y,
+):  # fmt: skip
     """A row of an image is a task. value, y: (B, H, W, G, D)."""
-    (
-        counter, scratch, scratch_size, tasks,
-        height, width, groups, channels, scale,
-        value,
-        offset, offset_b, offset_h, offset_w, offset_g,
-        mask, mask_b, mask_h, mask_w, mask_g,
-        y,
-    ) = words(arguments, 21)  # fmt: skip
     pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     weights = pixels + TABLE * FLOAT
     length = scalar(scale, 0)
@@ -71,8 +75,12 @@ def deformable_forward(arguments):
         image, row = task // height, task % height
         for column in range(width):
             for group in range(groups):
-                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
-                factor = load_points(mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT)
+                points = offset + _place(
+                    image, row, column, group, offset_batch, offset_row, offset_column, offset_group
+                )
+                factor = load_points(
+                    mask + _place(image, row, column, group, mask_batch, mask_row, mask_column, mask_group)
+                )
                 x_share, y_share = _corners(points, length, column, row, width, height, pixels)
                 _weigh(x_share, y_share, factor, weights)
                 # 0, or NaN where a position or mask is not finite, also outside the map
@@ -141,14 +149,13 @@ def _plus_pixel(total, pixels, weights, entry, block, pixel_size):
 
 
 @kernel
-def deformable_reach(arguments):
+def deformable_reach(
+    counter, scratch, scratch_size, tasks,
+    height, width, groups, scale,
+    offset, offset_batch, offset_row, offset_column, offset_group,
+    reach,
+):  # fmt: skip
     """The first and the last row above a position of each row, which is a task; NaN is left out. reach: (B, H, 2)."""
-    (
-        counter, scratch, scratch_size, tasks,
-        height, width, groups, scale,
-        offset, offset_b, offset_h, offset_w, offset_g,
-        reach,
-    ) = words(arguments, 14)  # fmt: skip
     lanes = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     length = scalar(scale, 0)
     while True:
@@ -159,7 +166,9 @@ def deformable_reach(arguments):
         least, largest = spread(np.float32(np.inf)), spread(np.float32(-np.inf))
         for column in range(width):
             for group in range(groups):
-                points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                points = offset + _place(
+                    image, row, column, group, offset_batch, offset_row, offset_column, offset_group
+                )
                 y = spread(np.float32(row)) + floor(spread(length) * moved_y(points))
                 least, largest = smaller(y, least), larger(y, largest)
         store(lanes, 0, least)
@@ -172,21 +181,20 @@ def deformable_reach(arguments):
 
 
 @kernel
-def deformable_backward(arguments):
+def deformable_backward(
+    counter, scratch, scratch_size, tasks,
+    height, width, groups, channels, bands, scale,
+    value,
+    offset, offset_batch, offset_row, offset_column, offset_group,
+    mask, mask_batch, mask_row, mask_column, mask_group,
+    grad, reach,
+    grad_value, grad_offset, grad_mask,
+):  # fmt: skip
     """A band of rows of an image is a task. value, grad, grad_value: (B, H, W, G, D).
 
     A task writes the gradients of its band: of the offsets and masks at these rows, and of the values there, to which
     it adds what arrives from any row, in the order of the pixels: so the sums do not depend on the number of bands.
     """
-    (
-        counter, scratch, scratch_size, tasks,
-        height, width, groups, channels, bands, scale,
-        value,
-        offset, offset_b, offset_h, offset_w, offset_g,
-        mask, mask_b, mask_h, mask_w, mask_g,
-        grad, reach,
-        grad_value, grad_offset, grad_mask,
-    ) = words(arguments, 26)  # fmt: skip
     pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     weights = pixels + TABLE * FLOAT
     products = weights + TABLE * FLOAT
@@ -207,9 +215,11 @@ def deformable_backward(arguments):
                     continue
             for column in range(width):
                 for group in range(groups):
-                    points = offset + (image * offset_b + row * offset_h + column * offset_w + group * offset_g) * FLOAT
+                    points = offset + _place(
+                        image, row, column, group, offset_batch, offset_row, offset_column, offset_group
+                    )
                     factor = load_points(
-                        mask + (image * mask_b + row * mask_h + column * mask_w + group * mask_g) * FLOAT
+                        mask + _place(image, row, column, group, mask_batch, mask_row, mask_column, mask_group)
                     )
                     x_share, y_share = _corners(points, length, column, row, width, height, pixels)
                     _weigh(x_share, y_share, factor, weights)

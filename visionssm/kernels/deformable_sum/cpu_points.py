@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.math import (
     LANES,
     emits,
     ir_constant,

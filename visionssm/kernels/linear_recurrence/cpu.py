@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from visionssm.kernels import threads
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.layout import addresses
 from visionssm.kernels.linear_recurrence.cpu_kernels import TILE, recurrence
 
 
@@ -29,10 +30,14 @@ def states(a: Tensor, b: Tensor, state: Tensor | None, *, reverse: bool, adjoint
         recurrence,
         outer * math.ceil(width / TILE),
         0,
-        (
-            *(n_steps, width, floats == 2, reverse, adjoint),
-            *(a.data_ptr(), a_strides[0], a_strides[1], 0 if a.shape[2] == 1 else 1),
-            *(b.data_ptr(), rest[0].data_ptr() if rest else 0, out.data_ptr()),
-        ),
+        n_steps=n_steps,
+        width=width,
+        pairs=floats == 2,
+        backwards=reverse,
+        adjoint=adjoint,
+        a_outer=a_strides[0],
+        a_step=a_strides[1],
+        a_inner=0 if a.shape[2] == 1 else 1,
+        **addresses(a=a, b=b, state=rest[0] if rest else None, out=out),
     )
     return out

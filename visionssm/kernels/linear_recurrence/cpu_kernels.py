@@ -1,18 +1,18 @@
 """Compiled pass of the linear recurrence: a tile of neighbouring numbers walks through all steps.
 
 A step reads its additions once, and the states of the step before from the first-level cache. Names: `x` is the byte
-address of tensor x, `x_o x_t x_i` its strides in floats over outer, time and inner axes.
+address of tensor x, `x_outer x_step x_inner` its strides in floats over outer, time and inner axes.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     inlined,
-    kernel,
     load,
     load_spread,
     multiply_add,
@@ -21,7 +21,6 @@ from visionssm.kernels.cpu_math import (
     spread,
     store,
     take_ticket,
-    words,
 )
 from visionssm.kernels.linear_recurrence.cpu_pairs import imaginary_crossed, real_twice, swapped
 
@@ -31,17 +30,16 @@ TILE = 2048  # floats: the states, factors and additions of a step are half of a
 
 
 @kernel
-def recurrence(arguments):
-    """out_t = a_t out_{t−1} + b_t; b, out: (O, T, width) floats, which are complex numbers if `pairs`.
+def recurrence(
+    counter, scratch, scratch_size, tasks,
+    n_steps, width, pairs, backwards, adjoint,
+    a, a_outer, a_step, a_inner,
+    b, state, out,
+):  # fmt: skip
+    """out_t = a_step out_{t−1} + b_t; b, out: (O, T, width) floats, which are complex numbers if `pairs`.
 
     `adjoint`: the factor of a step is the conjugate of the one at the step visited before it.
     """
-    (
-        counter, _scratch, _scratch_size, tasks,
-        n_steps, width, pairs, backwards, adjoint,
-        a, a_o, a_t, a_i,
-        b, state, out,
-    ) = words(arguments, 16)  # fmt: skip
     tiles = (width + TILE - 1) // TILE
     sign = np.float32(1)
     if adjoint:
@@ -68,13 +66,13 @@ def recurrence(arguments):
             used = t
             if adjoint:
                 used = t - direction
-            factors = a + (outer * a_o + used * a_t + first * a_i) * FLOAT
+            factors = a + (outer * a_outer + used * a_step + first * a_inner) * FLOAT
             if before == 0:
                 _copy(b + place, out + place, count)
             elif pairs:
-                _complex_row(factors, a_i, sign, before, b + place, out + place, count)
+                _complex_row(factors, a_inner, sign, before, b + place, out + place, count)
             else:
-                _real_row(factors, a_i, before, b + place, out + place, count)
+                _real_row(factors, a_inner, before, b + place, out + place, count)
             t += direction
 
 
@@ -88,9 +86,9 @@ def _copy(source, target, count):
 
 
 @inlined
-def _real_row(a, a_i, before, b, out, count):
+def _real_row(a, a_inner, before, b, out, count):
     whole = count - count % LANES
-    if a_i == 0:
+    if a_inner == 0:
         factor = load_spread(a, 0)
         for i in range(0, whole, LANES):
             store(out, i, multiply_add(factor, load(before, i), load(b, i)))
@@ -98,14 +96,14 @@ def _real_row(a, a_i, before, b, out, count):
         for i in range(0, whole, LANES):
             store(out, i, multiply_add(load(a, i), load(before, i), load(b, i)))
     for i in range(whole, count):
-        put(out, i, scalar(a, i * a_i) * scalar(before, i) + scalar(b, i))
+        put(out, i, scalar(a, i * a_inner) * scalar(before, i) + scalar(b, i))
 
 
 @inlined
-def _complex_row(a, a_i, sign, before, b, out, count):
+def _complex_row(a, a_inner, sign, before, b, out, count):
     whole = count - count % LANES
     signs = spread(sign)
-    if a_i == 0:
+    if a_inner == 0:
         real, cross = load_spread(a, 0), signs * imaginary_crossed(load_spread(a, 1))
         for i in range(0, whole, LANES):
             h = load(before, i)
@@ -116,7 +114,7 @@ def _complex_row(a, a_i, sign, before, b, out, count):
             cross = signs * imaginary_crossed(factor)
             store(out, i, multiply_add(cross, swapped(h), multiply_add(real_twice(factor), h, load(b, i))))
     for i in range(whole, count, 2):
-        real, imaginary = scalar(a, i * a_i), sign * scalar(a, i * a_i + 1)
+        real, imaginary = scalar(a, i * a_inner), sign * scalar(a, i * a_inner + 1)
         h_real, h_imaginary = scalar(before, i), scalar(before, i + 1)
         put(out, i, real * h_real - imaginary * h_imaginary + scalar(b, i))
         put(out, i + 1, real * h_imaginary + imaginary * h_real + scalar(b, i + 1))

@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from visionssm.kernels.cpu_math import LANES, emits, ir_constant, ir_int_lanes, vector
+from visionssm.kernels.cpu.math import LANES, emits, ir_constant, ir_int_lanes, vector
 
 
 def _rearranged(builder: ir.IRBuilder, x: ir.Value, lanes: list[int]) -> ir.Value:

@@ -8,25 +8,33 @@ is two matrix products as in attention, C²·(DK + DV): less, up to a thousand c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from visionssm.kernels import threads
-from visionssm.kernels.cpu_math import LANES
-from visionssm.kernels.layout import address, packed
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.cpu.math import LANES
+from visionssm.kernels.layout import addresses, packed
 from visionssm.kernels.plstm2d.cpu_kernels import backward_scratch, forward_scratch, pairs_backward, pairs_forward
+from visionssm.kernels.plstm2d.gates import Gates
 
 
 def forward(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> Tensor:
     """(B, C, C) weights of readers and sources from float32 gates (B, K, X, Y), in the order of `Gates`."""
     kept = [packed(x) for x in (*gates, direct)]
-    batch, n_directions, rows, columns = kept[0].shape
+    batch, _, rows, columns = kept[0].shape
     n_cells = rows * columns
     weights = kept[0].new_empty(batch, n_cells, n_cells)
     tasks = batch * math.ceil(n_cells / LANES)
-    addresses = (*(address(x) for x in kept), weights.data_ptr())
-    threads.run_kernel(pairs_forward, tasks, forward_scratch(rows, columns), (n_directions, rows, columns, *addresses))
+    threads.run_kernel(
+        pairs_forward,
+        tasks,
+        forward_scratch(rows, columns),
+        **_grid(kept[0]),
+        **_gates("", kept[:-1]),
+        **addresses(direct=kept[-1], weights=weights),
+    )
     return weights
 
 
@@ -36,9 +44,25 @@ def backward(grad_weights: Tensor, gates: tuple[Tensor | None, ...]) -> tuple[Te
     grad_weights = packed(grad_weights)
     batch, n_directions, rows, columns = kept[0].shape
     grads = [None if x is None else torch.empty_like(x) for x in kept]
-    addresses = (*(address(x) for x in kept), grad_weights.data_ptr(), *(address(x) for x in grads))
     tasks = batch * n_directions if columns * rows else 0
     threads.run_kernel(
-        pairs_backward, tasks, backward_scratch(rows, columns), (n_directions, rows, columns, *addresses)
+        pairs_backward,
+        tasks,
+        backward_scratch(rows, columns),
+        **_grid(kept[0]),
+        **_gates("", kept),
+        **_gates("grad_", grads),
+        **addresses(grad_weights=grad_weights),
     )
     return tuple(grads)
+
+
+def _grid(source: Tensor) -> dict[str, int]:
+    _, n_directions, rows, columns = source.shape
+    return {"n_directions": n_directions, "n_rows": rows, "n_columns": columns}
+
+
+def _gates(prefix: str, gates: Sequence[Tensor | None]) -> dict[str, int]:
+    """Addresses of gates in the order of `Gates`, or of their gradients, by the names of the kernels' arguments."""
+    names = (prefix + name.replace("transition", "t") for name in Gates._fields)
+    return addresses(**dict(zip(names, gates, strict=True)))

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, clear
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT, clear
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     inlined,
-    kernel,
     load,
     load_spread,
     multiply_add,
@@ -27,7 +27,6 @@ from visionssm.kernels.cpu_math import (
     store,
     take_ticket,
     total,
-    words,
 )
 
 N_TRANSITIONS_AND_MARKS = 6
@@ -76,16 +75,15 @@ def _leaving(p, lane, units, source, straight, turned, ahead, aside):
 
 
 @kernel
-def pairs_forward(arguments):
+def pairs_forward(
+    counter, scratch, scratch_size, tasks,
+    n_directions, n_rows, n_columns,
+    source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, direct, weights,
+):  # fmt: skip
     """Take tasks, a batch element and sixteen sources each, from `counter` (two zeroed int64) until none is left.
 
     Addresses of missing turns and direct weights are 0.
     """
-    (
-        counter, scratch, scratch_size, tasks,
-        n_directions, n_rows, n_columns,
-        source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, direct, weights,
-    ) = words(arguments, 17)  # fmt: skip
     units = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     row = units + LANES * LANES * FLOAT  # states that go along x, by column
     tile = row + n_columns * LANES * FLOAT
@@ -129,18 +127,17 @@ def pairs_forward(arguments):
 
 
 @kernel
-def pairs_backward(arguments):
+def pairs_backward(
+    counter, scratch, scratch_size, tasks,
+    n_directions, n_rows, n_columns,
+    source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, grad_weights,
+    grad_source_r, grad_source_d, grad_t_rl, grad_t_du, grad_mark_l, grad_mark_u, grad_t_ru, grad_t_dl,
+):  # fmt: skip
     """Take tasks, a batch element and a direction each; see `pairs_forward`.
 
     The walk is made again and its states are kept; then their gradients walk back. Sums over sources stay in lanes
     until the last source.
     """
-    (
-        counter, scratch, scratch_size, tasks,
-        n_directions, n_rows, n_columns,
-        source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, grad_weights,
-        grad_source_r, grad_source_d, grad_t_rl, grad_t_du, grad_mark_l, grad_mark_u, grad_t_ru, grad_t_dl,
-    ) = words(arguments, 24)  # fmt: skip
     units = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     row = units + LANES * LANES * FLOAT
     spare = row + n_columns * LANES * FLOAT

@@ -1,6 +1,6 @@
 """The selective scan on CPUs: memory and threads for the compiled passes of `cpu_forward` and `cpu_backward`.
 
-The kernels compute in float32, and read and write maps and vectors in half precision as they are: see `cpu_half`.
+The kernels compute in float32, and read and write maps and vectors in half precision as they are: see `cpu.half`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import threads
 from visionssm.kernels.checks import check_order
-from visionssm.kernels.cpu_half import FORMATS, readable
-from visionssm.kernels.cpu_math import LANES
-from visionssm.kernels.layout import address, address_and_strides, packed, with_unit_stride
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.cpu.half import FORMATS, readable
+from visionssm.kernels.cpu.math import LANES
+from visionssm.kernels.layout import addresses, packed, placed, with_unit_stride
 from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
 from visionssm.kernels.selective_scan.scan import Scan
@@ -24,6 +24,7 @@ from visionssm.kernels.selective_scan.scan import Scan
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
 _BACKWARD_TILE_FLOATS = 160 * 1024  # what a backward tile keeps of a chunk: part of a second-level cache
 _MAX_TILE = 128
+_AXES = ("batch", "pixel", "route")
 _MAX_SUMS_FLOATS = 1 << 20  # part of a last-level cache
 
 
@@ -54,17 +55,11 @@ def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tens
         scan_forward,
         tasks,
         forward_scratch(tile, d_state, rank, scan.pixels if apart else 0),
-        (
-            *(tile, FORMATS[scan.u.dtype], FORMATS[scan.dt.dtype], apart),
-            *_sizes(scan),
-            *_map_strides(scan.u, scan),
-            *address_and_strides(scan.dt),
-            *address_and_strides(scan.b),
-            *address_and_strides(scan.c),
-            *_map_strides(y, scan),
-            *_parameters(scan),
-            *(address(x) for x in (final, states)),
-        ),
+        **_inputs(scan),
+        **_map("y", y, scan),
+        **addresses(final=final, states=states),
+        tile=tile,
+        sums_apart=apart,
     )
     return y.to(dtype), final, states
 
@@ -108,20 +103,17 @@ def backward(
         scan_backward,
         groups * ranges,
         backward_scratch(tile, d_state, rank, largest_group * pixels if apart else 0),
-        (
-            *(tile, FORMATS[scan.u.dtype], FORMATS[scan.dt.dtype], apart),
-            *(batch, groups, range_size),
-            *_sizes(scan),
-            *_map_strides(scan.u, scan),
-            *address_and_strides(scan.dt),
-            *address_and_strides(scan.b),
-            *address_and_strides(scan.c),
-            *_map_strides(grad_y, scan),
-            *_map_strides(grad_u, scan),
-            *_parameters(scan),
-            *(address(x) for x in (states, grad_final)),
-            *(x.data_ptr() for x in (grad_dt, grad_b, grad_c, grad_a, grad_weight, grad_skip, grad_bias, grad_initial)),
-        ),
+        **_inputs(scan),
+        **_map("gy", grad_y, scan),
+        **_map("gu", grad_u, scan),
+        **addresses(states=states, gfinal=grad_final),
+        **addresses(gdt=grad_dt, gb=grad_b, gc=grad_c, ga=grad_a, gweight=grad_weight),
+        **addresses(gskip=grad_skip, gbias=grad_bias, ginitial=grad_initial),
+        n_images=batch,
+        groups=groups,
+        range_size=range_size,
+        tile=tile,
+        sums_apart=apart,
     )
     results = (
         grad_u,
@@ -171,13 +163,25 @@ def _in_format(dtype: torch.dtype, *maps: Tensor) -> tuple[Tensor, ...]:
     return tuple(with_unit_stride(x.to(dtype)) for x in maps)
 
 
-def _sizes(scan: Scan) -> tuple[int, ...]:
-    sizes = (scan.pixels, scan.n_routes, scan.n_sequences, scan.n_steps, scan.route_channels, scan.d_state, scan.rank)
-    return (*sizes, scan.order.data_ptr())
-
-
-def _parameters(scan: Scan) -> tuple[int, ...]:
-    return tuple(address(x) for x in (scan.dt_weight, scan.a, scan.skip, scan.dt_bias, scan.initial_state))
+def _inputs(scan: Scan) -> dict[str, int]:
+    """What both kernels read of a scan, by the names of their arguments."""
+    return {
+        "map_kind": FORMATS[scan.u.dtype],
+        "vector_kind": FORMATS[scan.dt.dtype],
+        "n_pixels": scan.pixels,
+        "n_routes": scan.n_routes,
+        "n_sequences": scan.n_sequences,
+        "n_steps": scan.n_steps,
+        "n_channels": scan.route_channels,
+        "d_state": scan.d_state,
+        "rank": scan.rank,
+        **_map("u", scan.u, scan),
+        **placed("dt", scan.dt, *_AXES),
+        **placed("b", scan.b, *_AXES),
+        **placed("c", scan.c, *_AXES),
+        **addresses(weight=scan.dt_weight, a=scan.a, skip=scan.skip, bias=scan.dt_bias, initial=scan.initial_state),
+        **addresses(order=scan.order),
+    }
 
 
 def _sums_apart(scan: Scan, shared: bool, floats: int) -> bool:
@@ -197,14 +201,15 @@ def _sums_apart(scan: Scan, shared: bool, floats: int) -> bool:
     return for_speed or scan.u.dtype != torch.float32 or scan.route_channels % LANES != 0
 
 
-def _map_strides(x: Tensor, scan: Scan) -> tuple[int, int, int, int]:
-    """Address, and strides over batch, pixels and routes, of a map (B, L, D) or of a map per route (B, K, L, Dk)."""
+def _map(name: str, x: Tensor, scan: Scan) -> dict[str, int]:
+    """`placed`, of a map (B, L, D) or of a map a route (B, K, L, Dk).
+
+    In a merged map the next route's channels are the same ones, or the next group's.
+    """
     if x.ndim == 4:
-        batch, route, pixel, _ = x.stride()
-    else:
-        batch, pixel, _ = x.stride()
-        route = 0 if scan.route_channels == x.shape[-1] else scan.route_channels
-    return x.data_ptr(), batch, pixel, route
+        return placed(name, x, "batch", "route", "pixel")
+    route = 0 if scan.route_channels == x.shape[-1] else scan.route_channels
+    return {**placed(name, x, "batch", "pixel"), f"{name}_route": route}
 
 
 @functools.cache

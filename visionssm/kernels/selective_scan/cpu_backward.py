@@ -2,28 +2,28 @@
 
 A task is a group of images and a range of channels. Chunks of a sequence are visited from the last to the first: a
 chunk's decays and decayed states are computed again from the state saved before it, then its steps are walked
-backwards. Sums over channels (b, c, low-rank dt) are kept for each range of channels, sums over images (a, weight, d,
-bias) for each group of images; the caller adds them up.
+backwards. Sums over channels (b, c, low-rank dt) are kept for each range of channels, sums over images (a, weight,
+skip, bias) for each group of images; the caller adds them up.
 
 Names are those of `cpu_forward`; `g…` is the gradient of the loss with respect to …. With h_t = w_t + Δ_t u_t b_t and
 w_t = e_t h_{t−1}, e_t = exp(Δ_t a), and gh_t = e_{t+1} gh_{t+1} + gy_t c_t:
-    gc = Σ_d gy h,  gb = Σ_d gh Δ u,  ga = Σ_t gh w Δ,  gu = Δ Σ_n gh b + d gy,  gΔ = Σ_n gh w a + u Σ_n gh b.
+    gc = Σ_d gy h,  gb = Σ_d gh Δ u,  ga = Σ_t gh w Δ,  gu = Δ Σ_n gh b + skip gy,  gΔ = Σ_n gh w a + u Σ_n gh b.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
-from visionssm.kernels.cpu_half import item_size, narrow
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu.half import item_size, narrow
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     LN_2,
     LOG2_E,
     exp2,
     inlined,
     integer,
-    kernel,
     load,
     load_spread,
     multiply_add,
@@ -35,7 +35,6 @@ from visionssm.kernels.cpu_math import (
     store,
     take_ticket,
     total,
-    words,
 )
 from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_inputs, widen_vectors, widened
 
@@ -55,25 +54,24 @@ def backward_scratch(tile: int, d_state: int, rank: int, summed_pixels: int) -> 
 
 
 @kernel
-def scan_backward(arguments):
+def scan_backward(
+    counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
+    n_images, groups, range_size,
+    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+    u, u_batch, u_pixel, u_route,
+    dt, dt_batch, dt_pixel, dt_route,
+    b, b_batch, b_pixel, b_route,
+    c, c_batch, c_pixel, c_route,
+    gy, gy_batch, gy_pixel, gy_route,
+    gu, gu_batch, gu_pixel, gu_route,
+    weight, a, skip, bias, initial, states, gfinal,
+    gdt, gb, gc, ga, gweight, gskip, gbias, ginitial,
+):  # fmt: skip
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads.
 
     gdt is (B, L, K, Dk), or (ranges, B, L, K, R) for low-rank steps; gb and gc are (ranges, B, L, K, N); ga, gweight,
-    gd and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
+    gskip and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
     """
-    (
-        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
-        n_images, groups, range_size,
-        n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
-        u, u_b, u_l, u_k,
-        dt, dt_b, dt_l, dt_k,
-        b, b_b, b_l, b_k,
-        c, c_b, c_l, c_k,
-        gy, gy_b, gy_l, gy_k,
-        gu, gu_b, gu_l, gu_k,
-        weight, a, d, bias, initial, states, gfinal,
-        gdt, gb, gc, ga, gweight, gd, gbias, ginitial,
-    ) = words(arguments, 58)  # fmt: skip
     longest_row = max(tile, d_state, rank) + LANES
     block_floats = d_state * tile
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
@@ -88,9 +86,9 @@ def scan_backward(arguments):
     gw_tile = w_tile + rank * tile * FLOAT
     bias_tile = gw_tile + rank * tile * FLOAT
     gbias_tile = bias_tile + tile * FLOAT
-    d_tile = gbias_tile + tile * FLOAT
-    gd_tile = d_tile + tile * FLOAT
-    delta = gd_tile + tile * FLOAT
+    skip_tile = gbias_tile + tile * FLOAT
+    gskip_tile = skip_tile + tile * FLOAT
+    delta = gskip_tile + tile * FLOAT
     slope = delta + CHUNK * tile * FLOAT  # dΔ/dx, then gx, of Δ = softplus(x)
     decays = slope + CHUNK * tile * FLOAT
     decayed = decays + CHUNK * block_floats * FLOAT
@@ -130,12 +128,12 @@ def scan_backward(arguments):
             ragged = count != width
             group_pixels = (last_image - first_image) * n_pixels
             for k in range(n_routes):
-                if sums_apart != 0 and (k == 0 or gu_k != 0):
+                if sums_apart != 0 and (k == 0 or gu_route != 0):
                     clear(gu_sums, group_pixels * tile)
-                elif k == 0 or gu_k != 0:
+                elif k == 0 or gu_route != 0:
                     for place in range(first_image * n_pixels, last_image * n_pixels):
                         image, pixel = place // n_pixels, place % n_pixels
-                        clear(gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT, count)
+                        clear(gu + (image * gu_batch + pixel * gu_pixel + k * gu_route + first) * FLOAT, count)
                 clear(a_tile, block_floats)
                 rate = a + (k * n_channels + first) * d_state * FLOAT
                 gather_transposed(rate, a_tile, count, d_state, tile, np.float32(LOG2_E))
@@ -143,12 +141,12 @@ def scan_backward(arguments):
                     copy(weight + ((k * rank + r) * n_channels + first) * FLOAT, w_tile + r * tile * FLOAT, count)
                 if bias != 0:
                     copy(bias + (k * n_channels + first) * FLOAT, bias_tile, count)
-                if d != 0:
-                    copy(d + (k * n_channels + first) * FLOAT, d_tile, count)
+                if skip != 0:
+                    copy(skip + (k * n_channels + first) * FLOAT, skip_tile, count)
                 clear(ga_tile, block_floats)
                 clear(gw_tile, rank * tile)
                 clear(gbias_tile, tile)
-                clear(gd_tile, tile)
+                clear(gskip_tile, tile)
                 for image_sequence in range((last_image - first_image) * n_sequences):
                     image = first_image + image_sequence // n_sequences
                     s = image_sequence % n_sequences
@@ -178,11 +176,13 @@ def scan_backward(arguments):
                                 for row in range(5, 9):
                                     rows[row, j] = unread
                             else:
-                                rows[0, j] = u + (image * u_b + pixel * u_l + k * u_k + first) * map_item
-                                rows[1, j] = dt + (image * dt_b + pixel * dt_l + k * dt_k) * vector_item
-                                rows[2, j] = b + (image * b_b + pixel * b_l + k * b_k) * vector_item
-                                rows[3, j] = c + (image * c_b + pixel * c_l + k * c_k) * vector_item
-                                rows[4, j] = gy + (image * gy_b + pixel * gy_l + k * gy_k + first) * map_item
+                                rows[0, j] = u + (image * u_batch + pixel * u_pixel + k * u_route + first) * map_item
+                                rows[1, j] = dt + (image * dt_batch + pixel * dt_pixel + k * dt_route) * vector_item
+                                rows[2, j] = b + (image * b_batch + pixel * b_pixel + k * b_route) * vector_item
+                                rows[3, j] = c + (image * c_batch + pixel * c_pixel + k * c_route) * vector_item
+                                rows[4, j] = (
+                                    gy + (image * gy_batch + pixel * gy_pixel + k * gy_route + first) * map_item
+                                )
                                 place = ((part * n_images + image) * n_pixels + pixel) * n_routes + k
                                 rows[7, j] = gb + place * d_state * FLOAT
                                 rows[8, j] = gc + place * d_state * FLOAT
@@ -197,7 +197,9 @@ def scan_backward(arguments):
                                     place = (image - first_image) * n_pixels + pixel
                                     rows[5, j] = gu_sums + place * tile * FLOAT
                                 else:
-                                    rows[5, j] = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * FLOAT
+                                    rows[5, j] = (
+                                        gu + (image * gu_batch + pixel * gu_pixel + k * gu_route + first) * FLOAT
+                                    )
                                 if ragged or map_kind != 0:
                                     rows[0, j] = widened(rows[0, j], u_copy + offset, count, map_kind)
                                     rows[4, j] = widened(rows[4, j], gy_copy + offset, count, map_kind)
@@ -208,8 +210,8 @@ def scan_backward(arguments):
                         _chunk_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, slope)
                         _chunk_states(rows, steps, a_tile, h, d_state, tile, width, delta, decays, decayed)
                         _chunk_gradients(
-                            rows, steps, a_tile, d_tile, d_state, tile, width, delta, slope, decays, decayed,
-                            gh, ga_tile, gbias_tile, gd_tile, sums_b, sums_c,
+                            rows, steps, a_tile, skip_tile, d_state, tile, width, delta, slope, decays, decayed,
+                            gh, ga_tile, gbias_tile, gskip_tile, sums_b, sums_c,
                         )  # fmt: skip
                         if rank == 0:
                             for j in range(steps):
@@ -224,12 +226,12 @@ def scan_backward(arguments):
                 for r in range(rank):
                     target = gweight + ((place * rank + r) * n_channels + first) * FLOAT
                     copy(gw_tile + r * tile * FLOAT, target, count)
-                if sums_apart != 0 and (gu_k != 0 or k == n_routes - 1):
+                if sums_apart != 0 and (gu_route != 0 or k == n_routes - 1):
                     for row in range(group_pixels):
                         image, pixel = first_image + row // n_pixels, row % n_pixels
-                        target = gu + (image * gu_b + pixel * gu_l + k * gu_k + first) * map_item
+                        target = gu + (image * gu_batch + pixel * gu_pixel + k * gu_route + first) * map_item
                         narrow(gu_sums + row * tile * FLOAT, target, count, map_kind)
-                copy(gd_tile, gd + (place * n_channels + first) * FLOAT, count)
+                copy(gskip_tile, gskip + (place * n_channels + first) * FLOAT, count)
                 copy(gbias_tile, gbias + (place * n_channels + first) * FLOAT, count)
 
 
@@ -269,7 +271,7 @@ def _chunk_states(rows, steps, a, h, d_state, tile, width, delta, decays, decaye
 
 @inlined
 def _chunk_gradients(
-    rows, steps, a, d, d_state, tile, width, delta, slope, decays, decayed, gh, ga, gbias, gd, sums_b, sums_c
+    rows, steps, a, skip, d_state, tile, width, delta, slope, decays, decayed, gh, ga, gbias, gskip, sums_b, sums_c
 ):  # fmt: skip
     """Walk a chunk backwards. Turns `slope` into the gradient of the step sizes before softplus."""
     ln_2, zero = spread(np.float32(LN_2)), np.float32(0)
@@ -295,8 +297,8 @@ def _chunk_gradients(
                 store(ga, place, multiply_add(gw, step, load(ga, place)))
                 store(gh, place, g * load(decays, saved + lane))
             gu = multiply_add(step, sum_b, load(rows[5, j], block))
-            store(rows[5, j], block, multiply_add(gy, load(d, block), gu))
-            store(gd, block, multiply_add(gy, x, load(gd, block)))
+            store(rows[5, j], block, multiply_add(gy, load(skip, block), gu))
+            store(gskip, block, multiply_add(gy, x, load(gskip, block)))
             gx = multiply_add(sum_a, ln_2, sum_b * x) * load(slope, j * tile + block)
             store(slope, j * tile + block, gx)
             store(gbias, block, load(gbias, block) + gx)

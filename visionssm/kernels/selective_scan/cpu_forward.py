@@ -4,10 +4,11 @@ A task is one image and one tile of channels; it walks every route, so merging r
 walked in panels of `PANEL` steps: first the panel's step sizes (low-rank product, bias, softplus), then the recurrence,
 sixteen channels at a time with their state in the first-level cache.
 
-Names: `x` is the byte address of tensor x, `x_b x_l x_k` its strides in elements over batch, pixels and routes. A step
-outside the map reads a row of zeros and writes to a row that nobody reads, so the loops know nothing of it.
+Names: `x` is the byte address of tensor x, `x_batch x_pixel x_route` its strides in elements over batch, pixels and
+routes. A step outside the map reads a row of zeros and writes to a row that nobody reads, so the loops know nothing of
+it.
 
-`map_kind` is the format of u and y, `vector_kind` that of dt, b and c (see `cpu_half`). Rows in half precision are
+`map_kind` is the format of u and y, `vector_kind` that of dt, b and c (see `cpu.half`). Rows in half precision are
 widened a panel at a time, and so are those of a last block that reaches over the last channel, which sixteen lanes
 must not read. With `sums_apart`, the sum over routes is kept in working memory and written, rounded, when complete.
 """
@@ -16,22 +17,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, clear, copy, gather_transposed, scatter_transposed
-from visionssm.kernels.cpu_half import item_size, narrow, widen
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu.half import item_size, narrow, widen
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     LOG2_E,
     exp2,
     inlined,
     integer,
-    kernel,
     load,
     load_spread,
     multiply_add,
     softplus,
     store,
     take_ticket,
-    words,
 )
 
 PANEL = 16  # steps whose step sizes are held in the first-level cache
@@ -86,25 +86,24 @@ def widen_vectors(rows, j, vectors, rank, d_state, kind):
 
 
 @kernel
-def scan_forward(arguments):
+def scan_forward(
+    counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
+    n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
+    u, u_batch, u_pixel, u_route,
+    dt, dt_batch, dt_pixel, dt_route,
+    b, b_batch, b_pixel, b_route,
+    c, c_batch, c_pixel, c_route,
+    y, y_batch, y_pixel, y_route,
+    weight, a, skip, bias, initial, final, states,
+):  # fmt: skip
     """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
-    (
-        counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
-        n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
-        u, u_b, u_l, u_k,
-        dt, dt_b, dt_l, dt_k,
-        b, b_b, b_l, b_k,
-        c, c_b, c_l, c_k,
-        y, y_b, y_l, y_k,
-        weight, a, d, bias, initial, final, states,
-    ) = words(arguments, 43)  # fmt: skip
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
     h = a_tile + d_state * tile * FLOAT
     w_tile = h + d_state * tile * FLOAT
     bias_tile = w_tile + rank * tile * FLOAT
-    d_tile = bias_tile + tile * FLOAT
-    unread = d_tile + tile * FLOAT
+    skip_tile = bias_tile + tile * FLOAT
+    unread = skip_tile + tile * FLOAT
     delta = unread + tile * FLOAT
     drive = delta + PANEL * tile * FLOAT  # Δ·u
     u_copy = drive + PANEL * tile * FLOAT
@@ -127,12 +126,12 @@ def scan_forward(arguments):
         width = (count + LANES - 1) // LANES * LANES
         ragged = count != width  # the last block reaches over the last channel
         for k in range(n_routes):
-            if k == 0 or y_k != 0:
+            if k == 0 or y_route != 0:
                 if sums_apart != 0:
                     clear(sums, n_pixels * tile)
                 else:
                     for pixel in range(n_pixels):
-                        clear(y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT, count)
+                        clear(y + (batch * y_batch + pixel * y_pixel + k * y_route + first) * FLOAT, count)
             clear(a_tile, d_state * tile)
             gather_transposed(
                 a + (k * n_channels + first) * d_state * FLOAT, a_tile, count, d_state, tile, np.float32(LOG2_E)
@@ -141,8 +140,8 @@ def scan_forward(arguments):
                 copy(weight + ((k * rank + r) * n_channels + first) * FLOAT, w_tile + r * tile * FLOAT, count)
             if bias != 0:
                 copy(bias + (k * n_channels + first) * FLOAT, bias_tile, count)
-            if d != 0:
-                copy(d + (k * n_channels + first) * FLOAT, d_tile, count)
+            if skip != 0:
+                copy(skip + (k * n_channels + first) * FLOAT, skip_tile, count)
             for s in range(n_sequences):
                 sequence = (batch * n_routes + k) * n_sequences + s
                 clear(h, d_state * tile)
@@ -159,16 +158,16 @@ def scan_forward(arguments):
                             rows[0, j] = rows[1, j] = rows[2, j] = rows[3, j] = zeros
                             rows[4, j] = unread
                         else:
-                            rows[0, j] = u + (batch * u_b + pixel * u_l + k * u_k + first) * map_item
-                            rows[1, j] = dt + (batch * dt_b + pixel * dt_l + k * dt_k) * vector_item
+                            rows[0, j] = u + (batch * u_batch + pixel * u_pixel + k * u_route + first) * map_item
+                            rows[1, j] = dt + (batch * dt_batch + pixel * dt_pixel + k * dt_route) * vector_item
                             if rank == 0:
                                 rows[1, j] += first * vector_item
-                            rows[2, j] = b + (batch * b_b + pixel * b_l + k * b_k) * vector_item
-                            rows[3, j] = c + (batch * c_b + pixel * c_l + k * c_k) * vector_item
+                            rows[2, j] = b + (batch * b_batch + pixel * b_pixel + k * b_route) * vector_item
+                            rows[3, j] = c + (batch * c_batch + pixel * c_pixel + k * c_route) * vector_item
                             if sums_apart != 0:
                                 rows[4, j] = sums + pixel * tile * FLOAT
                             else:
-                                rows[4, j] = y + (batch * y_b + pixel * y_l + k * y_k + first) * FLOAT
+                                rows[4, j] = y + (batch * y_batch + pixel * y_pixel + k * y_route + first) * FLOAT
                             if ragged or map_kind != 0:
                                 rows[0, j] = widened(rows[0, j], u_copy + j * tile * FLOAT, count, map_kind)
                             if rank == 0 and (ragged or vector_kind != 0):
@@ -176,7 +175,7 @@ def scan_forward(arguments):
                             if vector_kind != 0:
                                 widen_vectors(rows, j, vectors, rank, d_state, vector_kind)
                     _panel_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, drive)
-                    _panel_recurrence(rows, steps, a_tile, d_tile, h, d_state, tile, width, delta, drive)
+                    _panel_recurrence(rows, steps, a_tile, skip_tile, h, d_state, tile, width, delta, drive)
                     if states != 0 and (t + steps) % CHUNK == 0:
                         chunk = (t + steps) // CHUNK - 1
                         for n in range(d_state):
@@ -184,9 +183,9 @@ def scan_forward(arguments):
                             copy(h + n * tile * FLOAT, states + place * FLOAT, count)
                 end = final + (sequence * n_channels + first) * d_state * FLOAT
                 scatter_transposed(h, end, count, d_state, tile)
-            if sums_apart != 0 and (y_k != 0 or k == n_routes - 1):
+            if sums_apart != 0 and (y_route != 0 or k == n_routes - 1):
                 for pixel in range(n_pixels):
-                    place = (batch * y_b + pixel * y_l + k * y_k + first) * map_item
+                    place = (batch * y_batch + pixel * y_pixel + k * y_route + first) * map_item
                     narrow(sums + pixel * tile * FLOAT, y + place, count, map_kind)
 
 
@@ -208,22 +207,22 @@ def _panel_step_sizes(rows, steps, weight, rank, bias, tile, width, delta, drive
 
 
 @inlined
-def _panel_recurrence(rows, steps, a, d, h, d_state, tile, width, delta, drive):
+def _panel_recurrence(rows, steps, a, skip, h, d_state, tile, width, delta, drive):
     for block in range(0, width, LANES):
-        skip = load(d, block)
+        factor = load(skip, block)
         if d_state == 1:  # the state stays in a register
             rate, state = load(a, block), load(h, block)
             for j in range(steps):
                 decay = exp2(load(delta, j * tile + block) * rate)
                 state = multiply_add(decay, state, load(drive, j * tile + block) * load_spread(rows[2, j], 0))
-                out = multiply_add(skip, load(rows[0, j], block), load(rows[4, j], block))
+                out = multiply_add(factor, load(rows[0, j], block), load(rows[4, j], block))
                 store(rows[4, j], block, multiply_add(state, load_spread(rows[3, j], 0), out))
             store(h, block, state)
         else:
             for j in range(steps):
                 step, du = load(delta, j * tile + block), load(drive, j * tile + block)
                 b, c = rows[2, j], rows[3, j]
-                out = multiply_add(skip, load(rows[0, j], block), load(rows[4, j], block))
+                out = multiply_add(factor, load(rows[0, j], block), load(rows[4, j], block))
                 for n in range(d_state):
                     place = n * tile + block
                     decay = exp2(step * load(a, place))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionssm.kernels import threads
-from visionssm.kernels.layout import address, address_and_strides, packed, rows
+from visionssm.kernels.cpu import threads
+from visionssm.kernels.layout import addresses, packed, placed, rows
 from visionssm.kernels.ssd.cpu_kernels import backward_scratch, forward_scratch, ssd_backward, ssd_forward
 
 
@@ -43,9 +43,9 @@ def forward(
     """
     batch, steps, heads, width = x.shape
     d_state = b.shape[-1]
-    maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
+    kept = _kept(x, dt, a, b, c)
     skip, initial = packed(d), packed(initial_state)
-    new = decay.new_empty  # float32
+    new = kept["decay"].new_empty  # float32
     y = new(batch, steps, heads, width)
     final = new(batch, heads, width, d_state)
     states = new(states_shape(x, b, chunk_size) if save_states else (0,))
@@ -53,11 +53,8 @@ def forward(
         ssd_forward,
         batch * heads,
         forward_scratch(width, d_state),
-        (
-            *sizes,
-            *(number for tensor in maps[:-1] for number in address_and_strides(tensor)),
-            *(address(tensor) for tensor in (maps[-1], decay, skip, initial, y, final, states)),
-        ),
+        **_inputs(kept, chunk_size),
+        **addresses(skip=skip, initial=initial, y=y, final=final, states=states),
     )
     return y.to(x.dtype), final, states
 
@@ -80,11 +77,11 @@ def backward(
     inputs = (x, dt, a, b, c, d, initial_state)
     batch, steps, heads, width = x.shape
     groups, d_state = b.shape[2:]
-    maps, sizes, decay = _inputs(x, dt, a, b, c, chunk_size)
+    kept = _kept(x, dt, a, b, c)
     grad_y, skip, grad_final, states = rows(grad_y), packed(d), packed(grad_final_state), states.contiguous()
-    new = (
-        decay.new_zeros if width * d_state == 0 else decay.new_empty
-    )  # the kernel writes nothing where there are no states
+    float32 = kept["decay"]
+    # The kernel writes nothing where there are no states.
+    new = float32.new_zeros if width * d_state == 0 else float32.new_empty
     grad_x = new(batch, steps, heads, width)
     grad_b, grad_c = new(2, batch, steps, heads, d_state)
     grad_decay, grad_drive, grad_skip = new(3, batch, steps, heads)
@@ -93,21 +90,15 @@ def backward(
         ssd_backward,
         batch * heads,
         backward_scratch(width, d_state, chunk_size),
-        (
-            *sizes,
-            *(number for tensor in (*maps[:-1], grad_y) for number in address_and_strides(tensor)),
-            *(address(tensor) for tensor in (maps[-1], decay, skip, states, grad_final)),
-            *(
-                tensor.data_ptr()
-                for tensor in (grad_x, grad_b, grad_c, grad_decay, grad_drive, grad_skip, grad_initial)
-            ),
-        ),
+        **_inputs(kept, chunk_size),
+        **placed("g_y", grad_y, "batch", "step", "head"),
+        **addresses(skip=skip, states=states, g_final=grad_final, grad_x=grad_x, grad_b=grad_b, grad_c=grad_c),
+        **addresses(grad_decay=grad_decay, grad_drive=grad_drive, grad_skip=grad_skip, grad_initial=grad_initial),
     )
-    dt = maps[-1]
     results = (
         grad_x,
         torch.addcmul(grad_drive, grad_decay, a.float()),
-        (grad_decay * dt).sum((0, 1)),
+        (grad_decay * kept["dt"]).sum((0, 1)),
         grad_b.unflatten(2, (groups, heads // groups)).sum(3),
         grad_c.unflatten(2, (groups, heads // groups)).sum(3),
         grad_skip.sum((0, 1)),
@@ -116,13 +107,25 @@ def backward(
     return tuple(None if given is None else g.to(given.dtype) for given, g in zip(inputs, results, strict=True))
 
 
-def _inputs(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk_size: int
-) -> tuple[tuple[Tensor, ...], tuple[int, ...], Tensor]:
-    """x, b, c and packed dt in float32; the sizes as the kernels take them; the decay of each step and head."""
-    _, steps, heads, width = x.shape
-    groups, d_state = b.shape[2:]
+def _kept(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Tensor]:
+    """What both kernels read, in float32: maps, packed steps, and the decay of each step and head."""
     dt = dt.detach().float().contiguous()
-    decay = torch.exp(dt * a.detach().float())
-    sizes = (steps, heads, heads // groups, width, d_state, chunk_size)
-    return (rows(x), rows(b), rows(c), dt), sizes, decay
+    return {"x": rows(x), "b": rows(b), "c": rows(c), "dt": dt, "decay": torch.exp(dt * a.detach().float())}
+
+
+def _inputs(kept: dict[str, Tensor], chunk_size: int) -> dict[str, int]:
+    """`kept`, and the sizes, by the names of the kernels' arguments."""
+    _, steps, heads, width = kept["x"].shape
+    groups, d_state = kept["b"].shape[2:]
+    return {
+        "n_steps": steps,
+        "n_heads": heads,
+        "group_heads": heads // groups,
+        "width": width,
+        "d_state": d_state,
+        "chunk": chunk_size,
+        **placed("x", kept["x"], "batch", "step", "head"),
+        **placed("b", kept["b"], "batch", "step", "group"),
+        **placed("c", kept["c"], "batch", "step", "group"),
+        **addresses(dt=kept["dt"], decay=kept["decay"]),
+    }

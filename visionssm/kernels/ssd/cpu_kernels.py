@@ -4,18 +4,18 @@ On a CPU the recurrence does less arithmetic than its form in matrix products (2
 2NP + Q(N + P) in chunks of Q steps) and its state stays in the first-level cache. A tile is sixteen channels p in the
 lanes, with a row of them for each state n.
 
-Names: `x` is the byte address of tensor x, `x_b x_l x_h` its strides in elements over batch, steps and heads.
+Names: `x` is the byte address of tensor x, `x_batch x_step x_head` its strides in elements over batch, steps and heads.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.math import (
     LANES,
     inlined,
-    kernel,
     load,
     load_spread,
     multiply_add,
@@ -25,9 +25,8 @@ from visionssm.kernels.cpu_math import (
     store,
     take_ticket,
     total,
-    words,
 )
-from visionssm.kernels.cpu_sums import sums_of_rows
+from visionssm.kernels.cpu.sums import sums_of_rows
 
 PANEL = 16  # steps whose inputs are held in the first-level cache; divides every chunk
 QUAD = 4  # steps that share one read of the state; divides PANEL
@@ -52,16 +51,15 @@ def backward_scratch(width: int, d_state: int, chunk: int) -> int:
 
 
 @kernel
-def ssd_forward(arguments):
+def ssd_forward(
+    counter, scratch, scratch_size, tasks,
+    n_steps, n_heads, group_heads, width, d_state, chunk,
+    x, x_batch, x_step, x_head,
+    b, b_batch, b_step, b_group,
+    c, c_batch, c_step, c_group,
+    dt, decay, skip, initial, y, final, states,
+):  # fmt: skip
     """Take heads from `counter` until none is left. dt, decay: (B, L, H); y: (B, L, H, P); states: (B, C, H, N, P)."""
-    (
-        counter, scratch, scratch_size, tasks,
-        n_steps, n_heads, group_heads, width, d_state, chunk,
-        x, x_b, x_l, x_h,
-        b, b_b, b_l, b_g,
-        c, c_b, c_l, c_g,
-        dt, decay, d, initial, y, final, states,
-    ) = words(arguments, 29)  # fmt: skip
     tile = (width + LANES - 1) // LANES * LANES
     zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     h = zeros + ((d_state + LANES - 1) // LANES * LANES + LANES) * FLOAT
@@ -79,9 +77,9 @@ def ssd_forward(arguments):
             break
         batch, head = task // n_heads, task % n_heads
         group = head // group_heads
-        skip = np.float32(0)
-        if d != 0:
-            skip = scalar(d, head)
+        factor = np.float32(0)
+        if skip != 0:
+            factor = scalar(skip, head)
         clear(h, d_state * tile)
         if initial != 0:
             gather_transposed(initial + task * width * d_state * FLOAT, h, width, d_state, tile, one)
@@ -95,10 +93,10 @@ def ssd_forward(arguments):
                 if j < steps:
                     step = (batch * n_steps + t + j) * n_heads + head
                     keep[j] = scalar(decay, step)
-                    rows[0, j] = b + (batch * b_b + (t + j) * b_l + group * b_g) * FLOAT
-                    rows[1, j] = c + (batch * c_b + (t + j) * c_l + group * c_g) * FLOAT
+                    rows[0, j] = b + (batch * b_batch + (t + j) * b_step + group * b_group) * FLOAT
+                    rows[1, j] = c + (batch * c_batch + (t + j) * c_step + group * c_group) * FLOAT
                     scaled_copy(
-                        x + (batch * x_b + (t + j) * x_l + head * x_h) * FLOAT,
+                        x + (batch * x_batch + (t + j) * x_step + head * x_head) * FLOAT,
                         drive + j * tile * FLOAT,
                         width,
                         scalar(dt, step),
@@ -114,8 +112,8 @@ def ssd_forward(arguments):
                 step = (batch * n_steps + t + j) * n_heads + head
                 row = y + step * width * FLOAT
                 copy(out + j * tile * FLOAT, row, width)
-                if d != 0:
-                    add_scaled(x + (batch * x_b + (t + j) * x_l + head * x_h) * FLOAT, row, width, skip)
+                if skip != 0:
+                    add_scaled(x + (batch * x_batch + (t + j) * x_step + head * x_head) * FLOAT, row, width, factor)
         scatter_transposed(h, final + task * width * d_state * FLOAT, width, d_state, tile)
 
 
@@ -167,28 +165,27 @@ def _four_steps(rows, keep, j, h, drive, out, d_state, tile, block):
 
 
 @kernel
-def ssd_backward(arguments):
+def ssd_backward(
+    counter, scratch, scratch_size, tasks,
+    n_steps, n_heads, group_heads, width, d_state, chunk,
+    x, x_batch, x_step, x_head,
+    b, b_batch, b_step, b_group,
+    c, c_batch, c_step, c_group,
+    g_y, g_y_batch, g_y_step, g_y_head,
+    dt, decay, skip, states, g_final,
+    grad_x, grad_b, grad_c, grad_decay, grad_drive, grad_skip, grad_initial,
+):  # fmt: skip
     """Walk the chunks of a head from the last to the first; the states of a chunk are made again from its first.
 
     With g_t the gradient that reaches h_t, from its own output and from all later steps,
 
         g_t = dy_t c_tᵀ + decay_{t+1} g_{t+1}
-        dc_t = Σ_p dy_t h_t,   db_t = Δ_t Σ_p x_t g_t,   dx_t = Δ_t Σ_n b_t g_t + d dy_t
+        dc_t = Σ_p dy_t h_t,   db_t = Δ_t Σ_p x_t g_t,   dx_t = Δ_t Σ_n b_t g_t + skip dy_t
 
     Written per step and head: `grad_decay` <g_t, decay_t h_{t−1}>, the gradient of log(decay_t); `grad_drive`
     <x_t, Σ_n b_t g_t>, that of Δ_t through Δ_t x_t; `grad_skip` <x_t, dy_t>. grad_b, grad_c: (B, L, H, N), a part of
     every head.
     """
-    (
-        counter, scratch, scratch_size, tasks,
-        n_steps, n_heads, group_heads, width, d_state, chunk,
-        x, x_b, x_l, x_h,
-        b, b_b, b_l, b_g,
-        c, c_b, c_l, c_g,
-        g_y, g_y_b, g_y_l, g_y_h,
-        dt, decay, d, states, g_final,
-        grad_x, grad_b, grad_c, grad_decay, grad_drive, grad_skip, grad_initial,
-    ) = words(arguments, 38)  # fmt: skip
     n_padded = (d_state + LANES - 1) // LANES * LANES
     tile = (width + LANES - 1) // LANES * LANES
     flow = scratch + take_ticket(counter + 8) * scratch_size * FLOAT  # decay_{t+1} g_{t+1}, (tiles, N, 16)
@@ -209,9 +206,9 @@ def ssd_backward(arguments):
             break
         batch, head = task // n_heads, task % n_heads
         group = head // group_heads
-        skip = np.float32(0)
-        if d != 0:
-            skip = scalar(d, head)
+        factor = np.float32(0)
+        if skip != 0:
+            factor = scalar(skip, head)
         clear(flow, tile * n_padded)
         if g_final != 0:
             for first in range(0, width, LANES):
@@ -232,10 +229,14 @@ def ssd_backward(arguments):
                 for j in range(steps):  # the chunk's states again
                     t = start + j
                     step = (batch * n_steps + t) * n_heads + head
-                    copy(x + (batch * x_b + t * x_l + head * x_h + first) * FLOAT, x_tile + j * LANES * FLOAT, count)
-                    row = g_y + (batch * g_y_b + t * g_y_l + head * g_y_h + first) * FLOAT
+                    copy(
+                        x + (batch * x_batch + t * x_step + head * x_head + first) * FLOAT,
+                        x_tile + j * LANES * FLOAT,
+                        count,
+                    )
+                    row = g_y + (batch * g_y_batch + t * g_y_step + head * g_y_head + first) * FLOAT
                     copy(row, dy_tile + j * LANES * FLOAT, count)
-                    b_row = b + (batch * b_b + t * b_l + group * b_g) * FLOAT
+                    b_row = b + (batch * b_batch + t * b_step + group * b_group) * FLOAT
                     drive, keep = load(x_tile, j * LANES) * load_spread(dt, step), load_spread(decay, step)
                     before = h + j * n_padded * LANES * FLOAT
                     for n in range(d_state):
@@ -246,8 +247,8 @@ def ssd_backward(arguments):
                     step = (batch * n_steps + t) * n_heads + head
                     x_t, dy_t = load(x_tile, j * LANES), load(dy_tile, j * LANES)
                     delta, keep = load_spread(dt, step), load_spread(decay, step)
-                    b_row = b + (batch * b_b + t * b_l + group * b_g) * FLOAT
-                    c_row = c + (batch * c_b + t * c_l + group * c_g) * FLOAT
+                    b_row = b + (batch * b_batch + t * b_step + group * b_group) * FLOAT
+                    c_row = c + (batch * c_batch + t * c_step + group * c_group) * FLOAT
                     before, g = h + j * n_padded * LANES * FLOAT, flow + first * n_padded * FLOAT
                     read, kept = _reverse_step(
                         before, g, b_row, c_row, keep, delta * x_t, dy_t, products, sum_b, sum_c, d_state, n_padded
@@ -265,7 +266,7 @@ def ssd_backward(arguments):
                     put(grad_decay, step, to_decay)
                     put(grad_drive, step, to_drive)
                     put(grad_skip, step, to_skip)
-                    store(dx, 0, multiply_add(delta, read, spread(skip) * dy_t))
+                    store(dx, 0, multiply_add(delta, read, spread(factor) * dy_t))
                     copy(dx, grad_x + (step * width + first) * FLOAT, count)
         for first in range(0, width, LANES):
             target = grad_initial + (task * width + first) * d_state * FLOAT

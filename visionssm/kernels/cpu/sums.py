@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from visionssm.kernels.cpu_math import LANES, emits, ir_float, ir_int_lanes, ir_lanes, ir_pointer, vector
+from visionssm.kernels.cpu.math import LANES, emits, ir_float, ir_int_lanes, ir_lanes, ir_pointer, vector
 
 
 @emits(vector, types.intp)

@@ -1,10 +1,10 @@
-"""Moving blocks of floats within compiled CPU kernels; addresses are those of `cpu_math`."""
+"""Moving blocks of floats within compiled CPU kernels; addresses are those of `cpu.math`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu_math import LANES, inlined, load, put, scalar, spread, store
+from visionssm.kernels.cpu.math import LANES, inlined, load, put, scalar, spread, store
 
 FLOAT = 4  # bytes
 

@@ -12,8 +12,8 @@ import torch
 from llvmlite import binding, ir
 from numba.core import types
 
-from visionssm.kernels.cpu_blocks import copy
-from visionssm.kernels.cpu_math import (
+from visionssm.kernels.cpu.blocks import copy
+from visionssm.kernels.cpu.math import (
     LANES,
     emits,
     inlined,

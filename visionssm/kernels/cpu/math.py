@@ -5,84 +5,31 @@ say what they mean instead: `load` sixteen neighbouring floats, compute on them,
 value into one AVX-512 register, two AVX2 or four NEON registers.
 
 Memory is addressed by integers: the byte address of a float32 (or int32) array, and an index in elements. Whoever
-passes an address keeps its array alive. Functions of this module can only be called from kernels (see `kernel`).
+passes an address keeps its array alive. Functions of this module can only be called from kernels (see `cpu.kernel`).
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import inspect
 import operator
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.ccallback import CFunc
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from visionssm.kernels.cpu import stepping
 
 LANES = 16
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@functools.cache
-def _sources() -> str:
-    """Digest of all source files of the operators."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-class Kernel:
-    """A function of one integer, the address of its int64 arguments (see `words`), as a C function.
-
-    It is compiled when its `address` is first asked for. `threads.run_kernel` calls it: any thread of any pool can,
-    without the interpreter lock, and a call costs a microsecond where one through numba takes ten for forty arguments.
-    """
-
-    def __init__(self, function: Callable[[int], None]) -> None:
-        self.function = function
-
-    @functools.cached_property
-    def address(self) -> int:
-        """Where the machine code is."""
-        return int(self._compiled.address)
-
-    @functools.cached_property
-    def _compiled(self) -> Any:
-        options = {"error_model": "numpy"}
-        callback = CFunc(self.function, ((types.intp,), types.void), locals={}, options=options)
-        if not _kept_on_disk(callback):
-            callback = CFunc(self.function, ((types.intp,), types.void), locals={}, options=options)
-        callback.compile()
-        return callback
-
-
-def kernel(function: Callable[[int], None]) -> Kernel:
-    """Make a `Kernel` of a function."""
-    return Kernel(function)
-
-
-def _kept_on_disk(function: Any) -> bool:
-    """Ask numba to keep a function's machine code on disk; whether it can."""
-    try:
-        function.enable_caching()
-        # Numba renews a kernel when its own file changes. Ours also contain what they inline from their neighbours.
-        file = function._cache._cache_file
-        file._source_stamp = (file._source_stamp, _sources())
-    except (RuntimeError, AttributeError):  # no directory may be written, or a numba that keeps its cache differently
-        return False
-    return True
 
 
 def inlined(function: _Function) -> _Function:
@@ -114,6 +61,9 @@ def emits(result: types.Type, *arguments: types.Type) -> Callable[[Callable[...,
     """Make a function for compiled code of one that emits its instructions: emit(context, builder, *values)."""
 
     def decorate(emit: Callable[..., Any]) -> Callable[..., Any]:
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            return getattr(stepping, emit.__name__)  # type: ignore[no-any-return]
+
         def codegen(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> Any:
             return emit(context, builder, *values)
 

@@ -1,0 +1,1 @@
+"""What the compiled CPU kernels share: the compiler's interface, sixteen-lane arithmetic, half precision, threads."""
