@@ -96,6 +96,10 @@ CASES = {
     "real_tile_parts_one_state": Case(_raster, size=(3, 16), batch=1, channels=33, d_state=1, real_tile=True, parts=3),
     "real_tile_parts_many_states": Case(_raster, size=(3, 43), batch=1, channels=4, d_state=5, real_tile=True, parts=3),
     "numbers_of_no_pixels": Case(_twice_and_never, size=(2, 2), rank=2, no_pixels=True),
+    "one_projection_in_parts": Case(routes.bidirectional, channels=9, d_state=2, rank=2, views=True, parts=2),
+    "one_projection_of_groups": Case(
+        _windows, channels=8, d_state=1, rank=3, views=True, groups=True, merge=False, dtype=torch.bfloat16
+    ),
 }
 
 

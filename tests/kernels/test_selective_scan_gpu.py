@@ -161,3 +161,64 @@ def test_states_saved_by_another_backend_are_refused() -> None:
     assert isinstance(y, torch.Tensor)
     with use_backend("triton"), pytest.raises(RuntimeError, match="run forward and backward pass on the same backend"):
         y.sum().backward()
+
+
+def test_plan_of_a_scan_is_made_once_for_tensors_that_agree_in_all_but_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionssm.kernels.selective_scan import gpu_arguments
+
+    monkeypatch.setattr(gpu_arguments, "_PLANS", {})
+
+    def plan(channels: int, wide: bool = False) -> gpu_arguments.Plan:
+        projected = torch.randn(2, 9, 1, 5 + wide)
+        low, b, c = projected[..., :3], projected[..., 3:4], projected[..., 4:5]
+        u, weight, a = torch.randn(2, 9, channels), torch.randn(1, 3, channels), torch.randn(1, channels, 1)
+        scan = Scan(u, low, weight, a, b, c, None, None, torch.arange(9).int()[None, None], None)
+        return gpu_arguments.plan_of(gpu_arguments.as_kernels_read(scan), u)
+
+    assert plan(8) is plan(8)
+    assert plan(8).follows
+    assert plan(8) is not plan(16)
+    assert plan(8) is not plan(8, wide=True)
+    assert plan(16).numbers["u_pixel"] == 16
+
+
+def test_slices_are_one_projection_only_where_they_lie_side_by_side() -> None:
+    from visionssm.kernels.selective_scan.gpu_arguments import follow
+
+    projected, other = torch.randn(2, 2, 9, 1, 8)
+    u, weight, a = torch.randn(2, 9, 4), torch.randn(1, 3, 4), torch.randn(1, 4, 1)
+
+    def follows(low: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> bool:
+        return follow(Scan(u, low, weight, a, b, c, None, None, torch.zeros(1, 1, 9).int(), None))
+
+    low, b, c = projected[..., :3], projected[..., 3:4], projected[..., 4:5]
+    assert follows(low, b, c)
+    assert not follows(low, c, b)
+    assert not follows(low, b, other[..., 4:5])
+    assert not follows(low, b, projected[..., 5:6])
+    assert not follows(low.contiguous(), b, c)
+    assert not follows(low, b.half(), c)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_second_call_reads_no_values(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the GPU, so that calls can be captured in CUDA graphs after one of the same sizes."""
+    monkeypatch.setattr(KernelLaunch, "run", lambda self: None)
+    u, a = torch.randn(1, 9, 4, requires_grad=grad), -torch.rand(1, 4, 2)
+    b, order = torch.randn(1, 9, 1, 2), torch.arange(9).int()[None, None]
+
+    def call() -> None:
+        with use_backend("triton"):
+            y = selective_scan(u, torch.randn(1, 9, 1, 4), a, b, b, order=order)
+        if grad:
+            assert isinstance(y, torch.Tensor)
+            y.sum().backward()
+
+    call()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a value was read")
+
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    call()

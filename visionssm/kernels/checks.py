@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+_MOST_SIGNATURES = 4096
+
+
+def check_once(right: set[object], tensors: Iterable[Tensor | None], check: Callable[[], None]) -> None:
+    """Run a check of shapes, dtypes and devices, once for all tensors that agree in these; `right` remembers them.
+
+    It runs each time for compilers, whose sizes may be symbols, and for tensors of other types.
+    """
+    signature = None if torch.compiler.is_compiling() else _signature(tensors)
+    if signature is None:
+        check()
+    elif signature not in right:
+        check()
+        if len(right) >= _MOST_SIGNATURES:
+            right.clear()
+        right.add(signature)
+
+
+def _signature(tensors: Iterable[Tensor | None]) -> object:
+    """Shapes, dtypes and devices of plain tensors, None if there are others."""
+    found: list[object] = []
+    for x in tensors:
+        if x is not None and type(x) not in (Tensor, Parameter):
+            return None
+        found.append(None if x is None else (x.shape, x.dtype, x.device))
+    return tuple(found)
 
 
 def check_shape(name: str, x: Tensor, dims: tuple[str, ...], sizes: Mapping[str, int] | None = None) -> None:

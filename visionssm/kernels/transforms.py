@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 Definition = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -30,6 +31,18 @@ def forward_mode() -> bool:
 def transformed() -> bool:
     """Whether a function of `torch.func` is at work; compilers trace operators as they are."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def observed(inputs: Iterable[Any]) -> bool:
+    """Whether anything but the operator's kernels has to know of a call: compilers, tracers, modes, tensors' types."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+        or transformed()
+        or any(x is not None and type(x) not in (Tensor, Parameter) for x in inputs)
+    )
 
 
 def may_need_gradients(inputs: Iterable[Any]) -> bool:

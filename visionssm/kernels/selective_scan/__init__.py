@@ -8,7 +8,7 @@ from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
 from visionssm.kernels.backend import select_backend
-from visionssm.kernels.checks import check_floating, check_order, check_same_device, check_shape
+from visionssm.kernels.checks import check_floating, check_once, check_order, check_same_device, check_shape
 from visionssm.kernels.selective_scan.export import exportable_steps
 from visionssm.kernels.selective_scan.op import selective_scan_op
 from visionssm.kernels.selective_scan.reference import selective_scan_reference, step_by_step
@@ -17,6 +17,7 @@ from visionssm.kernels.selective_scan.scan import Scan
 __all__ = ["LowRank", "selective_scan"]
 
 MAX_STATE = 64
+_RIGHT: set[object] = set()  # see `check_once`
 
 
 class LowRank(NamedTuple):
@@ -88,7 +89,8 @@ def selective_scan(
     """
     low, weight = dt if isinstance(dt, LowRank) else (dt, None)
     scan = Scan(u, low, weight, a, b, c, d, dt_bias, order, initial_state)
-    _check_inputs(scan)
+    check_once(_RIGHT, scan, lambda: _check_inputs(scan))
+    check_order(order, scan.pixels)
     backend = select_backend(u)
     if backend in ("reference", "export"):
         recurrence = exportable_steps if backend == "export" else step_by_step
@@ -137,4 +139,3 @@ def _check_inputs(scan: Scan) -> None:
         check_shape("dt_bias", scan.dt_bias, ("K", "Dk"), sizes)
     if scan.initial_state is not None:
         check_shape("initial_state", scan.initial_state, ("B", "K", "S", "Dk", "N"), sizes)
-    check_order(scan.order, scan.pixels)

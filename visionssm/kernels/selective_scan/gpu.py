@@ -22,13 +22,10 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     Tile,
     as_kernels_read,
     ceil_div,
-    follow,
-    following,
-    kernel_inputs,
     launch_of,
-    map_strides,
     next_power_of_two,
-    sizes,
+    plan_of,
+    tensors_of,
     zeros,
 )
 from visionssm.kernels.selective_scan.scan import Scan
@@ -158,28 +155,18 @@ def forward_launch(
     y = scan.u.new_zeros(scan.y_shape(merge), dtype=torch.float32)
     final_state = carried.leaves if carried else _new_state(scan)
     states = scan.u.new_empty(states_shape(scan) if save_states else (0,), dtype=torch.float32)
-    inputs, strides = kernel_inputs(scan)
-    parts = parts or Parts(1, _whole(scan))
-    arguments: Arguments = {
-        **inputs,
+    plan = plan_of(scan, y)
+    tensors = {
+        **tensors_of(scan, plan),
         "carried": carried.enters if carried else None,
         "y": y,
         "final_state": None if carried else final_state,
         "states": states if save_states else None,
         "deltas": None,
-        **strides,
-        **map_strides(y, scan),
-        **sizes(scan, parts),
     }
-    arguments = following(arguments, scan) if follow(scan) else arguments
-    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
-    launch = launch_of(
-        gpu_kernels.selective_scan_forward,
-        forward_tile(scan.d_state, scan.rank, scan.dt.itemsize),
-        arguments,
-        only_here,
-        scan,
-    )
+    tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+    kernel, apart = gpu_kernels.selective_scan_forward, saved_apart(scan.d_state)
+    launch = launch_of(kernel, tile, tensors, plan, parts or _whole(scan), apart)
     return y, final_state, states, launch
 
 
@@ -187,28 +174,12 @@ def carried_states(scan: Scan, *, parts: Parts) -> Carried:
     """The states that enter the parts of every sequence, and the final states."""
     scan = as_kernels_read(scan)
     ends, deltas = _part_tensors(scan, parts)
-    inputs, strides = kernel_inputs(scan._replace(skip=None, initial_state=None))
-    arguments: Arguments = {
-        **inputs,
-        "c": None,
-        "carried": None,
-        "y": None,
-        "final_state": None,
-        "states": ends,
-        "deltas": deltas,
-        **strides,
-        **dict.fromkeys(("y_batch", "y_route", "y_pixel"), 0),
-        **sizes(scan, parts),
-    }
-    arguments = following(arguments, scan) if follow(scan) else arguments
-    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
-    first = launch_of(
-        gpu_kernels.selective_scan_forward,
-        forward_tile(scan.d_state, scan.rank, scan.dt.itemsize),
-        arguments,
-        only_here,
-        scan,
-    )
+    plan = plan_of(scan, scan.u)
+    absent = ("c", "skip", "initial_state", "carried", "y", "final_state")
+    tensors = {**tensors_of(scan, plan), **dict.fromkeys(absent), "states": ends, "deltas": deltas}
+    tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+    kernel, apart = gpu_kernels.selective_scan_forward, saved_apart(scan.d_state)
+    first = launch_of(kernel, tile, tensors, plan, parts, apart)
     return _carry_over(first, scan.initial_state, ends, deltas, scan, backwards=False)
 
 
@@ -216,22 +187,11 @@ def carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, *
     """The gradients that flow into the last states of the parts, and those that reach the initial states."""
     scan = as_kernels_read(scan)
     flows, deltas = _part_tensors(scan, parts)
-    inputs, strides = kernel_inputs(scan)
     grad_y = with_unit_stride(grad_y)
-    needed = ("dt", "dt_weight", "a", "c", "dt_bias", "order")
-    arguments: Arguments = {
-        "grad_y": grad_y,
-        **{name: inputs[name] for name in needed},
-        "flows": flows,
-        "deltas": deltas,
-        **{name: stride for name, stride in strides.items() if name.startswith(("dt_", "c_"))},
-        **map_strides(grad_y, scan),
-        **sizes(scan, parts),
-    }
-    first = launch_of(
-        gpu_kernels.part_flows, backward_tile(scan.d_state, scan.rank, scan.dt.itemsize), arguments, {}, scan
-    )
-    first = replace(first, constants={k: x for k, x in first.constants.items() if k != "MAP_CHANNELS"})
+    plan = plan_of(scan, grad_y)
+    tensors = {"grad_y": grad_y, **tensors_of(scan, plan), "flows": flows, "deltas": deltas}
+    tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+    first = launch_of(gpu_kernels.part_flows, tile, tensors, plan, parts, saved_apart(scan.d_state))
     return _carry_over(first, grad_final_state, flows, deltas, scan, backwards=True)
 
 
@@ -297,57 +257,50 @@ def backward_launch(
     """
     del merge  # grad_y's shape says it
     scan = as_kernels_read(scan)
-    parts = parts or Parts(1, _whole(scan))
-    inputs, strides = kernel_inputs(scan)
     grad_y = with_unit_stride(grad_y)
+    plan = plan_of(scan, grad_y)
     initial = scan.initial_state
-    one_projection = follow(scan)
-    tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+    alone = not plan.follows
     grads: dict[str, Tensor | None] = {
         "grad_u": zeros(scan.u),
-        "grad_dt": None if one_projection else zeros(scan.dt),
+        "grad_dt": zeros(scan.dt) if alone else None,
         "grad_weight": zeros(scan.dt_weight),
         "grad_a": zeros(scan.a.mT),
-        "grad_b": None if one_projection else zeros(scan.b),
-        "grad_c": None if one_projection else zeros(scan.c),
+        "grad_b": zeros(scan.b) if alone else None,
+        "grad_c": zeros(scan.c) if alone else None,
         "grad_skip": zeros(scan.skip),
         "grad_bias": zeros(scan.dt_bias),
         "grad_initial": None if initial is None else carried.leaves if carried else zeros(initial),
     }
-    projected: dict[str, Tensor | None] = {}
-    if one_projection:
+    results = {**grads, "grad_initial": None if carried else grads["grad_initial"]}
+    if plan.follows:
         widths = [scan.rank, scan.d_state, scan.d_state]
-        whole = scan.u.new_zeros((*scan.dt.shape[:-1], sum(widths)), dtype=torch.float32)
-        grads |= zip(("grad_dt", "grad_b", "grad_c"), whole.split(widths, -1), strict=True)
-        projected = {"grad_dt": whole}
-    arguments: Arguments = {
+        projected = scan.u.new_zeros((*scan.dt.shape[:-1], sum(widths)), dtype=torch.float32)
+        grads |= zip(("grad_dt", "grad_b", "grad_c"), projected.split(widths, -1), strict=True)
+        results["grad_dt"] = projected
+    tile, parts = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize), parts or _whole(scan)
+    apart = saved_apart(scan.d_state)
+    tensors = {
         "grad_y": grad_y,
         "grad_final_state": None if grad_final_state is None else grad_final_state.contiguous(),
-        **inputs,
+        **tensors_of(scan, plan),
         "states": states,
         "carried": carried.enters if carried else None,
         "between": None,
-        **grads,
-        **projected,
-        "grad_initial": None if carried else grads["grad_initial"],
-        **strides,
-        **map_strides(grad_y, scan),
-        **sizes(scan, parts),
+        **results,
     }
-    arguments = following(arguments, scan) if one_projection else arguments
-    only_here = {"SAVED_APART": saved_apart(scan.d_state)}
-    launch = launch_of(gpu_kernels.selective_scan_backward, tile, arguments, only_here, scan)
-    chunks = saved_apart(scan.d_state) // tile.steps
+    launch = launch_of(gpu_kernels.selective_scan_backward, tile, tensors, plan, parts, apart)
+    chunks = apart // tile.steps
     if chunks > 1:
         between = scan.u.new_empty((*launch.grid, chunks - 1, scan.d_state, tile.channels), dtype=torch.float32)
         launch = replace(launch, arguments={**launch.arguments, "between": between})
     return grads, launch
 
 
-def _whole(scan: Scan) -> int:
-    """Steps of a part that holds a whole sequence: whole chunks."""
+def _whole(scan: Scan) -> Parts:
+    """One part that holds a whole sequence: whole chunks."""
     chunk = saved_apart(scan.d_state)
-    return max(1, ceil_div(scan.n_steps, chunk)) * chunk
+    return Parts(1, max(1, ceil_div(scan.n_steps, chunk)) * chunk)
 
 
 def launches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from visionssm.kernels.layout import packed, with_unit_stride
 from visionssm.kernels.selective_scan.scan import Scan
 
 Arguments = dict[str, Tensor | int | None]
+_ON_AMD = {"PRECISION": "ieee"}
 
 
 @dataclass(frozen=True)
@@ -64,46 +65,111 @@ def zeros(x: Tensor | None) -> Tensor | None:
 
 
 def as_kernels_read(scan: Scan) -> Scan:
-    """Maps as they are, if channels are contiguous; parameters small and float32. Costs nothing the second time."""
+    """Maps as they are, if channels are contiguous; parameters small and float32. Costs little the second time."""
+    a = scan.a
+    if a.dtype != torch.float32 or not a.mT.is_contiguous():
+        a = a.float().mT.contiguous().mT  # channels are neighbours in memory as in the tiles
+    order = scan.order
+    if order.dtype != torch.int32 or not order.is_contiguous():
+        order = order.to(torch.int32).contiguous()
     return Scan(
-        u=with_unit_stride(scan.u),
-        dt=with_unit_stride(scan.dt),
-        dt_weight=packed(scan.dt_weight),
-        a=scan.a.float().mT.contiguous().mT,  # channels are neighbours in memory as in the tiles
-        b=with_unit_stride(scan.b),
-        c=with_unit_stride(scan.c),
-        skip=packed(scan.skip),
-        dt_bias=packed(scan.dt_bias),
-        order=scan.order.to(torch.int32).contiguous(),
-        initial_state=None if scan.initial_state is None else scan.initial_state.contiguous(),
+        with_unit_stride(scan.u),
+        with_unit_stride(scan.dt),
+        _small(scan.dt_weight),
+        a,
+        with_unit_stride(scan.b),
+        with_unit_stride(scan.c),
+        _small(scan.skip),
+        _small(scan.dt_bias),
+        order,
+        None if scan.initial_state is None else scan.initial_state.contiguous(),
     )
 
 
-def kernel_inputs(scan: Scan) -> tuple[dict[str, Tensor | None], dict[str, int]]:
-    """Tensors of `as_kernels_read` and their strides, by the names of the kernels' arguments."""
+def _small(x: Tensor | None) -> Tensor | None:
+    return x if x is None or (x.dtype == torch.float32 and x.is_contiguous()) else packed(x)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What launches take of a scan apart from tensors. It depends on shapes, strides and dtypes alone.
+
+    `numbers`: strides and sizes by the names of the kernels' arguments. `constants`: known when a kernel is compiled.
+    `follows`: whether b and c follow dt in memory, as slices of one projection, which is then read and differentiated
+    as one tensor. `frames`: names of arguments, constants and grids of launches, filled as they are made.
+    """
+
+    numbers: dict[str, int | None]
+    constants: dict[str, Any]
+    rows: int
+    follows: bool
+    frames: dict[tuple[Any, ...], tuple[list[str], dict[str, Any], tuple[int]]] = field(default_factory=dict)
+
+
+_PLANS: dict[tuple[Any, ...], Plan] = {}
+_MOST_PLANS = 4096  # of a few kilobytes: maps of any size may come
+
+
+def plan_of(scan: Scan, y: Tensor) -> Plan:
+    """The plan of a scan as kernels read it, with its map or the map's gradient; made once for each signature.
+
+    Models call the scan dozens of times per image, and arithmetic on sizes takes Python longer than small scans take.
+    """
+    follows = follow(scan)
+    signature = [None if x is None else (x.shape, x.stride(), x.dtype) for x in scan]
+    key = (*signature, y.shape, y.stride(), follows)
+    plan = _PLANS.get(key)
+    if plan is None:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.clear()
+        plan = _PLANS[key] = _new_plan(scan, y, follows)
+    return plan
+
+
+def _new_plan(scan: Scan, y: Tensor, follows: bool) -> Plan:
     strides = {"u_batch": scan.u.stride(0), "u_pixel": scan.u.stride(1)}
     for name, x in (("dt", scan.dt), ("b", scan.b), ("c", scan.c)):  # (B, L, K, ·)
         batch, pixel, route, _ = x.stride()
         strides |= {f"{name}_batch": batch, f"{name}_route": route, f"{name}_pixel": pixel}
-    return {**scan._asdict(), "a": scan.a.mT}, strides  # a: (K, N, Dk)
+    strides |= map_strides(y, scan)
+    # Offsets inside one batch element are int32 if they reach all of every map and of every gradient.
+    pixel_strides = (stride for name, stride in strides.items() if name.endswith("_pixel"))
+    widest = max(scan.channels, scan.n_routes * (scan.dt.shape[-1] + 2 * scan.d_state), *pixel_strides)
+    constants = {
+        "MAP_CHANNELS": scan.channels,
+        "K": scan.n_routes,
+        "D": scan.route_channels,
+        "N": scan.d_state,
+        "RANK": scan.rank,
+        "N_PADDED": next_power_of_two(scan.d_state),
+        "RANK_PADDED": rank_padded(scan),
+        "OFFSET": tl.int32 if scan.pixels * widest < 2**31 else tl.int64,
+    }
+    sizes = {"n_pixels": scan.pixels, "n_sequences": scan.n_sequences, "n_steps": scan.n_steps}
+    absent = {name for name in strides if follows and name.startswith(("b_", "c_"))}
+    numbers = {name: None if name in absent else x for name, x in {**strides, **sizes}.items()}
+    return Plan(numbers, constants, scan.batch * scan.n_routes * scan.n_sequences, follows)
 
 
 def follow(scan: Scan) -> bool:
-    """Whether dt, b and c are slices of one projection, which the kernels then read and differentiate as one tensor."""
-    tensors = (scan.dt, scan.b, scan.c)
-    if scan.dt_weight is None or scan.rank == 0 or len({(x.dtype, x.stride()) for x in tensors}) > 1:
+    """Whether dt, b and c are slices of one projection."""
+    dt, b, c = scan.dt, scan.b, scan.c
+    rank, item, start = scan.rank, dt.itemsize, dt.data_ptr()
+    if rank == 0 or b.data_ptr() - start != rank * item or c.data_ptr() - start != (rank + scan.d_state) * item:
         return False
-    if len({x.untyped_storage().data_ptr() for x in tensors}) > 1:
+    if not (dt.dtype == b.dtype == c.dtype and dt.stride() == b.stride() == c.stride()):
         return False
-    starts = [scan.dt.storage_offset() + offset for offset in (0, scan.rank, scan.rank + scan.d_state)]
-    return [x.storage_offset() for x in tensors] == starts
+    return len({x.untyped_storage().data_ptr() for x in (dt, b, c)}) == 1
 
 
-def following(arguments: Arguments, scan: Scan) -> Arguments:
-    """Arguments of a kernel that finds b and c behind dt."""
-    absent = ("b", "c", "grad_b", "grad_c", *(f"{x}_{stride}" for x in "bc" for stride in ("batch", "route", "pixel")))
-    projected = scan.dt.as_strided((*scan.dt.shape[:-1], scan.rank + 2 * scan.d_state), scan.dt.stride())
-    return {**{name: None if name in absent else x for name, x in arguments.items()}, "dt": projected}
+def tensors_of(scan: Scan, plan: Plan) -> dict[str, Tensor | None]:
+    """The tensors of a scan by the names of the kernels' arguments."""
+    tensors: dict[str, Tensor | None] = {**scan._asdict(), "a": scan.a.mT}  # a: (K, N, Dk)
+    if plan.follows:
+        width = scan.rank + 2 * scan.d_state
+        tensors["dt"] = scan.dt.as_strided((*scan.dt.shape[:-1], width), scan.dt.stride())
+        tensors["b"] = tensors["c"] = None
+    return tensors
 
 
 def map_strides(y: Tensor, scan: Scan) -> dict[str, int]:
@@ -118,16 +184,6 @@ def map_strides(y: Tensor, scan: Scan) -> dict[str, int]:
     return {"y_batch": y.stride(0), "y_route": route, "y_pixel": y.stride(1)}
 
 
-def sizes(scan: Scan, parts: Parts) -> dict[str, int]:
-    return {
-        "n_pixels": scan.pixels,
-        "n_sequences": scan.n_sequences,
-        "n_steps": scan.n_steps,
-        "n_parts": parts.count,
-        "part_steps": parts.steps,
-    }
-
-
 def precision() -> str:
     """How tensor cores multiply float32 numbers: three products of tf32 parts, or exact ones in the interpreter."""
     return "ieee" if triton.knobs.runtime.interpret else "tf32x3"
@@ -138,36 +194,32 @@ def rank_padded(scan: Scan) -> int:
     return max(16, next_power_of_two(max(scan.rank, 1)))
 
 
-def launch_of(kernel: Any, tile: Tile, arguments: Arguments, only_here: dict[str, int], scan: Scan) -> KernelLaunch:
+def launch_of(
+    kernel: Any, tile: Tile, tensors: dict[str, Tensor | None], plan: Plan, parts: Parts, saved_apart: int
+) -> KernelLaunch:
     """One program for every batch element, route, sequence, part and channel block."""
-    blocks = ceil_div(scan.route_channels, tile.channels)
-    # Offsets inside one batch element are int32 if they reach all of every map and of every gradient.
-    strides = (stride for name, stride in arguments.items() if name.endswith("_pixel") and isinstance(stride, int))
-    widest = max(scan.channels, scan.n_routes * (scan.dt.shape[-1] + 2 * scan.d_state), *strides)
-    constants = {
-        "MAP_CHANNELS": scan.channels,
-        "K": scan.n_routes,
-        "D": scan.route_channels,
-        "N": scan.d_state,
-        "RANK": scan.rank,
-        "STEPS": tile.steps,
-        "CHANNELS": tile.channels,
-        "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": next_power_of_two(scan.d_state),
-        "RANK_PADDED": rank_padded(scan),
-        "PRECISION": precision(),
-        "OFFSET": tl.int32 if scan.pixels * widest < 2**31 else tl.int64,
-        **only_here,
-    }
-    n_parts = arguments["n_parts"]
-    assert isinstance(n_parts, int)
-    programs = scan.batch * scan.n_routes * scan.n_sequences * n_parts * blocks
+    key = (kernel, tile, parts, saved_apart, triton.knobs.runtime.interpret)
+    frame = plan.frames.get(key)
+    if frame is None:
+        blocks = ceil_div(plan.constants["D"], tile.channels)
+        only_here = {
+            "STEPS": tile.steps,
+            "CHANNELS": tile.channels,
+            "CHANNEL_BLOCKS": blocks,
+            "SAVED_APART": saved_apart,
+            "PRECISION": precision(),
+        }
+        known = {name: x for name, x in {**plan.constants, **only_here}.items() if name in kernel.arg_names}
+        names = [name for name in kernel.arg_names if name not in known]
+        frame = plan.frames[key] = names, known, (plan.rows * parts.count * blocks,)
+    names, constants, grid = frame
+    given = {**tensors, **plan.numbers, "n_parts": parts.count, "part_steps": parts.steps}
     return KernelLaunch(
         kernel,
-        (programs,),
-        arguments,
+        grid,
+        {name: given[name] for name in names},
         constants,
         tile.num_warps,
         maxnreg=tile.maxnreg,
-        amd_constants={"PRECISION": "ieee"},
+        amd_constants=_ON_AMD,
     )

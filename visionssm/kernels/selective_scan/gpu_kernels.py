@@ -364,7 +364,7 @@ def carry_over_parts(
 
 @triton.jit
 def part_flows(
-    # the gradient of the map, what gives Δ, and tables
+    # the gradient of the map, what gives Δ, and tables; c is None where it follows dt
     grad_y, dt, dt_weight, a, c, dt_bias, order,
     # results: what a part lets flow into the part before it (rows, parts, N, D), and the sums of its Δ (rows, parts, D)
     flows, deltas,
@@ -378,7 +378,10 @@ def part_flows(
     batch, route, sequence, part, block, _, part_row = _program(K, n_sequences, n_parts, CHANNEL_BLOCKS)
     grad_y += batch * y_batch + route * y_route
     dt += batch * dt_batch + route * dt_route
-    c += batch * c_batch + route * c_route
+    if c is None:
+        c = dt + RANK + N
+    else:
+        c += batch * c_batch + route * c_route
     a += route * N * D
     order += (route * n_sequences + sequence) * n_steps
 
@@ -412,7 +415,7 @@ def part_flows(
         delta_before = tl.cumsum(delta, 0)
         delta_chunk = tl.sum(delta, 0)
         delta_sum += delta_chunk
-        on_c = pixel * c_pixel
+        on_c = pixel * (dt_pixel if c_pixel is None else c_pixel)
         for n in tl.range(0, N, num_stages=1):
             a_n = tl.load(a + n * D + d, mask=on_d, other=0.0) * LOG2E
             c_n = tl.load(c + n + on_c, mask=inside, other=0.0).to(tl.float32)

@@ -14,7 +14,7 @@ from torch import Tensor
 from visionssm.kernels.backend import implementation
 from visionssm.kernels.selective_scan.reference import selective_scan_reference
 from visionssm.kernels.selective_scan.scan import Scan
-from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients
+from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients, observed
 
 _SCAN = (
     "Tensor u, Tensor dt, Tensor? dt_weight, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? dt_bias, Tensor order,"
@@ -31,7 +31,11 @@ _library.define(
 
 def selective_scan_op(scan: Scan, merge: bool) -> tuple[Tensor, Tensor]:
     """The map and the final state from compiled kernels."""
-    y, state, _ = _selective_scan(*scan, merge, may_need_gradients(scan))
+    needed = may_need_gradients(scan)
+    if needed or observed(scan):
+        y, state, _ = _selective_scan(*scan, merge, needed)
+    else:  # PyTorch's way to an operator takes longer than a small scan
+        y, state, _ = _forward(*scan, merge, False)
     return y, state
 
 
