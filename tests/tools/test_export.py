@@ -10,11 +10,14 @@ import pytest
 import timm
 import torch
 
-import visionssm  # noqa: F401  the archive has its operators
+import visionssm
 from tests.tools.test_predict import command
 from tests.tools.test_predict_dense import NAMES, save
+from visionssm.engine.checkpoint import save_checkpoint
+from visionssm.prediction import load_predictor
 from visionssm.tasks.detection.model import TorchvisionDetector
 from visionssm.tasks.segmentation.model import TorchvisionSegmentor
+from visionssm.tasks.video.model import NextFramePredictor
 
 CHANNELS, SIDE, CLASSES = 1, 32, 10
 BACKBONE = "test_resnet"
@@ -46,6 +49,11 @@ def test_fixed_size_is_that_of_the_training(checkpoint: Path, tmp_path: Path) ->
     out = tmp_path / "best.pt2"
     assert command("export")([str(checkpoint), "--format", "pt2", "--out", str(out)]) == 0
     assert torch.export.load(out).module()(torch.randn(1, CHANNELS, SIDE, SIDE)).shape == (1, CLASSES)
+    _, about = _about(out)
+    assert [json.loads(about[key]) for key in ("input_size", "mean", "std")] == [[CHANNELS, SIDE, SIDE], [0.5], [0.5]]
+    assert json.loads(about["classes"]) == {str(i): str(i) for i in range(CLASSES)}
+    assert about["producer"] == f"visionssm {visionssm.__version__}"
+    assert "license" not in about, "the weights are nobody's published ones"
 
 
 def test_unknown_source_is_an_error_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +106,44 @@ def test_checkpoint_of_a_segmentor_becomes_images_to_classes_at_any_size(
     run, about = _about(out)
     assert run(torch.rand(3, 3, 51, 70)).shape == (3, 51, 70)
     assert json.loads(about["classes"])["0"] == "background"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = NextFramePredictor("convs5_nano", context=3)
+    path = tmp_path_factory.mktemp("video") / "best.pth"
+    meta = {"visionssm": model.checkpoint_meta(None, None)}
+    save_checkpoint({"meta": meta, "state_dict": model.state_dict()}, path)
+    return path
+
+
+def test_checkpoint_of_a_video_model_becomes_frames_to_the_frame_after_each(video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "video.pt2"
+    assert command("export")([str(video), "--format", "pt2", "--out", str(out), "--size", "16", "8"]) == 0
+    run, about = _about(out)
+    frames = torch.rand(1, 3, 16, 8, 1) * 2 - 1
+    predicted = run(frames)
+    assert predicted.shape == frames.shape
+    assert about["context"] == "3"
+    model = load_predictor(video).model
+    with torch.no_grad():
+        torch.testing.assert_close(predicted[:, -1:], model.generate(frames, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "onnx"], "its states are complex numbers, which ONNX has not; --format pt2 can hold it"),
+        (["--format", "pt2", "--dynamic"], "no size of this model's input can be left open"),
+    ],
+)
+def test_what_a_video_model_cannot_is_said(
+    options: list[str], message: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("export")([str(video), *options, "--out", str(tmp_path / "x")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_detector_takes_one_image_at_a_time(

@@ -41,7 +41,9 @@ class Exportable:
         network: of one tensor to a tensor or a tuple of tensors, in evaluation mode.
         outputs: names of what it gives; None leaves them to the exporter.
         input: name of what it takes.
-        axes: of the input that may be left open, with their names.
+        axes: of the input that may have other sizes, with their names.
+        can_open: whether one file may serve several sizes.
+        refused: kinds of files, "onnx" or "pt2", that cannot hold the network, and why.
         shape: of an input for which the network was made, where that is known.
         expected: of an input to what the model itself finds, without export.
         difference: of the outputs of the file to that; 0 where they are equal, and at most 1e-4 for a file to be kept.
@@ -56,6 +58,8 @@ class Exportable:
     outputs: tuple[str, ...] | None = None
     input: str = "image"
     axes: Mapping[int, str] = field(default_factory=lambda: IMAGE_AXES)
+    can_open: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     expected: Callable[[Tensor], Any] | None = None
     difference: Callable[[Sequence[Tensor], Any], float] = relative_difference

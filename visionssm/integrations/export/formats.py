@@ -51,7 +51,7 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
 
-    exportable = as_exportable(model)
+    exportable = _fit(model, "onnx", dynamic)
     # Names without bounds: given bounds, the exporter may conclude from odd sizes that a size is fixed.
     shapes = (dict(exportable.axes),) if dynamic else None
     outputs = None if exportable.outputs is None else list(exportable.outputs)
@@ -109,7 +109,7 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
         >>> torch.export.load("model.pt2").module()(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 1000])
     """
-    exportable = as_exportable(model)
+    exportable = _fit(model, "pt2", dynamic)
     shapes = (dict.fromkeys(exportable.axes, torch.export.Dim.DYNAMIC),) if dynamic else None
     with torch.no_grad(), _explained("a torch.export archive"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
@@ -126,6 +126,16 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
         return lambda x: as_list(loaded(x))
 
     return _checked(exportable, Path(path), save, load, _examples(exportable, image, dynamic))
+
+
+def _fit(model: nn.Module | Exportable, kind: str, dynamic: bool) -> Exportable:
+    """The model in evaluation mode, if this kind of file can hold it."""
+    exportable = as_exportable(model)
+    if kind in exportable.refused:
+        raise ExportError(f"this model cannot be exported to {kind}: {exportable.refused[kind]}")
+    if dynamic and not exportable.can_open:
+        raise ExportError("no size of this model's input can be left open; export with fixed sizes (without --dynamic)")
+    return exportable
 
 
 def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,14 @@ from visionssm.engine.task import Row, Source, View
 from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
 from visionssm.tasks.video.metric import mean_psnr
 
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
+
 MOST_FRAMES = 1024
 """Frames of a file that are read."""
+
+_USUAL_SIDE = 64
+"""In pixels, of the frames that an exported file is for, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,36 @@ class NextFrames:
             generated = self.model.generate(given[None].to(place), len(truth) or self.steps)[0].float().cpu()
             results.append(Continuation(given, generated, truth))
         return results
+
+    def exportable(self) -> Exportable:
+        """What `export_archive` takes: (1, T, H, W, C) `frames` in [−1, 1] to the `next_frames` of each, of that shape.
+
+        T is the context, and the last of the next frames follows all that are given.
+        """
+        from visionssm.integrations.export import Exportable, description
+
+        return Exportable(
+            _Following(self.model),
+            outputs=("next_frames",),
+            input="frames",
+            axes={2: "height", 3: "width"},
+            can_open=False,
+            refused={"onnx": "its states are complex numbers, which ONNX has not; --format pt2 can hold it"},
+            shape=(1, self.context, _USUAL_SIDE, _USUAL_SIDE, self.model.config.channels),
+            about=description((), input="(1, T, H, W, C) in [-1, 1]", context=self.context),
+        )
+
+
+class _Following(nn.Module):
+    def __init__(self, model: ConvS5) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, H, W, C) frames to those that follow each."""
+        # A model predicts all frames of a video but the first; it does not look at the last.
+        result: Tensor = self.model(torch.cat([frames, frames[:, -1:]], 1))
+        return result
 
 
 class _LastFeatures(nn.Module):
