@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
+from visionssm.cli import COMMANDS
 
 # Which commands are not run, and why. What their tool makes of the arguments is checked all the same.
 ONLY_PARSED = {
@@ -85,6 +86,9 @@ def _command(command: str, slow: bool) -> None:
     elif program == "torchrun" or (program == "python" and words[1].startswith("tools/")):
         script = next(i for i, word in enumerate(words) if word.startswith("tools/"))
         _tool(words[script], words[script + 1 :], " ".join(words[script:]), slow)
+    elif program == "visionssm":
+        assert words[1] in COMMANDS
+        _tool(f"tools/{words[1]}.py", words[2:], f"tools/{words[1]}.py {' '.join(words[2:])}", slow)
     elif program == "python" and words[1] == "-m":
         assert importlib.util.find_spec(words[2]) is not None, f"no module {words[2]}"
     else:
@@ -152,3 +156,11 @@ def test_blocks_that_do_not_run_say_why(page: Path) -> None:
     assert [str(block) for block in blocks(page) if block.not_run is not None and len(reason(block)) < 10] == []
     indented = re.findall(r"(?m)^\n    (?:python|pip|torchrun) .*$", page.read_text(encoding="utf-8"))
     assert indented == [], "commands stand in fenced blocks, where this test finds them"
+
+
+def test_readme_tells_every_command_of_the_console() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    sentence = text[text.index("`visionssm train …`") :].split("\n\n")[0]
+    assert {name for name in COMMANDS if re.search(rf"`(visionssm )?{name}\b", sentence)} == set(COMMANDS)
+    for name in COMMANDS:
+        assert (ROOT / "tools" / f"{name}.py").is_file()
