@@ -42,15 +42,6 @@ model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointin
 RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
 """Top-level keys that mean something to the Runner."""
 
-_ECOSYSTEM_KEYS = """
-dataset_type data_root backend_args file_client_args img_norm_cfg norm_cfg crop_size img_scale image_size vis_backends
-train_pipeline val_pipeline test_pipeline load_pipeline tta_pipeline tta_model img_ratios albu_train_transforms
-train_dataset val_dataset class_name metainfo num_classes max_epochs max_iters base_lr interval stage2_num_epochs
-backbone_norm_cfg backbone_embed_multi custom_keys checkpoint
-"""
-ECOSYSTEM_KEYS = frozenset(_ECOSYSTEM_KEYS.split())
-"""Helper variables that the configs inside mmdet and mmseg define at top level, for those that inherit from them."""
-
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {"num_batch_per_epoch"}
 
@@ -115,13 +106,15 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         ConfigError: naming the key, its section and the closest valid key.
     """
     use_tasks(cfg)
+    scope = SCOPES.get(cfg.get("default_scope") or "")
+    known = RUNNER_KEYS if scope is None else RUNNER_KEYS | scope.config_keys
     for key in cfg:
-        if not key.startswith("_") and key not in RUNNER_KEYS and key not in ECOSYSTEM_KEYS:
+        if not key.startswith("_") and key not in known:
             raise ConfigError(
                 f"unknown key {key!r} at the top level of the config; closest: {closest(key, RUNNER_KEYS)}. "
                 "(Helper variables start with an underscore.)"
             )
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):  # where names of mmdet and mmseg are found
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):  # where its names are found
         for where, section, registry in _sections(cfg):
             _check_section(where, section, registry)
         _check_train_cfg(cfg.get("train_cfg"))
@@ -271,7 +264,7 @@ def _check_root(dataset: Mapping[str, Any]) -> None:
 
 
 def _check_parts(dataset: Mapping[str, Any], root: Path) -> None:
-    """Look for the annotation file and the folders that a data set of mmdet or mmseg names."""
+    """Look for the annotation file and the folders that a data set names."""
     prefixes = dataset.get("data_prefix")
     named = [dataset.get("ann_file"), *(prefixes.values() if isinstance(prefixes, Mapping) else ())]
     for part in named:

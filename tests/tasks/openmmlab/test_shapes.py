@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 pytest.importorskip("mmseg", reason="needs the openmmlab extra")
 
 from tests.configs import shipped_config
 from tests.engine.tiny import assert_equal_weights, logged
+from visionssm.cli import visualize
 from visionssm.cli.launch import evaluate, train
 from visionssm.data.errors import DatasetError
+from visionssm.prediction import load_predictor
 
 DETECTION = shipped_config("shapes_detection_mmdet")
 SEGMENTATION = shipped_config("shapes_segmentation_mmseg")
@@ -58,15 +63,45 @@ def test_openmmlab_heads_train_resume_and_draw(config: Path, metric: str, tiny: 
     train(config, work_dir=tmp_path / "resumed", resume=str(tmp_path / "whole" / "epoch_1.pth"), options=tiny)
     assert_equal_weights(tmp_path / "whole" / "epoch_2.pth", tmp_path / "resumed" / "epoch_2.pth")
 
-    pictures = tmp_path / "pictures"
+    pictures, out = tmp_path / "pictures", tmp_path / ("found.json" if config == DETECTION else "found")
     options = {**tiny, "model.test_cfg.rcnn.score_thr": 0.0} if config == DETECTION else tiny
     metrics = evaluate(
-        config, tmp_path / "whole" / "epoch_2.pth", work_dir=tmp_path / "t", options=options, pictures=pictures
+        config, tmp_path / "whole" / "epoch_2.pth", work_dir=tmp_path / "t", options=options, pictures=pictures, out=out
     )
     assert metric in metrics
     assert sorted(path.name for path in pictures.iterdir()) == [f"{number:06d}.png" for number in range(3)]
     with Image.open(pictures / "000000.png") as picture:
         assert picture.width > 2 * 250, "truth and what was found"
+    (_judge_detections if config == DETECTION else _judge_label_images)(out, tmp_path / "set", metrics[metric])
+
+    photo = tmp_path / "set" / "images" / "test" / "000000.png"
+    drawn = tmp_path / "features.png"
+    assert visualize.main(["features", str(tmp_path / "whole" / "epoch_2.pth"), str(photo), "--out", str(drawn)]) == 0
+    view = load_predictor(tmp_path / "whole" / "epoch_2.pth").view()  # type: ignore[attr-defined]
+    with Image.open(photo) as image:
+        shown = view.picture(view.prepare(image, None))[:64, :64]
+        assert np.allclose(shown, np.asarray(image.resize(shown.shape[1::-1])) / 255, atol=0.02)
+
+
+def _judge_detections(out: Path, folder: Path, expected: float) -> None:
+    """COCO's own judgement of the written results is the metric's, which mmdet rounds to three digits."""
+    truth = COCO(str(folder / "annotations" / "instances_test.json"))
+    judged = COCOeval(truth, truth.loadRes(str(out)), "bbox")
+    judged.evaluate(), judged.accumulate(), judged.summarize()
+    assert judged.stats[1] == pytest.approx(expected, abs=5e-4)
+    assert "segmentation" in json.loads(out.read_text())[0]
+
+
+def _judge_label_images(out: Path, folder: Path, expected: float) -> None:
+    """The mean IoU of the written label images is the metric's, which mmseg rounds to two digits of a percentage."""
+    counts = np.zeros((5, 5))
+    for path in sorted(out.glob("*.png")):
+        with Image.open(path) as found, Image.open(folder / "labels" / "test" / path.name) as true:
+            np.add.at(counts, (np.asarray(true).ravel(), np.asarray(found).ravel()), 1)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    assert 100 * np.nanmean(counts.diagonal() / union) == pytest.approx(expected, abs=0.02)
+    assert len(list(out.glob("*.png"))) == 3
+    assert (out / "predictions.csv").read_text().startswith("sample,class,share")
 
 
 def test_folder_of_another_set_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class SafeCheckpointHook(Hook):
         """Keep the weights with the best metric as best.pth."""
         if self.save_best is None or not hasattr(runner.train_loop, "iter") or runner.iter == 0:
             return
-        if not metrics:  # so do mmdet's metrics while a detector finds nothing at all
+        if not metrics:  # so do some metrics while a detector finds nothing at all
             runner.logger.warning("validation gave no metric: best.pth stays as it is")
             return
         if self.save_best not in metrics:
