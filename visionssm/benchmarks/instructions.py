@@ -99,7 +99,7 @@ def _executed(loop: Loop, kinds: Sequence[str] | None, launch: KernelLaunch, ele
     """Instructions of some kinds (None: all) in a turn of the loop over chunks.
 
     Of the loops inside, those over states take N turns, fewer where the compiler unrolled them (each state takes one
-    exponential an element). The backward pass walks a block of chunks forwards, all but the last, before the first of
+    exponential per element). The backward pass walks a block of chunks forwards, all but the last, before the first of
     them: a loop with a loop over states inside.
     """
     total = float(sum(kinds is None or name.startswith(tuple(kinds)) for name in loop.names))
