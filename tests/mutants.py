@@ -11,6 +11,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -182,12 +183,9 @@ def area_tests(path: Path) -> list[str]:
             return ["tests/kernels", "-k", "not gpu"]
         case ("layers", *_):
             own = [test for test in [f"tests/layers/test_{name}.py"] if (ROOT / test).exists()]
-            return [*own, "tests/layers", "tests/backbones"]
+            return [*own, "tests/layers", *_tests_of_families(_users_of(name))]
         case ("backbones", family, *_) if not family.startswith("_"):
-            own = [test for test in [f"tests/backbones/test_{family}.py"] if (ROOT / test).exists()]
-            rest = ["published_constants", "conformance", "reference_cases"]
-            common = [f"tests/backbones/test_{test}.py" for test in rest]
-            return [*own, *common, "-k", f"{family} or {own[0].rpartition('/')[2] if own else family}"]
+            return _tests_of_families([family])
         case ("backbones", *_):
             return ["tests/backbones"]
         case ("tasks", task, *_) if (ROOT / "tests" / "tasks" / task).is_dir():
@@ -200,6 +198,28 @@ def area_tests(path: Path) -> list[str]:
             own = [test for test in [f"tests/{area}/test_{name}.py"] if (ROOT / test).exists()]
             return [*own, f"tests/{area}"]
     return ["tests"]
+
+
+def _users_of(layer: str) -> list[str]:
+    """The families whose files name a class that a file of layers defines, or the file itself."""
+    source = (PACKAGE / "layers" / f"{layer}.py").read_text(encoding="utf-8")
+    names = [x.name for x in ast.parse(source).body if isinstance(x, ast.ClassDef)]
+    pattern = re.compile(rf"\b({'|'.join([*names, rf'layers.{layer}'])})\b")
+    files = [path for path in (PACKAGE / "backbones").rglob("*.py") if path.name != "__init__.py"]
+    texts = {path.relative_to(PACKAGE / "backbones").parts[0]: path.read_text(encoding="utf-8") for path in files}
+    users = [name.removesuffix(".py") for name, text in texts.items() if pattern.search(text)]
+    own = sorted(user for user in users if not user.startswith("_"))
+    return own if len(own) == len(users) else []  # the common files are used by many
+
+
+def _tests_of_families(families: Sequence[str]) -> list[str]:
+    """The tests of some families, of all if there are none."""
+    if not families:
+        return ["tests/backbones"]
+    own = [f"test_{family}.py" for family in families if (ROOT / "tests" / "backbones" / f"test_{family}.py").exists()]
+    common = [f"test_{name}.py" for name in ("published_constants", "conformance", "reference_cases")]
+    places = [f"tests/backbones/{name}" for name in [*own, *common]]
+    return [*places, "-k", " or ".join([*families, *own])]
 
 
 def first_failure(path: Path, copy: Path, timeout: float) -> str | None:
