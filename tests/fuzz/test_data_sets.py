@@ -95,13 +95,13 @@ def test_any_image_file_is_read_or_told_and_its_header_tells_the_same(tmp_path: 
             path = tmp_path / f"a.{suffix}"
             path.write_bytes(content if whole else mutated(content, draw))
             header = inspect_images([path])[0]
+            if isinstance(header, ImageHeader) and header.stored[0] * header.stored[1] > MAX_PIXELS // 8:
+                continue  # what damage made of a size: reading takes long, and shrinks what is larger still
             images = [reading(path, mode=mode, upright=up) for mode in ("RGB", "L") for up in (True, False)]
             if whole:
                 assert isinstance(header, ImageHeader), header
             if isinstance(header, UnreadableImageError):
                 assert all(isinstance(x, UnreadableImageError) for x in images), header
-                continue
-            if header.stored[0] * header.stored[1] > MAX_PIXELS:  # what damage made of a size; it was shrunk
                 continue
             for image, (mode, size) in zip(
                 images, [(mode, size) for mode in ("RGB", "L") for size in (header.upright, header.stored)], strict=True
