@@ -40,8 +40,7 @@ def observed(inputs: Iterable[Any]) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
-        or transformed()
-        or any(x is not None and type(x) not in (Tensor, Parameter) for x in inputs)
+        or any(isinstance(x, Tensor) and type(x) not in (Tensor, Parameter) for x in inputs)
     )
 
 
@@ -60,6 +59,8 @@ class Operator:
         library: in which the operator is defined.
         name: of the operator.
         setup_context, backward: as for `torch.library.register_autograd`.
+        kernels: what the operator runs. Given, it is called straight away where nothing else has to know of a call
+            (see `observed`): PyTorch's way to an operator takes longer than a small kernel.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Operator:
         name: str,
         setup_context: Callable[[Any, tuple[Any, ...], Any], None],
         backward: Callable[..., tuple[Tensor | None, ...]],
+        kernels: Callable[..., Any] | None = None,
     ) -> None:
         qualified = f"{library.ns}::{name}"
         torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
@@ -84,14 +86,26 @@ class Operator:
             "vmap": staticmethod(vmap),
         }
         self._function: Any = type(name, (torch.autograd.Function,), methods)
+        self._kernels = kernels
+        methods["forward"] = staticmethod(lambda *inputs: kernels(*inputs) if kernels else None)
+        self._differentiable_kernels: Any = type(name, (torch.autograd.Function,), methods)
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the operator on tensors of any transform."""
-        return self._function.apply(*inputs) if transformed() else self._operator(*inputs)
+        if transformed():
+            return self._function.apply(*inputs)
+        if self._kernels is None or observed(inputs):
+            return self._operator(*inputs)
+        return (self._differentiable_kernels.apply if may_need_gradients(inputs) else self._kernels)(*inputs)
 
 
 def gradient_operator(
-    library: torch.library.Library, name: str, definition: Definition, n_gradients: int, n_inputs: int
+    library: torch.library.Library,
+    name: str,
+    definition: Definition,
+    n_gradients: int,
+    n_inputs: int,
+    kernels: Callable[..., Any] | None = None,
 ) -> Operator:
     """The operator that computes gradients of another, whose own derivatives are those of the definition.
 
@@ -102,6 +116,7 @@ def gradient_operator(
             inputs, of any size for None, and none for integers.
         definition: of the other operator: those results, from those inputs and what is no tensor among the rest.
         n_gradients, n_inputs: see `name`.
+        kernels: see `Operator`.
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -122,7 +137,7 @@ def gradient_operator(
         cotangents = [g for g, x in zip(grads, results, strict=True) if x is not None]
         return (*gradients(first, saved, cotangents), *(None,) * ctx.n_rest)
 
-    return Operator(library, name, setup_context, backward)
+    return Operator(library, name, setup_context, backward, kernels)
 
 
 def gradients(

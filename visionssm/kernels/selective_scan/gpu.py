@@ -27,6 +27,7 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     plan_of,
     tensors_of,
     zeros,
+    zeros_of_each,
 )
 from visionssm.kernels.selective_scan.scan import Scan
 
@@ -135,7 +136,7 @@ def backward(
         if grad is None or x is None:
             results.append(None)
         else:
-            results.append((grad.mT if name == "grad_a" else grad).contiguous().to(x.dtype))
+            results.append((grad.mT if name == "grad_a" else grad).to(x.dtype).contiguous())
     return tuple(results)
 
 
@@ -261,15 +262,16 @@ def backward_launch(
     plan = plan_of(scan, grad_y)
     initial = scan.initial_state
     alone = not plan.follows
+    weight, of_a, skip, bias = zeros_of_each(scan.dt_weight, scan.a.mT, scan.skip, scan.dt_bias)
     grads: dict[str, Tensor | None] = {
         "grad_u": zeros(scan.u),
         "grad_dt": zeros(scan.dt) if alone else None,
-        "grad_weight": zeros(scan.dt_weight),
-        "grad_a": zeros(scan.a.mT),
+        "grad_weight": weight,
+        "grad_a": of_a,
         "grad_b": zeros(scan.b) if alone else None,
         "grad_c": zeros(scan.c) if alone else None,
-        "grad_skip": zeros(scan.skip),
-        "grad_bias": zeros(scan.dt_bias),
+        "grad_skip": skip,
+        "grad_bias": bias,
         "grad_initial": None if initial is None else carried.leaves if carried else zeros(initial),
     }
     results = {**grads, "grad_initial": None if carried else grads["grad_initial"]}

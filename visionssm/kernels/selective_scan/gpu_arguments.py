@@ -64,6 +64,14 @@ def zeros(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.new_zeros(x.shape, dtype=torch.float32)
 
 
+def zeros_of_each(*tensors: Tensor | None) -> list[Tensor | None]:
+    """`zeros` of small tensors, cleared in one go."""
+    sizes = [0 if x is None else x.numel() for x in tensors]
+    given = next(x for x in tensors if x is not None)
+    parts = given.new_zeros(sum(sizes), dtype=torch.float32).split(sizes)
+    return [None if x is None else part.view(x.shape) for x, part in zip(tensors, parts, strict=True)]
+
+
 def as_kernels_read(scan: Scan) -> Scan:
     """Maps as they are, if channels are contiguous; parameters small and float32. Costs little the second time."""
     a = scan.a

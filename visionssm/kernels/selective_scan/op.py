@@ -14,7 +14,7 @@ from torch import Tensor
 from visionssm.kernels.backend import implementation
 from visionssm.kernels.selective_scan.reference import selective_scan_reference
 from visionssm.kernels.selective_scan.scan import Scan
-from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients, observed
+from visionssm.kernels.transforms import Operator, gradient_operator, may_need_gradients
 
 _SCAN = (
     "Tensor u, Tensor dt, Tensor? dt_weight, Tensor a, Tensor b, Tensor c, Tensor? skip, Tensor? dt_bias, Tensor order,"
@@ -31,11 +31,7 @@ _library.define(
 
 def selective_scan_op(scan: Scan, merge: bool) -> tuple[Tensor, Tensor]:
     """The map and the final state from compiled kernels."""
-    needed = may_need_gradients(scan)
-    if needed or observed(scan):
-        y, state, _ = _selective_scan(*scan, merge, needed)
-    else:  # PyTorch's way to an operator takes longer than a small scan
-        y, state, _ = _forward(*scan, merge, False)
+    y, state, _ = _selective_scan(*scan, merge, may_need_gradients(scan))
     return y, state
 
 
@@ -106,7 +102,7 @@ _library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
 _library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::selective_scan", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::selective_scan_backward", _backward_fake, lib=_library)
-_selective_scan = Operator(_library, "selective_scan", _setup_context, _autograd)
+_selective_scan = Operator(_library, "selective_scan", _setup_context, _autograd, _forward)
 _selective_scan_backward = gradient_operator(
-    _library, "selective_scan_backward", _definition, n_gradients=2, n_inputs=_N_TENSORS
+    _library, "selective_scan_backward", _definition, n_gradients=2, n_inputs=_N_TENSORS, kernels=_backward
 )
