@@ -1,10 +1,11 @@
 """Official checkpoints: finding, downloading, reading, converting and loading the authors' published weights.
 
-Three steps, one file each:
+Three steps:
 
 * `fetch`: a `timm` pretrained configuration → a verified file on this machine;
-* `read`: a file → a plain state dict, without running any code that the file may hold;
-* `load`: a state dict in the authors' or our layout → a model, strictly.
+* `read`: a file → a plain state dict, without running any code that the file may hold. `archives` and `sealed` know the
+  formats and their checksums, `pickles` and `makers` the objects in them, `extent` how large they may be;
+* `load`: a state dict in the authors' or our layout → a model, strictly; `fitting` says whether and why not.
 """
 
 from visionssm.checkpoints.fetch import (

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from visionssm.checkpoints.pickles import Storage, StorageType, unpickle
+from visionssm.checkpoints.makers import Storage, StorageType
+from visionssm.checkpoints.pickles import unpickle
 
 _logger = logging.getLogger(__name__)
 

@@ -200,6 +200,8 @@ def load_pretrained_file(model: nn.Module, path: str | Path) -> None:
         _logger.info("%s: the classifier for %d classes is new, untrained", path, classes)
     sources = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
     plain = {key: value for key, value in cfg.items() if key not in sources}
+    if not _sizes(state, inner).get("in_chans"):  # the file is for the model's channels, whatever is registered
+        plain["input_size"] = (in_chans, *(cfg.get("input_size") or (3, 224, 224))[1:])
     timm_load_pretrained(
         inner,
         pretrained_cfg={**plain, "num_classes": classes if same_classes else stated, "state_dict": state},
@@ -261,8 +263,9 @@ def _likely_cause(model: nn.Module, mismatch: Mismatch, source: Source, prefer: 
             "model.reset_classifier(number of classes)."
         )
     if complete and different <= {f"{name}.weight" for name in layer_names(cfg.get("first_conv"))}:
+        channels = next(theirs[1] for _, theirs, _ in mismatch.misshaped)
         return (
-            "the model has another number of input channels; build it with in_chans=3, or let "
+            f"the checkpoint is for {channels} input channels: build the model with in_chans={channels}, or let "
             "timm.create_model(…, pretrained=True) adapt the first layer."
         )
     fitting = _fitting_variants(model, source, prefer)

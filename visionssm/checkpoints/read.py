@@ -13,7 +13,8 @@ from torch import Tensor
 from visionssm.checkpoints import sealed
 from visionssm.checkpoints.archives import read_legacy, read_zip
 from visionssm.checkpoints.extent import MAX_DEPTH
-from visionssm.checkpoints.pickles import UnfitTensor, UnsafePickleError
+from visionssm.checkpoints.makers import UnfitTensor
+from visionssm.checkpoints.pickles import UnsafePickleError
 
 WRAPPER_KEYS: tuple[str, ...] = (
     "model",

@@ -17,7 +17,7 @@ from visionssm.checkpoints import CheckpointError, read_checkpoint, sealed
 from visionssm.checkpoints.extent import check_extent
 from visionssm.checkpoints.fitting import check_values, compare
 from visionssm.checkpoints.load import TRAINING_PREFIX
-from visionssm.checkpoints.pickles import UnfitTensor
+from visionssm.checkpoints.makers import UnfitTensor
 from visionssm.checkpoints.read import check_kind, read_metadata
 from visionssm.engine.errors import CheckpointWriteError
 from visionssm.engine.plain import to_plain
