@@ -43,7 +43,13 @@ def launches(d_state: int, channels: int, rank: int, dtype: torch.dtype) -> dict
     return gpu.launches(pixels=3136, channels=channels, d_state=d_state, routes=4, rank=rank, batch=2, dtype=dtype)
 
 
-SPILLED = {"forward": 64, "backward": 256}  # bytes a thread; others none
+def allowed(kernel: str, rank: int, target: str) -> int:
+    """Bytes that a thread of a launch may spill: twice as many off the target that tiles were chosen for.
+
+    A program sums the gradient of its (R, 32) low-rank weights in registers, which is most of them from R = 48 on.
+    """
+    of_kernel = {"forward": 64, "backward": 256}.get(kernel, 0)
+    return of_kernel * (1 if target == "sm90" else 2) * (1 if rank <= 24 else rank // 12)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -51,7 +57,7 @@ SPILLED = {"forward": 64, "backward": 256}  # bytes a thread; others none
 def test_first_stages_compile_with_few_spills(target: str, shape: tuple[int, int, int]) -> None:
     for name, launch in launches(*shape, torch.float32).items():
         report = launch.compile_for(target)
-        assert report.spill_bytes <= SPILLED[name], (name, report)
+        assert report.spill_bytes <= allowed(name, shape[2], target), (name, report)
         assert report.registers > 0
         assert report.shared_bytes <= 48 * 1024, (name, report)
 
@@ -63,7 +69,7 @@ def test_walking_in_parts_compiles_with_few_spills(d_state: int, target: str) ->
     assert len(divided) == 6
     for name, launch in divided.items():
         report = launch.compile_for(target)
-        assert report.spill_bytes <= SPILLED.get(name, 0), (name, report)
+        assert report.spill_bytes <= allowed(name, 6, target), (name, report)
 
 
 @given(st.integers(0, 5000), st.integers(0, 70000), st.integers(1, 64), st.integers(0, 300))
@@ -87,10 +93,9 @@ def test_sequences_are_divided_only_where_they_would_leave_the_gpu_idle() -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_stage_compiles_with_few_spills(shape: tuple[int, int, int], dtype: torch.dtype, target: str) -> None:
-    more = 4 if dtype == torch.float32 and shape[2] > 16 else 1  # three parts of both factors of many ranks
     for name, launch in launches(*shape, dtype).items():
         report = launch.compile_for(target)
-        assert report.spill_bytes <= more * SPILLED[name], (name, report)
+        assert report.spill_bytes <= allowed(name, shape[2], target), (name, report)
 
 
 @pytest.mark.parametrize("target", ["sm90", "gfx942"])
@@ -222,3 +227,25 @@ def test_second_call_reads_no_values(grad: bool, monkeypatch: pytest.MonkeyPatch
     for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     call()
+
+
+def test_scan_refuses_to_add_in_any_order_where_pytorch_is_told_to_be_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(KernelLaunch, "run", lambda self: None)
+    u, a, b = torch.randn(1, 9, 4), -torch.rand(1, 4, 2), torch.randn(1, 9, 1, 2)
+
+    def call() -> None:
+        with use_backend("triton"):
+            selective_scan(u, torch.randn(1, 9, 1, 4), a, b, b, order=torch.arange(9).int()[None, None])
+
+    call()
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(RuntimeError, match="selective_scan adds atomically"):
+            call()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="last bits vary"):
+            call()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -82,3 +83,20 @@ def check_order(order: Tensor, pixels: int) -> None:
         raise ValueError(
             f"order names pixels {low} to {high}, but the map has pixels 0 to {pixels - 1} (−1 for a step outside)"
         )
+
+
+def check_deterministic(name: str) -> None:
+    """Refuse, as PyTorch's operators do, to add in an order that varies where `use_deterministic_algorithms` is set.
+
+    Raises:
+        RuntimeError: it is set, and not to `warn_only`.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        f"{name} adds atomically on GPUs, so that last bits vary from run to run, and"
+        " torch.use_deterministic_algorithms(True) is set: run it with use_backend('reference'), or set warn_only=True"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)

@@ -1,7 +1,8 @@
 """Triton backend of the selective scan: allocates, chooses tiles and parts, and launches `gpu_kernels`.
 
 Sums over routes, over channel blocks (b, c, low-rank dt) and over the batch (parameters) are float32 atomics into
-zeroed tensors: the order of additions, hence the last bits, vary from run to run.
+zeroed tensors: the order of additions, hence the last bits, vary from run to run. Where PyTorch is told to be
+deterministic, the scan refuses to run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
+from visionssm.kernels.checks import check_deterministic
 from visionssm.kernels.layout import with_unit_stride
 from visionssm.kernels.selective_scan import gpu_kernels
 from visionssm.kernels.selective_scan.gpu_arguments import (
@@ -109,6 +111,7 @@ def states_shape(scan: Scan) -> tuple[int, ...]:
 
 def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Map, final state and saved states (empty unless `save_states`); shapes as in `reference.py`."""
+    check_deterministic("selective_scan")
     scan, parts = as_kernels_read(scan), _parts(scan)
     carried = carried_states(scan, parts=parts) if parts.count > 1 else None
     if carried is not None:
@@ -124,6 +127,7 @@ def backward(
     grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, states: Tensor, *, merge: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `scan.differentiable()`; None where the input is None."""
+    check_deterministic("selective_scan")
     inputs = scan.differentiable()
     scan, parts = as_kernels_read(scan), _parts(scan)
     carried = carried_flows(grad_y, grad_final_state, scan, parts=parts) if parts.count > 1 else None
