@@ -34,8 +34,10 @@ def address(x: Tensor | None) -> int:
 
 def placed(name: str, x: Tensor, *axes: str) -> dict[str, int]:
     """Where a kernel finds `x`: its address by its name, and `name_axis`, the stride over each of its first axes."""
-    strides = zip(axes, x.stride(), strict=False)
-    return {name: x.data_ptr(), **{f"{name}_{axis}": stride for axis, stride in strides}}
+    found = {name: x.data_ptr()}
+    for axis, stride in zip(axes, x.stride(), strict=False):
+        found[f"{name}_{axis}"] = stride
+    return found
 
 
 def addresses(**tensors: Tensor | None) -> dict[str, int]:
