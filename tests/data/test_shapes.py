@@ -148,6 +148,25 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert len(digest(write_shapes(tmp_path / "set", ShapesSpec(**TINY)))) == 26
 
 
+@pytest.mark.parametrize(
+    "variables, place",
+    [
+        ({}, "~/.cache/visionssm"),
+        ({"XDG_CACHE_HOME": "/caches"}, "/caches/visionssm"),
+        ({"XDG_CACHE_HOME": "/caches", "VISIONSSM_CACHE": "~/sets"}, "~/sets"),
+    ],
+)
+def test_sets_are_kept_where_the_environment_says(
+    variables: dict[str, str], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "VISIONSSM_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    spec = ShapesSpec()
+    assert default_folder(spec) == Path(place).expanduser() / spec.folder_name
+
+
 def test_folder_of_another_set_is_not_taken_for_this_one(folder: Path, tmp_path: Path) -> None:
     assert write_shapes(folder, ShapesSpec(**TINY)) == folder
     with pytest.raises(DatasetError, match=r"holds the set .*'seed': 0.*not .*'seed': 5.*name another"):

@@ -286,6 +286,39 @@ def test_imagenet_config_is_the_published_recipe_and_fits_its_model(path: Path) 
         assert transform.crop_pct == 1.0
 
 
+AUGMENTATION = {
+    "input_size": None,
+    "mean": None,
+    "std": None,
+    "interpolation": "bicubic",
+    "color_jitter": 0.4,
+    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "re_prob": 0.25,
+    "re_mode": "pixel",
+}
+# Families whose publications have another one.
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "efficientvmamba": {"auto_augment": "rand-m9-mstd0.5"},
+    "mambaout": {"interpolation": "random"},
+    "plstm": {"color_jitter": 0.3, "auto_augment": "3a", "re_prob": 0.0},
+    "vim": {"color_jitter": 0.3},
+}
+
+
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)
+def test_images_of_an_imagenet_config_are_augmented_and_mixed_as_published(path: Path) -> None:
+    cfg = load_config(path)
+    family = path.stem.partition("_")[0]
+    found = {
+        key: x for key, x in cfg.train_dataloader.dataset.transform.items() if AUGMENTATION.get(key, "") is not None
+    }
+    wanted = {key: x for key, x in AUGMENTATION.items() if x is not None} | AUGMENTED.get(family, {})
+    assert found == wanted
+    mixing = {key: x for key, x in cfg.model.mixup.items() if key != "mixup_alpha"}  # which is in the recipe
+    assert mixing == {"cutmix_alpha": 1.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"}
+    assert cfg.model.label_smoothing == (0.0 if family == "plstm" else 0.1)
+
+
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)
 def test_optimizer_of_an_imagenet_config_has_every_parameter_in_one_group(path: Path) -> None:
     cfg = load_config(path)

@@ -191,3 +191,32 @@ def test_digits_recipe_reaches_97_percent_within_four_minutes(tmp_path: Path) ->
     for name in ("learning_curves.png", "confusion_matrix.png", "best.pth", "last_checkpoint"):
         assert (tmp_path / name).stat().st_size > 0
     assert list(tmp_path.glob("*/vis_data/events.out.tfevents*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer", {"state": 1}),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("message_hub", [1]),
+        ("param_schedulers", [{"last_step": "x"}, 2]),
+        ("random_states", [{"python": (3, (1, 2), None)}]),
+        ("meta", {"epoch": "many", "iter": -1}),
+        ("meta", {"epoch": 1}),
+        ("loop", 7),
+        ("curves", {"val": 3}),
+        ("ema_state_dict", {"module.x": 1}),
+    ],
+)
+def test_checkpoint_whose_state_of_training_is_of_another_kind_is_refused(
+    key: str, value: object, uninterrupted: Path, tmp_path: Path
+) -> None:
+    content = torch.load(uninterrupted / "epoch_1.pth", weights_only=True)
+    torch.save({**content, key: value}, tmp_path / "changed.pth")
+    with pytest.raises(CheckpointError, match=r"changed\.pth"):
+        train(
+            write_config(tmp_path, "custom_hooks.append(dict(type='FiguresHook', metrics=('top1',)))\n"),
+            work_dir=tmp_path,
+            resume=str(tmp_path / "changed.pth"),
+            options=MIXUP,
+        )

@@ -97,7 +97,9 @@ class TaskModel(BaseModel):
         Raises:
             CheckpointError: the checkpoint says that it is of another model.
         """
-        theirs: Mapping[str, Any] = (meta.get("visionssm") or {}).get("model") or {}
+        theirs = (meta.get("visionssm") or {}).get("model") or {}
+        if not isinstance(theirs, Mapping):
+            raise CheckpointError(f"{path!r} does not describe its model, but holds a {type(theirs).__name__} for that")
         for key in self.identity if theirs else ():
             if theirs.get(key) != self.about[key]:
                 raise CheckpointError(

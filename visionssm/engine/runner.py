@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlparse
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import visionssm
 from visionssm.checkpoints import download_checkpoint
-from visionssm.data.seeding import random_state
+from visionssm.data.seeding import random_state, set_random_state
 from visionssm.engine.checkpoint import (
     find_last_checkpoint,
     give_new_head,
@@ -35,7 +36,7 @@ from visionssm.engine.checkpoint import (
     save_checkpoint,
 )
 from visionssm.engine.config import check_config, check_data
-from visionssm.engine.errors import CheckpointError, NonFiniteError
+from visionssm.engine.errors import CheckpointError, ConfigError, NonFiniteError
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
@@ -268,7 +269,8 @@ class VisionRunner(Runner):
         model = self._bare_model()
         if hasattr(model, "check_checkpoint"):
             cast(Any, model).check_checkpoint(checkpoint["meta"], filename)
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        with _says_what_is_wrong(filename):
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict:
             load_strictly(model, checkpoint["state_dict"], filename)
         else:
@@ -308,7 +310,7 @@ class VisionRunner(Runner):
         """Go on exactly where the checkpoint was written.
 
         Raises:
-            CheckpointError: it holds weights only, or is of another model.
+            CheckpointError: it holds weights only, is of another model, or what it holds of the training is damaged.
             ConfigError: the run has another number of steps per epoch now.
         """
         checkpoint = self.load_checkpoint(filename, map_location="cpu")
@@ -317,7 +319,14 @@ class VisionRunner(Runner):
                 f"{filename!r} holds weights only (as best.pth does) and cannot be resumed; resume an epoch_*.pth or "
                 "iter_*.pth, or start a new run with --cfg-options load_from=CHECKPOINT"
             )
+        with _says_what_is_wrong(filename):
+            self._restore(checkpoint, resume_optimizer, resume_param_scheduler)
+        self.logger.info(f"resumed {filename} at epoch {self.epoch}, iteration {self.iter}")
+
+    def _restore(self, checkpoint: dict[str, Any], resume_optimizer: bool, resume_param_scheduler: bool) -> None:
         meta = checkpoint["meta"]
+        if not all(isinstance(meta[key], int) and meta[key] >= 0 for key in ("epoch", "iter")):
+            raise ValueError("epoch and iteration are no counts")
         if meta.get("seed") != self.seed:
             self.logger.warning(
                 f"the seed was {meta.get('seed')} and is {self.seed} now: the rest will be drawn differently"
@@ -330,8 +339,10 @@ class VisionRunner(Runner):
         self.train_loop.load_state(checkpoint.get("loop", {}), meta)
         states = checkpoint.get("random_states", [])
         if len(states) == get_world_size():
-            self.train_loop.position.restore(states[get_rank()])
-        self.logger.info(f"resumed {filename} at epoch {self.epoch}, iteration {self.iter}")
+            now, restored = random_state(), states[get_rank()]
+            set_random_state(restored)  # to see that it can be; it is needed at the first step
+            set_random_state(now)
+            self.train_loop.position.restore(restored)
 
     def dump_config(self) -> None:
         """Write the complete configuration into the work folder, unless that would overwrite the file it came from."""
@@ -357,6 +368,20 @@ def _brings_order(dataset: Any) -> bool:
     kind = dataset.get("type")
     says = getattr(DATASETS.get(kind) if isinstance(kind, str) else kind, "brings_order", None)
     return says is not None and bool(says(**{key: value for key, value in dataset.items() if key != "type"}))
+
+
+@contextlib.contextmanager
+def _says_what_is_wrong(filename: str) -> Iterator[None]:
+    """One error of ours for whatever the state of a training ends in that is damaged, or of another kind."""
+    try:
+        yield
+    except (ConfigError, CheckpointError):
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{filename!r} cannot be used: what it holds of the training is damaged, or of another program or config "
+            f"({type(error).__name__}: {error}). Start a new run from its weights: --cfg-options load_from=CHECKPOINT"
+        ) from error
 
 
 def _is_for_the_console(record: logging.LogRecord) -> bool:

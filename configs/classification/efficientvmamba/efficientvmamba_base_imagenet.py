@@ -3,7 +3,7 @@ r"""EfficientVMamba-B: 33.7M parameters, 4.0 GFLOPs, 81.8 % published top-1. The
 torchrun --nnodes=2 --nproc-per-node=8 tools/train.py \
     configs/classification/efficientvmamba/efficientvmamba_base_imagenet.py --launcher pytorch
 
-The learning rate is that of the authors' 16 processes, a batch of 1024 in all; the warm-up rises once an epoch.
+The learning rate is that of the authors' 16 processes, a batch of 1024 in all; the warm-up rises once per epoch.
 """
 
 _base_ = "../../_base_/imagenet.py"

@@ -9,6 +9,7 @@ _base_ = "../../_base_/imagenet.py"
 
 model = dict(name="mambaout_tiny", drop_path_rate=0.2)
 
+train_dataloader = dict(dataset=dict(transform=dict(interpolation="random")))
 val_dataloader = dict(dataset=dict(transform=dict(crop_pct=1.0)))
 train_cfg = dict(max_epochs=310)  # the last ten at the lowest rate
 optim_wrapper = dict(

@@ -172,6 +172,28 @@ def test_images_of_every_format_are_found(root: Path) -> None:
     assert len(timm_dataset(str(root), "val", transform=TRANSFORM)) == 8
 
 
+def test_linked_folders_are_classes_and_loops_are_told(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}_elsewhere")
+    (root / "val" / "white").rename(elsewhere)
+    (root / "val" / "white").symlink_to(elsewhere)
+    dataset = timm_dataset(str(root), "val", transform=TRANSFORM)
+    assert (len(dataset), dataset.metainfo["classes"]) == (6, ["black", "white"])
+    (root / "val" / "black" / "again").symlink_to(root / "val")
+    with pytest.raises(DatasetError, match=r"black/again' is a link to a folder above it"):
+        check_timm_dataset(root=str(root), split="val")
+
+
+@pytest.mark.parametrize("place", [".ipynb_checkpoints", "black/.ipynb_checkpoints"])
+def test_hidden_folders_do_not_become_a_class(root: Path, place: str) -> None:
+    (root / "val" / place).mkdir()
+    assert len(timm_dataset(str(root), "val", transform=TRANSFORM)) == 6
+    Image.new("RGB", (8, 8)).save(root / "val" / place / "0-checkpoint.png")
+    with pytest.raises(
+        DatasetError, match=r"ipynb_checkpoints' is hidden and holds images, which would become a class"
+    ):
+        check_timm_dataset(root=str(root), split="val")
+
+
 def test_folders_that_cannot_be_listed_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "val" / "black" / "below").mkdir()
     monkeypatch.setattr("os.scandir", refusing(root / "val" / "black" / "below"))

@@ -489,3 +489,17 @@ def test_authors_layout_of_every_family_is_understood(tmp_path: Path, family: st
     for key, value in maps.model.state_dict().items():
         torch.testing.assert_close(value, expected[key])
     torch.testing.assert_close(maps.norms[2].weight, theirs["backbone.outnorm2.weight"])
+
+
+def test_classifier_of_our_training_is_a_backbone_whatever_its_classes(tmp_path: Path) -> None:
+    classifier = timm.create_model("vmamba_nano_test", num_classes=10)
+    weights = {key: torch.randn_like(x) for key, x in classifier.state_dict().items()}
+    torch.save({"meta": {}, "state_dict": {f"model.{key}": x for key, x in weights.items()}}, tmp_path / "best.pth")
+    for options in ({}, {"norm_outputs": False}, {"out_indices": (0, 1)}):
+        maps = VisionSSM("vmamba_nano_test", pretrained=str(tmp_path / "best.pth"), **options)
+        loaded = {key.removeprefix("model."): x for key, x in maps.state_dict().items() if key.startswith("model.")}
+        assert len(loaded) > 10
+        assert all(torch.equal(x, weights[key]) for key, x in loaded.items())
+        torch.save(maps.state_dict(), tmp_path / "maps.pth")
+        again = VisionSSM("vmamba_nano_test", pretrained=str(tmp_path / "maps.pth"), **options)
+        assert all(torch.equal(x, again.state_dict()[key]) for key, x in maps.state_dict().items())

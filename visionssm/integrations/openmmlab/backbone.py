@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from visionssm.checkpoints import CheckpointError, convert_state_dict, read_checkpoint, unwrap_state_dict
-from visionssm.checkpoints.fitting import compare
+from visionssm.checkpoints.fitting import check_values, compare
 from visionssm.integrations.feature_maps import FeatureMaps
 
 BACKBONE = "backbone."
@@ -120,8 +120,9 @@ def backbone_to_ours(maps: FeatureMaps, state: Mapping[str, Tensor]) -> dict[str
 
     The authors number their `outnorm`s by the level: 0 for stride 4, 1 for stride 8 and so on. A classifier's own
     parts, and stages that are not needed, are left out; norms that the file lacks altogether are taken from `maps`.
+    Classifiers of `tools/train.py` are taken as the authors' are.
     """
-    if any(key.startswith("model.") for key in state):
+    if any(key.startswith(("norms.", "pyramid.")) for key in state):
         return dict(state)
     position = {stride: i for i, stride in enumerate(maps.strides)}
     norms: dict[str, Tensor] = {}
@@ -143,4 +144,5 @@ def _load(model: Any, state: Mapping[str, Tensor], path: str) -> None:
     mismatch = compare(state, model)
     if mismatch:
         raise CheckpointError(f"{path!r} does not fit {type(model).__name__}; nothing was loaded:\n{mismatch}")
+    check_values(state, model, repr(path))
     model.load_state_dict(state)

@@ -247,7 +247,8 @@ def _check_class_folders(folder: Path, class_map: Any) -> None:
     kinds = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not kinds:
         raise DatasetError(f"{str(folder.absolute())!r} has no class folders; expected {folder.name}/CLASS/image.jpg")
-    empty = [path.name for path in kinds if not _has_image(path)]
+    filled = _filled_folders(folder, bool(class_map))
+    empty = [path.name for path in kinds if path.name not in filled]
     if empty and not class_map:  # a class without images would shift the numbers of all the classes behind it
         listed = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         raise DatasetError(
@@ -256,18 +257,31 @@ def _check_class_folders(folder: Path, class_map: Any) -> None:
         )
 
 
-def _has_image(folder: Path) -> bool:
-    """Whether timm will find images in a folder.
+def _filled_folders(folder: Path, known: bool) -> set[str]:
+    """Names of the class folders in which timm will find images, at any depth.
 
+    Args:
+        folder: of the class folders.
+        known: the names of the classes are given.
     Raises:
-        DatasetError: the folder or one below it cannot be listed; timm would leave it out in silence.
+        DatasetError: a folder cannot be listed, which timm would leave out in silence; a link leads back to a folder
+            above it, whose images timm would read many times; or a hidden folder would become a class.
     """
 
     def stop(error: OSError) -> None:
         raise DatasetError(f"folder {error.filename!r} cannot be listed ({error.strerror})") from error
 
-    names = [name for _, _, names in os.walk(folder, followlinks=True, onerror=stop) for name in names]
-    return any(name.lower().endswith(SUFFIXES) for name in names)
+    filled: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=stop):
+        for link in (os.path.join(place, name) for name in folders):
+            if os.path.islink(link) and Path(place).resolve().is_relative_to(Path(link).resolve()):
+                raise DatasetError(f"{link!r} is a link to a folder above it; remove it")
+        if any(name.lower().endswith(SUFFIXES) for name in names):
+            parts = Path(place).relative_to(folder).parts
+            if not known and any(part.startswith(".") for part in parts):
+                raise DatasetError(f"{place!r} is hidden and holds images, which would become a class; remove it")
+            filled |= set(parts[:1])
+    return filled
 
 
 def _prefix(name: str) -> str:
