@@ -14,13 +14,12 @@ from pathlib import Path
 
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
+from visionssm.cli.options import add_config_options
 from visionssm.engine.errors import USER_ERRORS
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on unusable arguments."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("checkpoint", type=Path)
@@ -28,9 +27,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with what was found in it")
     parser.add_argument("--work-dir", type=Path, help="for logs; work_dirs/CONFIG by default")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="replace config values"
-    )
+    add_config_options(parser)
     return parser.parse_args(arguments)
 
 

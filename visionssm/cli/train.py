@@ -2,24 +2,27 @@
 
 Several GPUs or processes: torchrun --nproc-per-node=8 tools/train.py CONFIG --launcher pytorch
 
-Exit status: 0 when training ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable.
+Ctrl-C or SIGTERM: the step in hand is finished and saved, and --resume goes on from there.
+
+Exit status: 0 when training ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable,
+130 or 143 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
+from visionssm.cli.options import add_config_options
 from visionssm.engine.errors import USER_ERRORS
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on unusable arguments."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--work-dir", type=Path, help="for checkpoints, logs and figures; work_dirs/CONFIG by default")
@@ -33,9 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="replace config values"
-    )
+    add_config_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -55,4 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         tell(error)
         return 1
+    except Exception as error:
+        status = getattr(error, "status", None)  # of `Interrupted`, which needs the extra to be imported
+        if status is None:
+            raise
+        print(error, file=sys.stderr)
+        return int(status)
     return 0

@@ -151,17 +151,31 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def find_last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete checkpoint of a work folder, or None if nothing has been saved there."""
+    """The newest complete checkpoint of a work folder, or None if nothing has been saved there.
+
+    It is the one that `last_checkpoint` names. Where that file or the one that it names is gone (a run was killed
+    between the two, a folder was copied in part), it is the newest that can be read.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
     folder = Path(folder)
-    try:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         named = folder / Path((folder / LAST).read_text(encoding="utf-8").strip()).name
-    except FileNotFoundError:
-        return None
-    if named.is_file():
-        return named
-    # killed between a save and the update of the name
-    candidates = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
-    return max(candidates, key=lambda path: path.stat().st_mtime, default=None)
+        if named.is_file():
+            return named
+    found = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    reason: CheckpointError | None = None
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            reason = reason or error
+        else:
+            return path
+    if reason is not None:
+        raise CheckpointError(f"no checkpoint in {str(folder)!r} can be read, so nothing can be resumed: {reason}")
+    return None
 
 
 def give_new_head(checkpoint: dict[str, Any], model: nn.Module, classes: Sequence[str]) -> list[str]:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.types import offered_names, use_tasks
 from visionssm.extras import MissingExtraError, extra_of
@@ -47,7 +48,7 @@ _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"}
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration file and merge `--cfg-options` into it.
+    """Read a configuration file and merge `--cfg-options` into it; schedules follow a length that these change.
 
     Raises:
         ConfigError: no such file, or it does not run.
@@ -67,10 +68,13 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         if extra is not None:
             raise MissingExtraError(f"{missing} is not installed: pip install 'visionssm[{extra}]'") from error
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(cause).__name__}: {cause}") from error
+    before = lengths(config)
     try:
         config.merge_from_dict(copy.deepcopy(dict(options or {})))  # merging takes `_delete_` keys out
     except (KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"--cfg-options do not fit {str(path)!r}: {error}") from error
+    if not any(key.split(".")[0] == "param_scheduler" for key in options or ()):
+        follow_length(config, before)
     return config
 
 
@@ -118,6 +122,7 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         for where, section, registry in _sections(cfg):
             _check_section(where, section, registry)
         _check_train_cfg(cfg.get("train_cfg"))
+    check_schedules(cfg)
     for name in _LOADERS:
         loader = cfg.get(name)
         for key in loader if isinstance(loader, Mapping) else ():

@@ -95,6 +95,7 @@ def _step(loop: Any, number: int, data_batch: Any) -> None:
     outputs = averaged(runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper))
     share_running_statistics(runner.model)
     runner.call_hook("after_train_iter", batch_idx=number, data_batch=data_batch, outputs=outputs)
+    runner.stop_if_asked()
     loop._iter += 1
 
 

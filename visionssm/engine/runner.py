@@ -29,18 +29,23 @@ import visionssm
 from visionssm.checkpoints import download_checkpoint
 from visionssm.data.seeding import random_state, set_random_state
 from visionssm.engine.checkpoint import (
+    LAST,
     find_last_checkpoint,
     give_new_head,
     load_checkpoint,
     load_strictly,
     save_checkpoint,
+    write_atomically,
 )
 from visionssm.engine.config import check_config, check_data
 from visionssm.engine.errors import CheckpointError, ConfigError, NonFiniteError
+from visionssm.engine.interrupts import Interrupted, Requests
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
+from visionssm.engine.resuming import check_resumed
 from visionssm.engine.scopes import SCOPES
+from visionssm.engine.workfolder import check_writable, locked, set_aside
 
 
 @RUNNERS.register_module()
@@ -58,6 +63,8 @@ class VisionRunner(Runner):
     _train_loop: Any
     _val_loop: Any
     _resume: bool
+    _requests = Requests(print)  # of signals; every training has its own
+    _saved_at = -1  # the step of the last checkpoint that can be resumed
     _starts = False  # a training, which may start from weights of other classes; a test may not
 
     @classmethod
@@ -70,6 +77,7 @@ class VisionRunner(Runner):
         """
         check_config(cfg)
         check_data(cfg)
+        check_writable(cfg["work_dir"])
         cfg = copy.deepcopy(cfg)
         _adopt_seed(cfg)
         return super().from_cfg(cfg)
@@ -118,6 +126,8 @@ class VisionRunner(Runner):
         if isinstance(dataloader, DataLoader):
             return dataloader
         cfg = dict(dataloader)
+        if not cfg.get("num_workers"):  # what only workers have
+            cfg = {key: x for key, x in cfg.items() if key not in ("persistent_workers", "prefetch_factor", "timeout")}
         if _brings_order(cfg.get("dataset")):
             cfg |= {"sampler": None, "persistent_workers": False}
             cfg.pop("batch_sampler", None)
@@ -152,14 +162,62 @@ class VisionRunner(Runner):
             guard_updates(wrapper, self.model)
         return wrapper
 
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """MMEngine's, and the rate of no parameters that it shows and logs as `base_lr`, which it leaves unscaled."""
+        before = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        shown = getattr(optim_wrapper, "base_param_settings", None)
+        ratios = [x["lr"] / lr for x, lr in zip(optim_wrapper.optimizer.param_groups, before, strict=True) if lr]
+        if shown is not None and ratios:
+            shown["lr"] *= ratios[0]
+
     def train(self) -> nn.Module:
-        """Train; what the checkpoint will say of the model is asked for first, as it checks that model and data fit."""
+        """Train, alone in the work folder; what a former run left there is set aside, unless this one resumes it.
+
+        What the checkpoint will say of the model is asked for first, as it checks that model and data fit.
+
+        Raises:
+            ConfigError: another training runs in the work folder.
+            Interrupted: a signal asked to stop, and a checkpoint was saved.
+        """
+        self._requests = Requests(self.logger.warning)
+        with locked(self.work_dir) if is_main_process() else contextlib.nullcontext(), self._requests.listening():
+            if is_main_process() and not self._resume:
+                aside, start = set_aside(self.work_dir, cast("str | None", self._load_from))
+                self._load_from = start
+                if aside is not None:
+                    self.logger.info(f"what a former run left in {self.work_dir} is now in {aside}")
+            return self._train()
+
+    def _train(self) -> nn.Module:
         self._train_loop = self.build_train_loop(self._train_loop)
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
         self._describe()
         self._starts = True
         return super().train()
+
+    def stop_if_asked(self) -> None:
+        """After a step, before it is counted: save and leave if a signal asked for it.
+
+        Raises:
+            Interrupted: so.
+        """
+        number = self._requests.agreed()
+        if not number:
+            return
+        name = f"iter_{self.iter + 1}.pth"
+        self.save_checkpoint(self.work_dir, name, by_epoch=False)
+        if is_main_process():
+            write_atomically(Path(self.work_dir) / LAST, lambda file: file.write(name.encode()))
+        raise Interrupted(number, str(Path(self.work_dir) / name))
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """MMEngine's; a validation is left at once where the checkpoint of this very step is on disk already."""
+        super().call_hook(fn_name, **kwargs)
+        alone = get_world_size() == 1
+        if fn_name == "after_val_iter" and alone and self._requests.signal and self._saved_at == self.iter:
+            raise Interrupted(self._requests.signal, str(find_last_checkpoint(self.work_dir)))
 
     def _describe(self) -> dict[str, Any] | None:
         describe = getattr(self._bare_model(), "checkpoint_meta", None)
@@ -231,6 +289,8 @@ class VisionRunner(Runner):
         if not save_optimizer:
             checkpoint.pop("ema_state_dict", None)  # the raw weights: only resuming needs them
         save_checkpoint(checkpoint, Path(out_dir) / filename)
+        if save_optimizer:
+            self._saved_at = meta["iter"]
 
     def _config_text(self) -> str:
         if not hasattr(self, "_cached_config_text"):
@@ -320,10 +380,12 @@ class VisionRunner(Runner):
                 "iter_*.pth, or start a new run with --cfg-options load_from=CHECKPOINT"
             )
         with _says_what_is_wrong(filename):
-            self._restore(checkpoint, resume_optimizer, resume_param_scheduler)
+            self._restore(checkpoint, filename, resume_optimizer, resume_param_scheduler)
         self.logger.info(f"resumed {filename} at epoch {self.epoch}, iteration {self.iter}")
 
-    def _restore(self, checkpoint: dict[str, Any], resume_optimizer: bool, resume_param_scheduler: bool) -> None:
+    def _restore(
+        self, checkpoint: dict[str, Any], filename: str, resume_optimizer: bool, resume_param_scheduler: bool
+    ) -> None:
         meta = checkpoint["meta"]
         if not all(isinstance(meta[key], int) and meta[key] >= 0 for key in ("epoch", "iter")):
             raise ValueError("epoch and iteration are no counts")
@@ -331,6 +393,11 @@ class VisionRunner(Runner):
             self.logger.warning(
                 f"the seed was {meta.get('seed')} and is {self.seed} now: the rest will be drawn differently"
             )
+        if resume_optimizer and resume_param_scheduler:
+            for override in check_resumed(checkpoint, filename, self.optim_wrapper, self.param_schedulers, self.hooks):
+                self.logger.warning(
+                    f"{override}: to change it, start a new run with --cfg-options load_from={filename}"
+                )
         self.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
         if resume_optimizer:
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])

@@ -50,10 +50,13 @@ class FiguresHook(Hook):
         self._sum += float(loss)
         self._count += 1
         if (runner.iter + 1) % max(1, runner.max_iters // _MOST_POINTS) == 0:
-            self.train["epoch"].append(_epochs(runner, runner.iter + 1))
-            self.train["loss"].append(self._sum / self._count)
-            self.train["lr"].append(float(next(iter(runner.optim_wrapper.get_lr().values()))[0]))
-            self._sum, self._count = 0.0, 0
+            self._add_point(runner, runner.iter + 1)
+
+    def _add_point(self, runner: Any, steps: int) -> None:
+        self.train["epoch"].append(_epochs(runner, steps))
+        self.train["loss"].append(self._sum / self._count)
+        self.train["lr"].append(float(next(iter(runner.optim_wrapper.get_lr().values()))[0]))
+        self._sum, self._count = 0.0, 0
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Collect the metrics and draw."""
@@ -68,7 +71,9 @@ class FiguresHook(Hook):
             self._draw(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Draw the final figures."""
+        """Draw the final figures, the steps since the last point included."""
+        if self._count:
+            self._add_point(runner, runner.iter)
         self._draw(runner)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
