@@ -65,8 +65,8 @@ def test_without_the_name_of_the_last_checkpoint_the_newest_that_can_be_read_is_
     os.utime(tmp_path / "epoch_2.pth", (9, 9))
     assert find_last_checkpoint(tmp_path) == tmp_path / "epoch_1.pth"
     (tmp_path / "epoch_1.pth").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read"):
-        find_last_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        train(write_config(tmp_path), work_dir=tmp_path, resume=True)
 
 
 def test_resuming_says_what_the_checkpoint_overrides(trained: Path, tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_resuming_says_what_the_checkpoint_overrides(trained: Path, tmp_path: Pa
 def test_resuming_refuses_other_schedules_and_another_moving_average(trained: Path, tmp_path: Path) -> None:
     path = str(trained / "epoch_1.pth")
     more = "param_scheduler += [dict(type='LinearLR', by_epoch=False, end=2)]\n"
-    with pytest.raises(ConfigError, match="run with 1 schedules in param_scheduler, this one has 2"):
+    with pytest.raises(CheckpointError, match="run with 1 schedules in param_scheduler, this one has 2"):
         train(write_config(tmp_path, more), work_dir=tmp_path, resume=path)
-    with pytest.raises(ConfigError, match="without an EMAHook"):
+    with pytest.raises(CheckpointError, match="without an EMAHook"):
         train(write_config(tmp_path, "custom_hooks = []\n"), work_dir=tmp_path, resume=path)
 
 

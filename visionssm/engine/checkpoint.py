@@ -154,10 +154,7 @@ def find_last_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint of a work folder, or None if nothing has been saved there.
 
     It is the one that `last_checkpoint` names. Where that file or the one that it names is gone (a run was killed
-    between the two, a folder was copied in part), it is the newest that can be read.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none can be read.
+    between the two, a folder was copied in part), it is the newest that can be read, or the newest, to be told why not.
     """
     folder = Path(folder)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -165,17 +162,12 @@ def find_last_checkpoint(folder: str | Path) -> Path | None:
         if named.is_file():
             return named
     found = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
-    reason: CheckpointError | None = None
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
+    newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first:
+        with contextlib.suppress(CheckpointError):
             load_checkpoint(path)
-        except CheckpointError as error:
-            reason = reason or error
-        else:
             return path
-    if reason is not None:
-        raise CheckpointError(f"no checkpoint in {str(folder)!r} can be read, so nothing can be resumed: {reason}")
-    return None
+    return newest_first[0] if newest_first else None
 
 
 def give_new_head(checkpoint: dict[str, Any], model: nn.Module, classes: Sequence[str]) -> list[str]:

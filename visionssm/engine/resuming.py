@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
 
-from visionssm.engine.errors import ConfigError
+from visionssm.checkpoints import CheckpointError
 
 _AS_IT_STANDS = {"params", "lr", "base_lr"}  # of a parameter group: what a schedule changes
 _OF_SCHEDULES = ("begin", "end", "by_epoch", "total_iters", "T_max", "eta_min", "milestones", "gamma", "power")
@@ -23,12 +23,12 @@ def check_resumed(
     Returns:
         sentences: what the checkpoint overrides.
     Raises:
-        ConfigError: parameter groups, schedules or the moving average do not fit.
+        CheckpointError: parameter groups, schedules or the moving average do not fit.
     """
     averages = any(isinstance(hook, EMAHook) for hook in hooks)
     if averages != ("ema_state_dict" in checkpoint):
         told = "has no moving average, and custom_hooks ask for one" if averages else "has one, without an EMAHook"
-        raise ConfigError(f"{filename!r} {told}: {_REMEDY}{filename}")
+        raise CheckpointError(f"{filename!r} {told}: {_REMEDY}{filename}")
     overrides: list[str] = []
     if isinstance(wrapper, OptimWrapper):
         overrides += _groups(checkpoint["optimizer"]["param_groups"], wrapper.optimizer.param_groups, filename)
@@ -39,7 +39,7 @@ def check_resumed(
 
 def _groups(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], filename: str) -> list[str]:
     if len(theirs) != len(ours) or any(len(a["params"]) != len(b["params"]) for a, b in zip(theirs, ours, strict=True)):
-        raise ConfigError(
+        raise CheckpointError(
             f"{filename!r} is of a run with other groups of parameters in its optimizer: {_REMEDY}{filename}"
         )
     changed: dict[str, tuple[Any, Any]] = {}
@@ -52,14 +52,16 @@ def _groups(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any
 
 def _schedules(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], filename: str) -> list[str]:
     if len(theirs) != len(ours):
-        raise ConfigError(
+        raise CheckpointError(
             f"{filename!r} is of a run with {len(theirs)} schedules in param_scheduler, this one has {len(ours)}: "
             f"{_REMEDY}{filename}"
         )
     told = []
     for number, (a, b) in enumerate(zip(theirs, ours, strict=True)):
         if not {key for key in _OF_SCHEDULES if key in a} == {key for key in _OF_SCHEDULES if key in b}:
-            raise ConfigError(f"param_scheduler[{number}] is of another kind than in {filename!r}: {_REMEDY}{filename}")
+            raise CheckpointError(
+                f"param_scheduler[{number}] is of another kind than in {filename!r}: {_REMEDY}{filename}"
+            )
         told += [
             f"param_scheduler[{number}].{key} {_override(a[key], b[key])}"
             for key in _OF_SCHEDULES

@@ -183,7 +183,7 @@ class VisionRunner(Runner):
         self._requests = Requests(self.logger.warning)
         with locked(self.work_dir) if is_main_process() else contextlib.nullcontext(), self._requests.listening():
             if is_main_process() and not self._resume:
-                aside, start = set_aside(self.work_dir, cast("str | None", self._load_from))
+                aside, start = set_aside(self.work_dir, self.__dict__["_load_from"])
                 self._load_from = start
                 if aside is not None:
                     self.logger.info(f"what a former run left in {self.work_dir} is now in {aside}")
