@@ -191,7 +191,7 @@ def area_tests(path: Path) -> list[str]:
         case ("tasks", task, *_) if (ROOT / "tests" / "tasks" / task).is_dir():
             return [f"tests/tasks/{task}", "tests/tools"]
         case ("prediction", *_):
-            return ["tests/tools", "tests/tasks/test_readers.py"]
+            return ["tests/tools", "tests/tasks/test_readers.py", "tests/tasks/test_another_task.py"]
         case ("heads", *_):
             return ["tests/tasks/test_published_constants.py", "tests/tasks/detection", "tests/tasks/segmentation"]
         case (area, *_) if (ROOT / "tests" / area).is_dir():
