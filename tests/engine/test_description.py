@@ -105,6 +105,7 @@ def test_fields_that_run_fetch_or_read_are_refused_by_name(
         ("segmentation", {"num_classes": 2**22}),
         ("video", {"dim": 2**16}),
         ("video", {"depth": 10**6}),
+        ("video", {"states": 2**14}),
     ],
 )
 def test_nothing_is_built_that_is_larger_than_the_weights(
@@ -112,7 +113,7 @@ def test_nothing_is_built_that_is_larger_than_the_weights(
 ) -> None:
     network, model = networks[task]
     path = write(tmp_path, network, {"task": task, "model": {**model, **changes}, "context": 3})
-    with pytest.raises(CheckpointError, match=r"larger than its weights|cannot be built"):
+    with pytest.raises(CheckpointError, match=r"larger than its weights|cannot be built|number of states"):
         load_predictor(path)
 
 

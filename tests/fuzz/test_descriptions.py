@@ -171,7 +171,7 @@ def test_random_description_is_refused_or_gives_a_predictor_of_its_weights(task:
     honest = {"task": task, "model": model, "classes": ["a", "b", "c"][: model.get("num_classes", 0)], "context": 3}
     if task == "classification":
         honest["input"] = INPUT
-    for number, draw in cases(60):
+    for number, draw in cases(30):
         torch.save({"meta": {"visionssm": changed(honest, draw)}, "state_dict": weights}, path)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with case(number), watched() as events:

@@ -25,6 +25,7 @@ from visionssm.tasks.video.metric import mean_psnr
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
 
+_MOST_STATES = 1024  # the start of a model takes the eigenvalues of a matrix of as many rows
 MOST_FRAMES = 1024
 """Frames of a file that are read."""
 
@@ -211,6 +212,9 @@ def trained_next_frame(checkpoint: Mapping[str, Any]) -> NextFrames:
     """
     about = description_of(checkpoint)
     described = fields_of(about, "model", ("name", *(field.name for field in fields(ConvS5Config))))
+    states = described.get("states", 1)
+    if not isinstance(states, int) or not 0 < states <= _MOST_STATES:
+        raise CheckpointError(f"the checkpoint's description gives no usable number of states: {states!r:.60}")
     context = about.get("context")
     if not isinstance(context, int) or not 1 <= context <= MOST_FRAMES:
         raise CheckpointError(f"the checkpoint's description gives no usable context of frames: {context!r}")
