@@ -44,7 +44,7 @@ def test_kernels_leave_no_dtype_and_no_device_to_defaults(path: Path) -> None:
     assert not list(_left_to_defaults(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", sorted(KERNELS.rglob("gpu_kernels.py")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(KERNELS.rglob("gpu_*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_offset_is_a_product_with_the_32_bit_number_of_a_program(path: Path) -> None:
     """A grid has up to 2³¹ programs: the number of one times anything is beyond 32 bits."""
     products = [

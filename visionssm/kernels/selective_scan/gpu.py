@@ -1,4 +1,4 @@
-"""Triton backend of the selective scan: allocates, chooses tiles and parts, and launches `gpu_kernels`.
+"""Triton backend of the selective scan: allocates, chooses tiles and parts, launches `gpu_forward`, `gpu_backward`.
 
 Sums over routes, over channel blocks (b, c, low-rank dt) and over the batch (parameters) are float32 atomics into
 zeroed tensors: the order of additions, hence the last bits, vary from run to run. Where PyTorch is told to be
@@ -16,7 +16,7 @@ from torch import Tensor
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.checks import check_deterministic
 from visionssm.kernels.layout import with_unit_stride
-from visionssm.kernels.selective_scan import gpu_kernels
+from visionssm.kernels.selective_scan import gpu_backward, gpu_forward
 from visionssm.kernels.selective_scan.gpu_arguments import (
     Arguments,
     Carried,
@@ -37,7 +37,7 @@ FEW_STATES = 4
 
 
 def forward_tile(d_state: int, rank: int = 0, itemsize: int = 2) -> Tile:
-    """One warp that holds all steps of 32 channels in registers (see `gpu_kernels`).
+    """One warp that holds all steps of 32 channels in registers (see `gpu_steps`).
 
     Registers are held down so that twelve warps share a multiprocessor, all that the first stage of a published model
     has at batch 128; not where that would spill, with many ranks of float32 numbers.
@@ -170,7 +170,7 @@ def forward_launch(
         "deltas": None,
     }
     tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    kernel, apart = gpu_kernels.selective_scan_forward, saved_apart(scan.d_state)
+    kernel, apart = gpu_forward.selective_scan_forward, saved_apart(scan.d_state)
     launch = launch_of(kernel, tile, tensors, plan, parts or _whole(scan), apart)
     return y, final_state, states, launch
 
@@ -183,7 +183,7 @@ def carried_states(scan: Scan, *, parts: Parts) -> Carried:
     absent = ("c", "skip", "initial_state", "carried", "y", "final_state")
     tensors = {**tensors_of(scan, plan), **dict.fromkeys(absent), "states": ends, "deltas": deltas}
     tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    kernel, apart = gpu_kernels.selective_scan_forward, saved_apart(scan.d_state)
+    kernel, apart = gpu_forward.selective_scan_forward, saved_apart(scan.d_state)
     first = launch_of(kernel, tile, tensors, plan, parts, apart)
     return _carry_over(first, scan.initial_state, ends, deltas, scan, backwards=False)
 
@@ -196,7 +196,7 @@ def carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, *
     plan = plan_of(scan, grad_y)
     tensors = {"grad_y": grad_y, **tensors_of(scan, plan), "flows": flows, "deltas": deltas}
     tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    first = launch_of(gpu_kernels.part_flows, tile, tensors, plan, parts, saved_apart(scan.d_state))
+    first = launch_of(gpu_backward.part_flows, tile, tensors, plan, parts, saved_apart(scan.d_state))
     return _carry_over(first, grad_final_state, flows, deltas, scan, backwards=True)
 
 
@@ -242,7 +242,7 @@ def _carry_over(
         "BACKWARDS": backwards,
     }
     grid = (ends.shape[0] * blocks,)
-    launch = KernelLaunch(gpu_kernels.carry_over_parts, grid, arguments, constants, num_warps=1)
+    launch = KernelLaunch(gpu_forward.carry_over_parts, grid, arguments, constants, num_warps=1)
     return Carried(enters, leaves, (before, launch))
 
 
@@ -295,7 +295,7 @@ def backward_launch(
         "between": None,
         **results,
     }
-    launch = launch_of(gpu_kernels.selective_scan_backward, tile, tensors, plan, parts, apart)
+    launch = launch_of(gpu_backward.selective_scan_backward, tile, tensors, plan, parts, apart)
     chunks = apart // tile.steps
     if chunks > 1:
         between = scan.u.new_empty((*launch.grid, chunks - 1, scan.d_state, tile.channels), dtype=torch.float32)
