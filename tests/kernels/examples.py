@@ -34,7 +34,7 @@ def _scan(**options: bool) -> tuple[list[Tensor], Call]:
     inputs = [normal(2, 20, 6), normal(2, 20, 4, 2), normal(4, 2, 6), normal(4, 6, 3), normal(2, 20, 4, 3)]
 
     def call(u: Tensor, low: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return selective_scan(u, LowRank(low, weight), -a.exp(), b, b.sin(), order=table, **options)
+        return selective_scan(u, LowRank(low, weight), -a.exp(), b, b.sin(), order=table.to(u.device), **options)
 
     return inputs, call
 
@@ -42,7 +42,7 @@ def _scan(**options: bool) -> tuple[list[Tensor], Call]:
 def _of_states() -> tuple[list[Tensor], Call]:
     table = routes.raster(5, 4, device="cpu")
     inputs = [normal(2, 20, 6), normal(2, 20, 1, 6), normal(1, 6, 3), normal(2, 20, 1, 3)]
-    return inputs, lambda u, dt, a, b: scan_states(u, dt, -a.exp(), b, order=table)
+    return inputs, lambda u, dt, a, b: scan_states(u, dt, -a.exp(), b, order=table.to(u.device))
 
 
 def _ssd() -> tuple[list[Tensor], Call]:

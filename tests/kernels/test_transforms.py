@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -173,3 +174,30 @@ def test_whole_models_have_gradients_a_sample_and_run_under_vmap(name: str) -> N
         exact = torch.autograd.grad(F.cross_entropy(model(images[i : i + 1]), labels[i : i + 1]), model.parameters())
         for x, y in zip(found.values(), exact, strict=True):
             torch.testing.assert_close(x[i], y, rtol=0, atol=1e-4 * max(1.0, y.abs().max().item()))
+
+
+@operators
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_tensors_without_memory_never_reach_a_kernel(
+    name: str, with_gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their address is 0: a kernel that runs on them ends the process, if it is unlucky enough."""
+    import visionssm.kernels.cpu.threads as threads
+
+    def run(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a compiled kernel was run")
+
+    inputs, call = OPERATORS[name]()
+    here = [x.detach().requires_grad_(with_gradients and x.is_floating_point()) for x in inputs]
+    shapes = [x.shape for x in _outputs(call(*here))]
+    for module in list(sys.modules.values()):
+        if getattr(module, "run_kernel", None) is threads.run_kernel:
+            monkeypatch.setattr(module, "run_kernel", run)
+    without_memory = [x.detach().to("meta").requires_grad_(x.requires_grad) for x in here]
+    outputs = _outputs(call(*without_memory))
+    assert [x.shape for x in outputs] == shapes
+    assert all(x.is_meta for x in outputs)
+
+
+def _outputs(found: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)

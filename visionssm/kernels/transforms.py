@@ -34,13 +34,16 @@ def transformed() -> bool:
 
 
 def observed(inputs: Iterable[Any]) -> bool:
-    """Whether anything but the operator's kernels has to know of a call: compilers, tracers, modes, tensors' types."""
+    """Whether anything but the operator's kernels has to know of a call.
+
+    So it is with compilers, tracers and modes, and with tensors of other types or without memory.
+    """
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
-        or any(isinstance(x, Tensor) and type(x) not in (Tensor, Parameter) for x in inputs)
+        or any(isinstance(x, Tensor) and (type(x) not in (Tensor, Parameter) or x.is_meta) for x in inputs)
     )
 
 
