@@ -27,6 +27,7 @@ from visionssm.checkpoints import (
     load_official,
     save_converted,
 )
+from visionssm.checkpoints.fitting import check_values
 from visionssm.prediction import load_predictor
 
 
@@ -253,3 +254,11 @@ def test_converted_file_of_training_says_what_it_is_of(tmp_path: Path) -> None:
     write(path, saved({"model": state}))
     assert convert_checkpoint.main([str(path), str(tmp_path / "bare.safetensors")]) == 2
     assert not (tmp_path / "bare.safetensors").exists()
+
+
+def test_a_count_of_steps_may_have_been_averaged_with_the_weights_but_is_a_number() -> None:
+    norm = torch.nn.BatchNorm1d(2)
+    check_values({"num_batches_tracked": torch.tensor(3.5)}, norm, "file")
+    for wrong in (float("nan"), float("inf"), 1e300):
+        with pytest.raises(CheckpointError, match=r"'num_batches_tracked' holds numbers that torch\.int64 cannot hold"):
+            check_values({"num_batches_tracked": torch.tensor(wrong, dtype=torch.float64)}, norm, "file")
