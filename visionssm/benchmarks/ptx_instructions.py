@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from visionssm.benchmarks.ptx import Block
+from visionssm.benchmarks.ptx_block import WARP, Block, Instruction, OutOfBoundsError, UnsupportedInstructionError
 
-WARP = 32
 _INTEGERS = {
     f"{kind}{bits}": np.dtype(f"{letter}{bits // 8}")
     for kind, letter in (("u", "u"), ("s", "i"), ("b", "u"))
@@ -21,26 +18,7 @@ _INTEGERS = {
 _TYPES = {**_INTEGERS, "f16": np.dtype("f2"), "f32": np.dtype("f4"), "f64": np.dtype("f8")}
 
 
-class UnsupportedInstructionError(NotImplementedError):
-    """The interpreter does not know an instruction, or threads of one block part ways."""
-
-
-class OutOfBoundsError(IndexError):
-    """An instruction touches memory outside every tensor."""
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One statement: `@!%p1 add.s32 %r1, %r2, 3` has the guard %p1, negated, and three operands."""
-
-    name: str
-    parts: tuple[str, ...]  # the name, cut at its dots
-    operands: tuple[str, ...]
-    guard: str | None
-    negated: bool
-
-
-Operation = Callable[["Block", Instruction, np.ndarray], None]
+Operation = Callable[[Block, Instruction, np.ndarray], None]
 
 
 # ------------------------------------------------------------------------------------------------- arithmetic
