@@ -13,8 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.models import PretrainedCfg, register_model
-from timm.models._registry import _clear_model_entries, _model_entrypoints
+from timm.models import PretrainedCfg, _registry, register_model
 from torch import nn
 
 import visionssm
@@ -107,8 +106,10 @@ def register() -> Iterator[Any]:
 
     yield add
     for name in names:
-        _clear_model_entries(name)
-        _model_entrypoints.pop(name)
+        clear = getattr(_registry, "_clear_model_entries", None)  # timm since 1.0.31
+        if clear is not None:
+            clear(name)
+        _registry._model_entrypoints.pop(name)
     for attribute in ("default_cfgs", "__all__"):
         vars(module).pop(attribute, None)
 

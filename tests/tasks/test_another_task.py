@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.children import environment
 from visionssm.cli import predict, test, train
 
 ROOT = Path(__file__).parents[2]
@@ -76,14 +77,15 @@ def test_prediction_as_a_command_reads_what_the_task_reads(run: Path, tmp_path: 
         "--pictures",
         pictures,
     ]
-    done = subprocess.run([*command, "--import", "tests.tasks.points"], cwd=ROOT, capture_output=True, text=True)
+    command_and_task = [*command, "--import", "tests.tasks.points"]
+    done = subprocess.run(command_and_task, env=environment(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert [entry["class"] for entry in found["predictions"]] == ["sphere", "cube"]
     assert "no point cloud" in found["unreadable"][0]["reason"]
     with Image.open(pictures / "0000_ball.png") as image:
         assert np.asarray(image).any()
-    unknown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    unknown = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "is of the task 'points'" in unknown.stderr
 
