@@ -34,6 +34,19 @@ def _problem(name: str) -> tuple[Callable[..., Tensor], list[Tensor], tuple[int,
     return loss, [x.detach() for x in inputs], tuple(range(len(inputs)))
 
 
+def _skip_without_second_derivatives(name: str) -> None:
+    """The definition of the deformable sum in float64 is `grid_sample`, which older PyTorch differentiates once."""
+    if name != "deformable_sum":
+        return
+    image = torch.rand(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    grid = torch.zeros(1, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(F.grid_sample(image, grid, align_corners=False).sum(), [image, grid], create_graph=True)
+    try:
+        torch.autograd.grad(first[1].sum(), [image])
+    except RuntimeError as error:
+        pytest.skip(f"this PyTorch: {error}")
+
+
 def _assert_close(found: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
     for x, y in zip(found, exact, strict=True):
         assert y.abs().max() > 1e-4
@@ -61,6 +74,7 @@ def _exact_penalty_gradients(loss: Call, inputs: list[Tensor]) -> tuple[Tensor, 
 
 @operators
 def test_gradient_of_a_gradient_is_that_of_the_definition(name: str) -> None:
+    _skip_without_second_derivatives(name)
     loss, inputs, _ = _problem(name)
     found = _gradients(lambda *given: _squared_gradient(loss, *given), inputs)
     _assert_close(found, _exact_penalty_gradients(loss, inputs))
@@ -68,6 +82,7 @@ def test_gradient_of_a_gradient_is_that_of_the_definition(name: str) -> None:
 
 @operators
 def test_functions_that_are_differentiated_twice_give_the_numbers_of_the_definition(name: str) -> None:
+    _skip_without_second_derivatives(name)
     loss, inputs, every = _problem(name)
     _assert_close(grad(loss, every)(*inputs), _gradients(loss, inputs))
 

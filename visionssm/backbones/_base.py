@@ -355,14 +355,16 @@ def build(
     # Maps are loaded when they have lost the parts that they do not need, which the file then need not have.
     is_getter = bool(kwargs.get("features_only")) and kwargs.get("feature_cls", "getter") == "getter"
     load_after = is_getter and bool(overlay.get("custom_load"))
+    feature_cfg: dict[str, Any] = {"out_indices": tuple(feature_indices), "feature_cls": FeatureMapsGetter}
     if is_getter:
         kwargs["feature_cls"] = FeatureMapsGetter
+        feature_cfg["output_fmt"] = "NCHW"  # timm before 1.0.31 takes the model's own layout for other classes than its
     model = build_model_with_cfg(
         model_class,
         variant,
         pretrained and not load_after,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(feature_indices), "feature_cls": FeatureMapsGetter},
+        feature_cfg=feature_cfg,
         **kwargs,
     )
     if load_after:

@@ -120,7 +120,7 @@ class FeatureMaps(nn.Module):
         """
         if self._patch is not None:
             patch, stride = self._patch
-            short = [(math.ceil(side / stride) - 1) * stride + patch - side for side in x.shape[2:]]
+            short = [((side + stride - 1) // stride - 1) * stride + patch - side for side in x.shape[2:]]
             x = F.pad(x, (0, max(short[1], 0), 0, max(short[0], 0)))
         maps = self.model.forward_intermediates(
             x, indices=self._taps, stop_early=True, intermediates_only=True, output_fmt="NCHW"
