@@ -13,8 +13,8 @@ FLOORS = """
 cli
 prediction benchmarks visualization
 tasks
-engine heads
 integrations
+engine heads
 backbones
 checkpoints layers
 kernels data drawing

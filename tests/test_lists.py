@@ -38,7 +38,7 @@ def toy_route(height, width, *, device=None):
 FOUND = {
     "tests/backbones/test_conformance.py": "toy_nano_test",
     "tests/backbones/test_reference_cases.py": "toy_nano_test_grad",
-    "tests/integrations/test_feature_maps.py": "toy_nano_test",
+    "tests/heads/test_feature_maps.py": "toy_nano_test",
     "tests/kernels/test_routes.py": "toy_route",
     "tests/test_timm_suite.py": "toy_nano_test",
     "tests/test_visualization.py": "toy_nano_test",

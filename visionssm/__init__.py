@@ -31,9 +31,9 @@ from visionssm.kernels import (
 )
 
 if TYPE_CHECKING:
+    from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
-    from visionssm.integrations.torchvision import detection_backbone
     from visionssm.prediction import load_predictor
 
 __version__ = "0.1.0"
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 _IMPORTED_WHEN_USED = {
-    "detection_backbone": "visionssm.integrations.torchvision",
+    "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
     "load_predictor": "visionssm.prediction",

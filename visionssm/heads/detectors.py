@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from visionssm.data.spelling import closest
-from visionssm.integrations.torchvision import detection_backbone
+from visionssm.heads.detection_backbone import detection_backbone
 
 Options = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.ops import FeaturePyramidNetwork
 
-from visionssm.integrations.feature_maps import FeatureMaps
+from visionssm.heads.feature_maps import FeatureMaps
 
 
 class FusedMaps(nn.Module):
@@ -92,7 +92,7 @@ def segmentation_model(
         auxiliary: also give "aux", scores of an FCN head on the last stage but one, for an auxiliary loss.
         pretrained: load published ImageNet weights.
         out_indices: stages that are fused; the first one's stride is that of the head.
-        frozen_stages, in_chans, model_kwargs: see `visionssm.integrations.feature_maps.FeatureMaps`.
+        frozen_stages, in_chans, model_kwargs: see `visionssm.heads.feature_maps.FeatureMaps`.
     Raises:
         ValueError: the name or the head is unknown, or an argument does not fit the model.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visionssm.checkpoints import CheckpointError, convert_state_dict, read_checkpoint, unwrap_state_dict
 from visionssm.checkpoints.fitting import check_values, compare
-from visionssm.integrations.feature_maps import FeatureMaps
+from visionssm.heads.feature_maps import FeatureMaps
 
 BACKBONE = "backbone."
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import visionssm
-from visionssm.integrations.feature_maps import FeatureMaps, SimplePyramid
+from visionssm.heads.feature_maps import FeatureMaps, SimplePyramid
 
 NANO = visionssm.list_models("*_nano_test")
 PLAIN = ["vim_nano_test", "plstm_nano_test"]
