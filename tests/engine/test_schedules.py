@@ -55,3 +55,17 @@ def test_a_schedule_that_ends_where_it_begins_is_named() -> None:
     cfg = {"param_scheduler": {"type": "CosineAnnealingLR", "begin": 4, "end": 4}}
     with pytest.raises(ConfigError, match=r"CosineAnnealingLR\) ends at epoch 4 but begins at 4"):
         check_schedules(cfg)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "two", True])
+@pytest.mark.parametrize("key", ["train_cfg.max_epochs", "train_cfg.val_interval", "train_dataloader.batch_size"])
+def test_a_length_that_is_no_count_is_named(key: str, value: object) -> None:
+    cfg = prepare(ROOT / "configs/vmamba_nano_digits.py", options={key: value})
+    with pytest.raises(ConfigError, match=rf"{key} must be a whole number, 1 or more, got"):
+        check_config(cfg)
+
+
+def test_a_negative_number_of_workers_is_named() -> None:
+    cfg = prepare(ROOT / "configs/vmamba_nano_digits.py", options={"val_dataloader.num_workers": -1})
+    with pytest.raises(ConfigError, match=r"val_dataloader\.num_workers must be a whole number, 0 or more, got -1"):
+        check_config(cfg)

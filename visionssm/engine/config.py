@@ -128,9 +128,20 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         for key in loader if isinstance(loader, Mapping) else ():
             if key not in _LOADER_KEYS:
                 raise ConfigError(f"unknown key {key!r} in {name}; closest: {closest(key, _LOADER_KEYS)}")
+        for key, least in (("batch_size", 1), ("num_workers", 0)):
+            if isinstance(loader, Mapping) and loader.get(key) is not None:
+                _check_count(f"{name}.{key}", loader[key], least)
+
+
+def _check_count(where: str, value: Any, least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{where} must be a whole number, {least} or more, got {value!r}")
 
 
 def _check_train_cfg(section: Any) -> None:
+    for key in ("max_epochs", "max_iters", "val_interval"):
+        if isinstance(section, Mapping) and key in section:
+            _check_count(f"train_cfg.{key}", section[key])
     if not isinstance(section, Mapping) or "type" in section:
         return
     loop = "ResumableEpochLoop" if section.get("by_epoch", True) else "ResumableIterLoop"
