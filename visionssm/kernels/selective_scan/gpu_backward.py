@@ -16,6 +16,7 @@ from visionssm.kernels.selective_scan.gpu_steps import (
     raw_steps,
     row_of,
     softplus_excess,
+    step_weights,
     sum_of_channels,
     then_and_before,
     visited_pixels,
@@ -49,17 +50,9 @@ def part_flows(
     d = tl.multiple_of(block * CHANNELS + tl.arange(0, CHANNELS), 1)
     on_d = d < D
     n_index = tl.arange(0, N_PADDED)
-    if dt_weight is None:
-        column, on_column = d, on_d
-        w1, w2, w3 = d, d, d
-    else:
-        column = tl.arange(0, RANK_PADDED)
-        on_column = column < RANK
-        weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
-        w1, w2, w3 = exact_parts(weight, dt.dtype.element_ty, PRECISION)
-    bias = tl.zeros([CHANNELS], tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + route * D + d, mask=on_d, other=0.0)
+    column, on_column, w1, w2, w3, bias = step_weights(
+        dt, dt_weight, dt_bias, route, d, on_d, D, RANK, RANK_PADDED, PRECISION
+    )
 
     flow = tl.zeros([N_PADDED, CHANNELS], tl.float32)
     delta_sum = tl.zeros([CHANNELS], tl.float32)
@@ -223,18 +216,11 @@ def selective_scan_backward(
     n_index = tl.arange(0, N_PADDED)
     step = tl.arange(0, STEPS)
 
-    if dt_weight is None:
-        column, on_column = d, on_d
-        w1, w2, w3 = d, d, d
-    else:
-        column = tl.arange(0, RANK_PADDED)
-        on_column = column < RANK
-        weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
-        w1, w2, w3 = exact_parts(weight, dt.dtype.element_ty, PRECISION)
+    column, on_column, w1, w2, w3, bias = step_weights(
+        dt, dt_weight, dt_bias, route, d, on_d, D, RANK, RANK_PADDED, PRECISION
+    )
+    if dt_weight is not None:
         grad_weight_sum = tl.zeros([RANK_PADDED, CHANNELS], tl.float32)
-    bias = tl.zeros([CHANNELS], tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + route * D + d, mask=on_d, other=0.0)
     if skip is not None:
         skip_d = tl.load(skip + route * D + d, mask=on_d, other=0.0)
     grad_bias_sum = tl.zeros([CHANNELS], tl.float32)

@@ -9,12 +9,12 @@ import triton.language as tl
 
 from visionssm.kernels.selective_scan.gpu_steps import (
     LOG2E,
-    exact_parts,
     load_tile,
     program_place,
     raw_steps,
     row_of,
     softplus_excess,
+    step_weights,
     visited_pixels,
     walk_chunk,
 )
@@ -84,17 +84,9 @@ def selective_scan_forward(
     n_index = tl.arange(0, N_PADDED)
     step = tl.arange(0, STEPS)
 
-    if dt_weight is None:
-        column, on_column = d, on_d
-        w1, w2, w3 = d, d, d
-    else:
-        column = tl.arange(0, RANK_PADDED)
-        on_column = column < RANK
-        weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
-        w1, w2, w3 = exact_parts(weight, dt.dtype.element_ty, PRECISION)
-    bias = tl.zeros([CHANNELS], tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + route * D + d, mask=on_d, other=0.0)
+    column, on_column, w1, w2, w3, bias = step_weights(
+        dt, dt_weight, dt_bias, route, d, on_d, D, RANK, RANK_PADDED, PRECISION
+    )
     if skip is not None:
         skip_d = tl.load(skip + route * D + d, mask=on_d, other=0.0)
 

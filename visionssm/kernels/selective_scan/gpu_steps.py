@@ -158,6 +158,29 @@ def load_tile(base, rows, inside, columns, on_columns):
 
 
 @triton.jit
+def step_weights(
+    dt, dt_weight, dt_bias, route, d, on_d,
+    D: tl.constexpr, RANK: tl.constexpr, RANK_PADDED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What makes step sizes of dt for a block of channels: columns to read of dt, the weight's `exact_parts`, the bias.
+
+    Without a weight the columns are the channels, and the parts stand for nothing.
+    """
+    if dt_weight is None:
+        column, on_column = d, on_d
+        w1, w2, w3 = d, d, d
+    else:
+        column = tl.arange(0, RANK_PADDED)
+        on_column = column < RANK
+        weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
+        w1, w2, w3 = exact_parts(weight, dt.dtype.element_ty, PRECISION)
+    bias = tl.zeros([d.shape[0]], tl.float32)
+    if dt_bias is not None:
+        bias = tl.load(dt_bias + route * D + d, mask=on_d, other=0.0)
+    return column, on_column, w1, w2, w3, bias
+
+
+@triton.jit
 def raw_steps(steps, w1, w2, w3, bias, exists, RANK: tl.constexpr, PRECISION: tl.constexpr):
     """dt + bias, float32 (STEPS, CHANNELS), from dt itself or from its low-rank factor.
 
