@@ -11,12 +11,14 @@ from visionssm.kernels import (
     LowRank,
     deformable_sum,
     linear_recurrence,
+    neighbour_table,
     non_causal_ssd,
     plstm2d,
     plstm2d_four_directions,
     routes,
     scan_states,
     selective_scan,
+    sparse_conv,
     ssd,
 )
 from visionssm.kernels.plstm2d import propagation_gates
@@ -59,6 +61,13 @@ def _deformable() -> tuple[list[Tensor], Call]:
     return inputs, deformable_sum
 
 
+def _sparse() -> tuple[list[Tensor], Call]:
+    pixels = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 1, 2], [0, 3, 3], [1, 0, 2]], device="cpu")
+    table = neighbour_table(pixels, (4, 4))
+    inputs = [normal(6, 3), normal(9, 3, 4), normal(4)]
+    return inputs, lambda x, weight, bias: sparse_conv(x, weight, table.to(x.device), bias)
+
+
 def _recurrence() -> tuple[list[Tensor], Call]:
     return [normal(1, 6), normal(20, 6)], lambda a, b: linear_recurrence(a.sigmoid(), b, dim=0)
 
@@ -85,6 +94,7 @@ OPERATORS = {
     "ssd": _ssd,
     "non_causal_ssd": _non_causal,
     "deformable_sum": _deformable,
+    "sparse_conv": _sparse,
     "linear_recurrence": _recurrence,
     "plstm2d": lambda: _plstm(1),
     "plstm2d_four_directions": lambda: _plstm(4),

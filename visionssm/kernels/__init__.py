@@ -7,6 +7,7 @@ from visionssm.kernels.linear_recurrence import linear_recurrence, linear_recurr
 from visionssm.kernels.plstm2d import plstm2d, plstm2d_four_directions
 from visionssm.kernels.selective_scan import LowRank, selective_scan
 from visionssm.kernels.selective_scan.states import scan_states
+from visionssm.kernels.sparse_conv import neighbour_table, sparse_conv
 from visionssm.kernels.ssd import non_causal_ssd, ssd
 
 __all__ = [
@@ -14,12 +15,14 @@ __all__ = [
     "deformable_sum",
     "linear_recurrence",
     "linear_recurrence_step",
+    "neighbour_table",
     "non_causal_ssd",
     "plstm2d",
     "plstm2d_four_directions",
     "routes",
     "scan_states",
     "selective_scan",
+    "sparse_conv",
     "ssd",
     "use_backend",
 ]
