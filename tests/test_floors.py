@@ -18,7 +18,7 @@ engine heads
 backbones
 checkpoints layers
 kernels data drawing
-files extras
+files extras processes
 """
 """From the top down; within a line, and between the folders of `tasks`, there may be arrows but no circles."""
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from tests.engine.tiny import write_config
+from tests.forks import run_forked
 from visionssm.cli.launch import train
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +70,32 @@ def test_checkpoint_of_another_size_is_told(
     arguments = [str(trained / "tiny.py"), str(trained / "epoch_1.pth"), "--work-dir", str(tmp_path)]
     assert tool.main([*arguments, "--cfg-options", "model.num_classes=11"]) == 1
     assert "num_classes is 10, the config's 11" in capsys.readouterr().err
+
+
+def test_processes_share_the_samples_and_one_of_them_writes_and_prints(
+    tool: ModuleType, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(folder: Path) -> int:
+        arguments = [str(trained / "tiny.py"), str(trained / "epoch_1.pth"), "--work-dir", str(folder / "work")]
+        arguments += ["--out", str(folder / "out.csv"), "--pictures", str(folder / "pictures")]
+        odd = ["val_dataloader.dataset.val_fraction=0.0175", "val_dataloader.batch_size=10"]
+        return tool.main([*arguments, "--cfg-options", *odd])
+
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert evaluate(alone) == 0
+    figures = {line for line in capfd.readouterr().out.splitlines() if line.startswith(("top", "nll"))}
+    ended = run_forked(4, lambda rank: evaluate(shared), tmp_path / "said")
+
+    assert [x.status for x in ended] == [0] * 4, ended
+    assert {line for line in ended[0].out.splitlines() if line.startswith(("top", "nll"))} == figures
+    assert [x.out for x in ended[1:]] == [""] * 3
+    rows = [list(csv.DictReader((folder / "out.csv").open())) for folder in (alone, shared)]
+    assert len(rows[0]) == 30, "no multiple of the number of processes"
+    assert [row["sample"] for row in rows[1]] == [row["sample"] for row in rows[0]]
+    for one, two in zip(*rows, strict=True):
+        assert one["predicted"] == two["predicted"]
+        assert float(one["score_1"]) == pytest.approx(float(two["score_1"]), rel=1e-4)
+    assert len({x.name for x in (alone / "pictures").rglob("*.png")}) == 30
+    assert {x.name for x in (alone / "pictures").rglob("*.png")} == {
+        x.name for x in (shared / "pictures").rglob("*.png")
+    }

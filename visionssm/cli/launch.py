@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visionssm.engine.errors import ConfigError
 from visionssm.extras import MissingExtraError
+from visionssm.processes import adopt, naming_lost_processes
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -50,10 +50,10 @@ def prepare(
 
     if launcher not in LAUNCHERS:
         raise ConfigError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
-    if launcher == "pytorch" and "LOCAL_RANK" not in os.environ:
-        raise ConfigError(
-            "--launcher pytorch needs torchrun: torchrun --nproc-per-node=GPUS tools/train.py CONFIG --launcher pytorch"
-        )
+    try:
+        adopt(launcher)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     cfg = load_config(config, options)
     cfg.launcher = launcher
     for task in use_tasks(cfg):
@@ -101,7 +101,8 @@ def train(
         cfg.load_from = None if resume is True else str(resume)
     runner = VisionRunner.from_cfg(cfg)
     try:
-        runner.train()
+        with naming_lost_processes():
+            runner.train()
     finally:
         for hook in runner.hooks:
             if isinstance(hook, ProgressHook):
@@ -157,9 +158,11 @@ def evaluate(
     if scope is not None:
         for hook in scope.test_hooks(pictures, out):
             runner.register_hook(hook)
-        return runner.test()
+        with naming_lost_processes():
+            return runner.test()
     metric = _complete(runner, pictures, out)
-    metrics = runner.test()
+    with naming_lost_processes():
+        metrics = runner.test()
     if is_main_process():
         dataset = runner.test_dataloader.dataset
         if pictures is not None:

@@ -6,6 +6,8 @@ CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier,
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
 Files that cannot be read are listed on standard error and do not stop the rest.
 
+Several GPUs or processes share the files: torchrun --nproc-per-node=8 tools/predict.py CHECKPOINT FOLDER --out …
+
 Exit status: 0 if at least one file could be used, 1 if none could be read, 2 if the arguments or the checkpoint are
 unusable.
 """
@@ -17,17 +19,30 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import visionssm  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
+from visionssm.cli.launch import LAUNCHERS
 from visionssm.data.text import printable
-from visionssm.prediction import Predictions, find_files, load_predictor, predict_files, write_predictions
+from visionssm.prediction import (
+    Predictions,
+    find_files,
+    load_predictor,
+    predict_share,
+    together,
+    write_predictions,
+)
+from visionssm.prediction.files import Outcome
+from visionssm.processes import Group, LostProcessError, device, joined, launcher, rank, silent
 
 Row = tuple[str, ...]
+_MENDABLE = (ValueError, OSError, ImportError)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,7 +61,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="that makes another task known"
     )
-    parsed = parser.parse_args(arguments)
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default=launcher(), help="slurm: srun started several; torchrun is noticed"
+    )
+    with silent() if rank() else nullcontext():
+        return _checked(parser, parser.parse_args(arguments))
+
+
+def _checked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.Namespace:
     if (parsed.top_k is not None and parsed.top_k < 1) or parsed.batch_size < 1:
         parser.error("--top-k and --batch-size must be at least 1")
     if parsed.out is not None and parsed.out.suffix.lower() not in (".csv", ".json"):
@@ -97,24 +119,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     try:
+        with joined(options.launcher) as group:
+            return group.agree(_run(options, group))
+    except (LostProcessError, ValueError) as error:
+        tell(error)
+        return 2
+
+
+def _run(options: argparse.Namespace, group: Group) -> int:
+    """This process's share; process 0 writes and prints what all have found, and returns the exit status."""
+    files = group.agree(find_files(options.images) if group.rank == 0 else [])
+    found: tuple[tuple[str, ...], list[Outcome]] | None = None
+    try:
         for module in options.imports:
             importlib.import_module(module)
         predictor = load_predictor(
             options.checkpoint, model_name=options.model, top_k=options.top_k, threshold=options.threshold
         )
-        files = find_files(options.images)
-        predictions = predict_files(
+        outcomes = predict_share(
             predictor,
             files,
-            device=options.device,
+            share=(group.rank, group.count),
+            device=device(options.device),
             batch_size=options.batch_size,
             pictures=options.pictures,
             masks=options.masks,
-            progress=partial(print_progress, len(files)) if sys.stderr.isatty() else None,
+            progress=partial(print_progress, len(files)) if group.rank == 0 and sys.stderr.isatty() else None,
         )
+        found = predictor.columns, outcomes
+    except _MENDABLE as error:
+        tell(error)
+    shares = group.gather(found)
+    if shares is None:
+        return 0  # what counts is process 0's
+    if None in shares:
+        return 2
+    return _report(options, files, shares)
+
+
+def _report(options: argparse.Namespace, files: Sequence[Path], shares: Sequence[Any]) -> int:
+    """Write and print what was found; returns the exit status."""
+    try:
+        predictions = together(shares[0][0], [outcomes for _, outcomes in shares])
         if options.out is not None:
             write_predictions(predictions, options.out)
-    except (ValueError, OSError, ImportError) as error:
+    except _MENDABLE as error:
         tell(error)
         return 2
     if predictions.read:

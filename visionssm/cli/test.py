@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
 from visionssm.cli.options import add_config_options
 from visionssm.engine.errors import USER_ERRORS
+from visionssm.processes import launcher, rank, silent
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,9 +28,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write a classifier's prediction of every sample")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with what was found in it")
     parser.add_argument("--work-dir", type=Path, help="for logs; work_dirs/CONFIG by default")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default=launcher())
     add_config_options(parser)
-    return parser.parse_args(arguments)
+    with silent() if rank() else nullcontext():
+        return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         tell(error)
         return 1
-    for name, value in metrics.items():
+    for name, value in metrics.items() if rank() == 0 else ():
         print(f"{name}: {value:.4f}")
     return 0

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
 from visionssm.cli.options import add_config_options
 from visionssm.engine.errors import USER_ERRORS
+from visionssm.processes import launcher, rank, silent
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,9 +37,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="go on from the newest checkpoint of the work folder, or from PATH",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default=launcher())
     add_config_options(parser)
-    return parser.parse_args(arguments)
+    with silent() if rank() else nullcontext():
+        return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

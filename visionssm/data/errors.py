@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class DatasetError(ValueError):
@@ -25,3 +26,6 @@ class UnreadableFileError(ValueError):
         super().__init__(f"cannot read {str(path)!r}: {reason}")
         self.path = Path(path)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnreadableFileError, (self.path, self.reason)

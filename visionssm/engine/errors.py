@@ -5,6 +5,7 @@ from __future__ import annotations
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
 from visionssm.extras import MissingExtraError
+from visionssm.processes import LostProcessError
 
 
 class ConfigError(ValueError):
@@ -25,6 +26,7 @@ USER_ERRORS = (
     ConfigError,
     DatasetError,
     FileNotFoundError,
+    LostProcessError,
     MissingExtraError,
     NonFiniteError,
 )

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,6 +45,7 @@ from visionssm.engine.plain import restore_histories, to_plain
 from visionssm.engine.resuming import check_resumed
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.workfolder import check_writable, locked, set_aside
+from visionssm.processes import adopt
 
 
 @RUNNERS.register_module()
@@ -86,11 +86,8 @@ class VisionRunner(Runner):
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """MMEngine's set-up, `env_cfg.cpu_threads`, gloo for processes without a GPU, and a name of its own per run."""
+        adopt(self._launcher)
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
-            if self._launcher == "slurm":
-                os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))
-                os.environ.setdefault("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
-                os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
         if env_cfg.get("cpu_threads"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
+from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
+from mmengine.evaluator.metric import _to_cpu
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, Registry
 
 from visionssm.engine.task import Metric, Places, Task, all_tasks, located
+from visionssm.processes import Group, channel
 
 
 def use_tasks(cfg: Mapping[str, Any]) -> list[Task]:
@@ -78,6 +82,25 @@ def _for_mmengine(kind: Any) -> Any:
         def __init__(self, collect_device: str = "cpu", prefix: str | None = None, **options: Any) -> None:
             BaseMetric.__init__(self, collect_device, prefix)
             kind.__init__(self, **options)
+
+        def evaluate(self, size: int) -> dict[str, float]:
+            """MMEngine's; results of several processes meet in the first one's memory, not in a folder that all share.
+
+            A task's metric gets them in the order of the data set, without those that fill up the last batches.
+            """
+            if get_world_size() == 1:
+                return super().evaluate(size)
+            with channel() as group:
+                parts = Group(get_rank(), get_world_size(), group).gather(_to_cpu(self.results))
+            self.results.clear()
+            figures: list[Any] = [None]
+            if parts is not None:
+                ordered = [result for turn in zip_longest(*parts) for result in turn if result is not None]
+                figures = [self.compute_metrics(ordered[:size])]
+                if self.prefix:
+                    figures = [{f"{self.prefix}/{name}": value for name, value in figures[0].items()}]
+            broadcast_object_list(figures)
+            return figures[0]
 
     Collected.__name__, Collected.__qualname__, Collected.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
     return Collected

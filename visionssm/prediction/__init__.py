@@ -7,7 +7,15 @@
 from __future__ import annotations
 
 from visionssm.engine.task import Predictor, Result
-from visionssm.prediction.files import Prediction, Predictions, find_files, predict_files, write_predictions
+from visionssm.prediction.files import (
+    Prediction,
+    Predictions,
+    find_files,
+    predict_files,
+    predict_share,
+    together,
+    write_predictions,
+)
 from visionssm.prediction.loading import load_classifier, load_predictor
 from visionssm.tasks.classification.predictor import Classifier, registered_classifier
 from visionssm.tasks.detection.predictor import Detector
@@ -25,6 +33,8 @@ __all__ = [
     "load_classifier",
     "load_predictor",
     "predict_files",
+    "predict_share",
     "registered_classifier",
+    "together",
     "write_predictions",
 ]

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,21 @@ class UnusableFileError(UnreadableFileError):
         cause: what the predictor raised.
     """
 
-    def __init__(self, path: Path, cause: Exception) -> None:
-        super().__init__(path, f"the model cannot be applied to it ({type(cause).__name__}: {cause})")
+    def __init__(self, path: Path, cause: Exception, reason: str | None = None) -> None:
+        super().__init__(path, reason or f"the model cannot be applied to it ({type(cause).__name__}: {cause})")
         self.cause = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnusableFileError, (self.path, _portable(self.cause), self.reason)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that another process can be given: itself, or its text where it cannot be copied."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,10 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     return [file for path in map(Path, paths) for file in (files_below(path) if os.path.isdir(path) else [path])]
 
 
-@torch.inference_mode()
+Outcome = tuple[int, Prediction | UnreadableFileError]
+"""What came of a file, behind its number in the list of files."""
+
+
 def predict_files(
     predictor: Predictor,
     paths: Sequence[Path],
@@ -76,7 +92,7 @@ def predict_files(
 
     Args:
         pictures: folder that gets pictures of what was found in every file, as the task's results save them; None for
-            none.
+            none. Their names begin with the file's number in `paths`.
         masks: folder that gets what was found as label images, of segmentation PNG files with a class number per pixel;
             None for none.
         progress: is told after every batch how many files are done.
@@ -85,49 +101,87 @@ def predict_files(
         ValueError: `batch_size` is below 1, or the task has no masks.
         Exception: whatever the predictor raises, if it does so for every file that can be read.
     """
+    options: dict[str, Any] = {"device": device, "batch_size": batch_size, "pictures": pictures, "masks": masks}
+    return together(predictor.columns, [predict_share(predictor, paths, progress=progress, **options)])
+
+
+@torch.inference_mode()
+def predict_share(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    *,
+    share: tuple[int, int] = (0, 1),
+    device: str | torch.device = "cpu",
+    batch_size: int = 16,
+    pictures: str | Path | None = None,
+    masks: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """One process's share of what `predict_files` does; `together` makes one list of all shares.
+
+    Batches are the same however many processes share them, and so are the results.
+
+    Args:
+        share: number of this process, and of how many: it takes every batch whose number leaves that remainder.
+        paths, device, batch_size, pictures, masks, progress: see `predict_files`.
+    Raises:
+        ValueError: `batch_size` is below 1, or the task has no masks.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if masks is not None and not getattr(predictor, "has_masks", False):
         raise ValueError(f"masks does not apply here: a {type(predictor).__name__} gives no label images")
     folders = [Path(folder) for folder in (pictures, masks) if folder is not None]
     predictor.model.to(device)
-    read: list[Prediction] = []
-    unreadable: list[UnreadableFileError] = []
-    for start in range(0, len(paths), batch_size):
-        batch = _samples(predictor, paths[start : start + batch_size], unreadable)
-        for path, sample, result in _results(predictor, batch, unreadable):
-            source = Source(_picture_name(len(read), path), sample)
+    number, count = share
+    outcomes: list[Outcome] = []
+    for start in range(number * batch_size, len(paths), count * batch_size):
+        found = _samples(predictor, paths, range(start, min(start + batch_size, len(paths))), outcomes)
+        for place, sample, result in _results(predictor, paths, found, outcomes):
+            source = Source(_picture_name(place, paths[place]), sample)
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
             if pictures is not None:
                 result.save(Path(pictures), source)
             if masks is not None:
                 result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
-            read.append(Prediction(path, result))
+            outcomes.append((place, Prediction(paths[place], result)))
         if progress is not None:
             progress(min(start + batch_size, len(paths)))
+    return outcomes
+
+
+def together(columns: tuple[str, ...], shares: Iterable[Sequence[Outcome]]) -> Predictions:
+    """All shares as one, in the order of the files.
+
+    Raises:
+        Exception: whatever the predictor raised, if it did so for every file that could be read.
+    """
+    ordered = [found for _, found in sorted((x for share in shares for x in share), key=lambda outcome: outcome[0])]
+    read = [found for found in ordered if isinstance(found, Prediction)]
+    unreadable = [found for found in ordered if isinstance(found, UnreadableFileError)]
     failures = [error.cause for error in unreadable if isinstance(error, UnusableFileError)]
     if failures and not read:  # no file is to blame
         raise failures[0]
-    return Predictions(predictor.columns, read, unreadable)
+    return Predictions(columns, read, unreadable)
 
 
 def _samples(
-    predictor: Predictor, paths: Sequence[Path], unreadable: list[UnreadableFileError]
-) -> list[tuple[Path, Any]]:
-    """Samples of those files that can be read; the others are noted."""
+    predictor: Predictor, paths: Sequence[Path], places: Iterable[int], outcomes: list[Outcome]
+) -> list[tuple[int, Any]]:
+    """Samples of those files that can be read, behind their numbers; the others are noted."""
     found = []
-    for path in paths:
+    for place in places:
         try:
-            found.append((path, predictor.read(path)))
+            found.append((place, predictor.read(paths[place])))
         except UnreadableFileError as error:
-            unreadable.append(error)
+            outcomes.append((place, error))
     return found
 
 
 def _results(
-    predictor: Predictor, batch: Sequence[tuple[Path, Any]], unreadable: list[UnreadableFileError]
-) -> list[tuple[Path, Any, Result]]:
+    predictor: Predictor, paths: Sequence[Path], batch: Sequence[tuple[int, Any]], outcomes: list[Outcome]
+) -> list[tuple[int, Any, Result]]:
     """Results of a batch; where the predictor fails, of the samples one by one, and those it fails for are noted."""
     if not batch:
         return []
@@ -135,10 +189,10 @@ def _results(
         results = predictor([sample for _, sample in batch])
     except Exception as error:
         if len(batch) > 1:
-            return [found for item in batch for found in _results(predictor, [item], unreadable)]
-        unreadable.append(UnusableFileError(batch[0][0], error))
+            return [found for item in batch for found in _results(predictor, paths, [item], outcomes)]
+        outcomes.append((batch[0][0], UnusableFileError(paths[batch[0][0]], error)))
         return []
-    return [(path, sample, result) for (path, sample), result in zip(batch, results, strict=True)]
+    return [(place, sample, result) for (place, sample), result in zip(batch, results, strict=True)]
 
 
 def _picture_name(number: int, path: Path) -> str:
