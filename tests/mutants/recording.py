@@ -1,0 +1,151 @@
+"""Which tests execute which lines of the package, and how long they take.
+
+Records are kept one file for each file of tests, and hold as long as neither that file nor a file of the package that
+its tests execute has changed. Compiled kernels cannot be traced; `judge` looks for their tests by their folder. What
+PyTorch compiles is not traced either: a compiler reads the code instead of running it, and takes minutes when traced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.mutants import forks
+
+Lines = dict[str, set[int]]
+_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A test that passes.
+
+    Attributes:
+        name: pytest's name of it.
+        seconds: what it took, its fixtures included.
+        lines: the numbers of the lines that it executes, by the path of their file relative to the repository.
+    """
+
+    name: str
+    seconds: float
+    lines: Lines
+
+
+class Recorder:
+    """A plugin that writes down which lines each test executes, those of its fixtures of any scope included."""
+
+    def __init__(self, copy: Path, target: Path) -> None:
+        self.prefix, self.target = f"{copy}/visionssm/", target
+        self.tests: dict[str, dict[str, Any]] = {}
+        self.seen: Lines = defaultdict(set)
+        self.of_fixtures: dict[Any, Lines] = {}
+        self._known: dict[str, str] = {}
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        name = frame.f_code.co_filename
+        if name not in self._known:
+            inside = name.startswith(self.prefix)
+            self._known[name] = f"visionssm/{name.removeprefix(self.prefix)}" if inside else ""
+        path = self._known[name]
+        if not path:
+            return None
+        add = self.seen[path].add
+        add(frame.f_lineno)
+
+        def line(frame: FrameType, event: str, argument: object) -> Any:
+            add(frame.f_lineno)
+            return line
+
+        return line
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self.seen = defaultdict(set)
+        self.tests[item.nodeid] = {"seconds": 0.0, "passed": False}
+        begin = time.monotonic()
+        if "compile" not in item.name:
+            threading.settrace(self.trace)
+            sys.settrace(self.trace)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+            definitions = getattr(item, "_fixtureinfo", None)
+            for fixtures in definitions.name2fixturedefs.values() if definitions else ():
+                for fixture in fixtures:
+                    _merge(self.of_fixtures.get(fixture, {}), self.seen)
+            lines = {path: sorted(numbers) for path, numbers in self.seen.items()}
+            self.tests[item.nodeid].update(seconds=time.monotonic() - begin, lines=lines)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
+        if fixturedef.scope == "function":
+            return (yield)
+        before, self.seen = self.seen, defaultdict(set)
+        try:
+            return (yield)
+        finally:
+            self.of_fixtures[fixturedef] = self.seen
+            _merge(self.seen, before)
+            self.seen = before
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.tests[report.nodeid]["passed"] = report.passed
+        elif report.failed:
+            self.tests[report.nodeid]["passed"] = False
+
+    def pytest_sessionfinish(self) -> None:
+        self.target.write_text(json.dumps(self.tests), encoding="utf-8")
+
+
+def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
+    """The tests of a file (relative to the repository) that pass, from their record in a folder or from a new run.
+
+    Tests that are marked slow are left out, as in the default run.
+    """
+    target = folder / f"{'.'.join(test.with_suffix('').parts)}.json"
+    if target.exists():
+        known = json.loads(target.read_text(encoding="utf-8"))
+        if all(_digest(copy / path) == digest for path, digest in known["files"].items()):
+            return [
+                Recorded(x["name"], x["seconds"], {k: set(v) for k, v in x["lines"].items()}) for x in known["tests"]
+            ]
+    fresh = folder / "fresh.json"
+    fresh.unlink(missing_ok=True)
+    status, _ = forks.run(copy, [str(test)], Recorder(copy, fresh), _SECONDS)
+    tests = json.loads(fresh.read_text(encoding="utf-8")) if fresh.exists() else {}
+    for name in [name for name, x in tests.items() if not x["passed"]]:
+        print(f"  left out, does not pass or is skipped: {name}", flush=True)
+        del tests[name]
+    if not tests:
+        print(f"  {test} has no test that passes (exit status {status})", flush=True)
+    paths = sorted({str(test), *(path for x in tests.values() for path in x["lines"])})
+    known = {
+        "files": {path: _digest(copy / path) for path in paths},
+        "tests": [{"name": name, "seconds": x["seconds"], "lines": x["lines"]} for name, x in tests.items()],
+    }
+    fresh.write_text(json.dumps(known), encoding="utf-8")
+    fresh.rename(target)
+    return record(test, copy, folder)
+
+
+def _merge(lines: Lines, into: Lines) -> None:
+    for path, numbers in lines.items():
+        into[path] |= numbers
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
