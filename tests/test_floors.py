@@ -15,7 +15,7 @@ prediction benchmarks visualization
 tasks
 integrations
 engine heads
-backbones
+backbones pointcloud
 checkpoints layers
 kernels data drawing
 files extras processes
