@@ -49,6 +49,7 @@ KINDS = {
     "LION operator": r"lion/operator_.*",
     "LION partition": r"lion/partition_.*",
     "LION voxel features": r"lion/vfe_.*",
+    "IoU of rotated boxes": r"lion/rotated_iou",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "Vim": r"vim/.*",
     "classifier": r".*",

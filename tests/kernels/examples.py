@@ -10,6 +10,7 @@ from torch import Tensor
 from visionssm.kernels import (
     LowRank,
     deformable_sum,
+    gated_linear_attention,
     linear_recurrence,
     neighbour_table,
     non_causal_ssd,
@@ -20,6 +21,7 @@ from visionssm.kernels import (
     selective_scan,
     sparse_conv,
     ssd,
+    ttt_linear,
 )
 from visionssm.kernels.plstm2d import propagation_gates
 
@@ -72,6 +74,26 @@ def _recurrence() -> tuple[list[Tensor], Call]:
     return [normal(1, 6), normal(20, 6)], lambda a, b: linear_recurrence(a.sigmoid(), b, dim=0)
 
 
+def _gated() -> tuple[list[Tensor], Call]:
+    inputs = [normal(2, 20, 3, 4), normal(2, 20, 3, 4), normal(2, 20, 3, 5), normal(2, 20, 3, 4), normal(3, 4)]
+
+    def call(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor]:
+        log_decay = -decay.exp()
+        past = gated_linear_attention(q / 4, k, v, log_decay, bonus)
+        return past, gated_linear_attention(k / 4, q, v, log_decay, reverse=True)
+
+    return inputs, call
+
+
+def _test_time_training() -> tuple[list[Tensor], Call]:
+    sizes = [(2, 10, 2, 3)] * 3 + [(2, 10, 2), (4,), (2, 3, 3), (2, 3), (2, 3), (2, 3)]
+
+    def call(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        return ttt_linear(q, k.sin(), v, rate.sigmoid() / 3, scale.exp(), *rest)
+
+    return [normal(*size) for size in sizes], call
+
+
 def _plstm(directions: int) -> tuple[list[Tensor], Call]:
     lead = (1, 4, 3) if directions == 1 else (1, 4, 4, 3)
     share, scalar = normal(*lead), normal(*lead, 1, 1, 1)
@@ -95,6 +117,8 @@ OPERATORS = {
     "non_causal_ssd": _non_causal,
     "deformable_sum": _deformable,
     "sparse_conv": _sparse,
+    "gated_linear_attention": _gated,
+    "ttt_linear": _test_time_training,
     "linear_recurrence": _recurrence,
     "plstm2d": lambda: _plstm(1),
     "plstm2d_four_directions": lambda: _plstm(4),

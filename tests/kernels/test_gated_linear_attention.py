@@ -1,0 +1,191 @@
+"""Gated linear attention: its definition, its properties on every backend, its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from visionssm.kernels import gated_linear_attention, ssd, use_backend
+
+backends = pytest.mark.parametrize("backend", ["auto", "reference"])
+directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+def make(
+    *,
+    batch: int = 2,
+    steps: int = 21,
+    heads: int = 3,
+    d_state: int = 5,
+    width: int = 4,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Arguments with decays from nearly one to nearly zero, and the bonus."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    sizes = (batch, steps, heads, d_state)
+    return {
+        "q": normal(*sizes),
+        "k": normal(*sizes),
+        "v": normal(batch, steps, heads, width),
+        "log_decay": -(2 * normal(*sizes) - 1).exp(),
+        "bonus": normal(heads, d_state),
+    }
+
+
+def values_and_gradients(arguments: dict[str, Tensor], **options: Any) -> list[Tensor]:
+    leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
+    y = gated_linear_attention(**leaves, **options)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).mul(9).cos().view(y.shape).to(y.dtype)
+    total = (y * weights).sum()
+    return [y, *torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)]
+
+
+def weighted_pairs(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, reverse: bool) -> Tensor:
+    """Each step reads each other one by itself: the sum that the state stands for."""
+    steps = q.shape[1]
+    y = torch.einsum("bthn,hn,bthn,bthp->bthp", q, bonus, k, v)
+    for t in range(steps):
+        for s in range(t + 1, steps) if reverse else range(t):
+            between = log_decay[:, min(s, t) + 1 : max(s, t)].sum(1).exp()
+            y[:, t] += torch.einsum("bhn,bhn,bhn,bhp->bhp", q[:, t], between, k[:, s], v[:, s])
+    return y
+
+
+@backends
+@directions
+def test_each_step_reads_the_others_by_the_decays_between_them(backend: str, reverse: bool) -> None:
+    arguments = make(dtype=torch.float64)
+    with use_backend(backend):
+        y = gated_linear_attention(**arguments, reverse=reverse)
+    torch.testing.assert_close(y, weighted_pairs(**arguments, reverse=reverse))
+
+
+@directions
+def test_gradients_of_the_definition_pass_gradcheck(reverse: bool) -> None:
+    arguments = make(batch=1, steps=4, heads=2, d_state=2, width=3, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in arguments.values()]
+
+    def call(*tensors: Tensor) -> Tensor:
+        return gated_linear_attention(*tensors, reverse=reverse)
+
+    assert torch.autograd.gradcheck(call, leaves)
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
+
+
+SHAPES = {
+    "small": {},
+    "one_of_each": {"steps": 1, "heads": 1, "d_state": 1, "width": 1},
+    "whole_vectors": {"steps": 40, "heads": 2, "d_state": 16, "width": 16},
+    "more_than_vectors": {"steps": 35, "heads": 2, "d_state": 19, "width": 35},
+    "chunks": {"steps": 200, "heads": 1, "d_state": 16, "width": 16},
+}
+
+
+@backends
+@directions
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_equal_the_float64_definition(backend: str, reverse: bool, shape: str) -> None:
+    with use_backend(backend):
+        got = values_and_gradients(make(**SHAPES[shape]), reverse=reverse)
+    arguments = {name: x.double() for name, x in make(**SHAPES[shape]).items()}
+    with use_backend("reference"):
+        expected = values_and_gradients(arguments, reverse=reverse)
+    for ours, want in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours.double(), want, rtol=0, atol=2e-6 * max(1.0, want.abs().max().item()))
+
+
+@backends
+def test_reverse_is_the_flipped_sequence(backend: str) -> None:
+    arguments = make()
+    flipped = {name: x if name == "bonus" else x.flip(1) for name, x in arguments.items()}
+    with use_backend(backend):
+        y = gated_linear_attention(**arguments, reverse=True)
+        torch.testing.assert_close(y, gated_linear_attention(**flipped).flip(1), rtol=1e-5, atol=1e-5)
+
+
+@backends
+def test_one_decay_for_all_keys_is_state_space_duality(backend: str) -> None:
+    """`ssd` reads after it writes; its own write is that of a bonus of one, and the decay comes before."""
+    arguments = make(heads=1)
+    q, k, v = (arguments[name] for name in "qkv")
+    dt = arguments["log_decay"][..., 0].neg()
+    same = -dt[..., None].roll(-1, 1).expand_as(q)  # the decay of the step that follows
+    with use_backend(backend):
+        y = gated_linear_attention(q, k, dt[..., None] * v, same, torch.ones(1, 5))
+        decayed = gated_linear_attention(q * (-dt[..., None]).exp(), k, dt[..., None] * v, -dt[..., None].expand_as(q))
+    own = torch.einsum("blhn,blhn,blhp->blhp", q, k, dt[..., None] * v)
+    expected = ssd(v, dt, -torch.ones(1), k, q)
+    torch.testing.assert_close(decayed + own, expected, rtol=1e-4, atol=1e-5)
+    assert y.shape == expected.shape
+
+
+@backends
+def test_huge_decays_forget_and_none_keeps_everything(backend: str) -> None:
+    arguments = make()
+    bonus = arguments.pop("bonus")
+    with use_backend(backend):
+        arguments["log_decay"] = torch.full_like(arguments["q"], -1e30)
+        last = gated_linear_attention(**arguments, bonus=bonus)
+        arguments["log_decay"] = torch.zeros_like(arguments["q"])
+        whole = gated_linear_attention(**arguments, bonus=bonus)
+    q, k, v = (arguments[name] for name in "qkv")
+    own = torch.einsum("blhn,hn,blhn,blhp->blhp", q, bonus, k, v)
+    before = torch.einsum("blhn,blhn,blhp->blhp", q[:, 1:], k[:, :-1], v[:, :-1])
+    torch.testing.assert_close(last[:, 1:], own[:, 1:] + before, rtol=1e-4, atol=1e-5)
+    states = torch.einsum("blhn,blhp->blhnp", k, v).cumsum(1)
+    torch.testing.assert_close(
+        whole[:, 1:], own[:, 1:] + torch.einsum("blhn,blhnp->blhp", q[:, 1:], states[:, :-1]), rtol=1e-4, atol=1e-4
+    )
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_state_in_float32(backend: str, dtype: torch.dtype) -> None:
+    arguments = {name: x.to(dtype) for name, x in make(steps=300).items()}
+    with use_backend("reference"):
+        expected = gated_linear_attention(**{name: x.double() for name, x in arguments.items()})
+    with use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+        y = gated_linear_attention(**arguments)
+    assert y.dtype == dtype
+    assert float((y - expected).abs().max() / expected.abs().max()) < torch.finfo(dtype).eps
+
+
+@backends
+@directions
+@pytest.mark.parametrize("empty", [{"steps": 0}, {"batch": 0}])
+def test_nothing_gives_nothing(backend: str, reverse: bool, empty: dict[str, int]) -> None:
+    with use_backend(backend):
+        y, *gradients = values_and_gradients(make(**empty), reverse=reverse)
+    assert y.shape == make(**empty)["v"].shape
+    assert not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("q", (2, 21, 15), r"q has shape \(2, 21, 15\); expected \(B, L, H, N\)"),
+        ("k", (2, 21, 3, 4), r"k has shape .*N=5"),
+        ("v", (2, 20, 3, 4), r"v has shape .*L=21"),
+        ("log_decay", (2, 21, 3, 1), r"log_decay has shape .*N=5"),
+        ("bonus", (3, 4), r"bonus has shape .*N=5"),
+    ],
+)
+def test_wrong_shapes_are_named(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gated_linear_attention(**{**make(), name: torch.zeros(shape)})
+
+
+def test_integers_and_mixed_devices_are_refused() -> None:
+    arguments = make()
+    with pytest.raises(ValueError, match="k has dtype"):
+        gated_linear_attention(**{**arguments, "k": arguments["k"].long()})
+    with pytest.raises(ValueError, match="v is on meta and q on cpu"):
+        gated_linear_attention(**{**arguments, "v": arguments["v"].to("meta")})
