@@ -25,6 +25,7 @@ ONLY_PARSED = {
     r"imagenet|_coco|_ade20k|PATH": "needs a data set",
     r"arrow_pointing|moving_digits|_mmdet|_mmseg": "trains for minutes; tests/tasks train it for a step",
     r"benchmark\.py|inspect_kernels\.py": "measures for minutes",
+    r"finetune_folder": "needs a folder of classes; tests/tasks/classification/test_folder.py trains it",
     r"--launcher": "needs several processes",
     r"vssm1_|--pretrained": "needs a file of the authors",
     r"epoch_300|CHECKPOINT|…": "stands for any",

@@ -148,10 +148,6 @@ def evaluate(
         cfg[key] = None
     cfg.resume, cfg.load_from = False, str(checkpoint)
     scope = SCOPES.get(cfg.get("default_scope") or "")
-    if scope is not None:  # nothing to download: the checkpoint has all weights
-        scope.without_downloads(cfg)
-    elif cfg.model.get("pretrained"):
-        cfg.model.pretrained = False
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EMAHook"]
     runner = VisionRunner.from_cfg(cfg)
     pictures, out = (None if path is None else Path(path) for path in (pictures, out))

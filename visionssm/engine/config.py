@@ -31,6 +31,7 @@ from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
 from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
+from visionssm.engine.task import located
 from visionssm.engine.types import offered_names, use_tasks
 from visionssm.extras import MissingExtraError, extra_of
 
@@ -109,9 +110,10 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key, its section and the closest valid key.
     """
-    use_tasks(cfg)
+    known = RUNNER_KEYS.union(*(task.options for task in use_tasks(cfg)))
     scope = SCOPES.get(cfg.get("default_scope") or "")
-    known = RUNNER_KEYS if scope is None else RUNNER_KEYS | scope.config_keys
+    if scope is not None:
+        known |= scope.config_keys
     for key in cfg:
         if not key.startswith("_") and key not in known:
             raise ConfigError(
@@ -234,6 +236,17 @@ def _accepted_keys(target: Any) -> set[str] | None:
 
 def _name(kind: Any) -> str:
     return kind if isinstance(kind, str) else kind.__name__
+
+
+def complete_config(cfg: Any) -> None:
+    """Fill in, in place, what a configuration leaves to its data, if its tasks know how.
+
+    Raises:
+        DatasetError: the data are missing.
+    """
+    for task in use_tasks(cfg):
+        if task.completes is not None:
+            located(task.completes)(cfg)
 
 
 def check_data(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 import mmengine
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
@@ -36,7 +37,7 @@ from visionssm.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from visionssm.engine.config import check_config, check_data
+from visionssm.engine.config import check_config, check_data, complete_config
 from visionssm.engine.errors import CheckpointError, ConfigError, NonFiniteError
 from visionssm.engine.interrupts import Interrupted, Requests
 from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
@@ -76,9 +77,10 @@ class VisionRunner(Runner):
             DatasetError: a data set is missing or incomplete.
         """
         check_config(cfg)
+        cfg = copy.deepcopy(cfg)
+        complete_config(cfg)
         check_data(cfg)
         check_writable(cfg["work_dir"])
-        cfg = copy.deepcopy(cfg)
         _adopt_seed(cfg)
         return super().from_cfg(cfg)
 
@@ -114,6 +116,18 @@ class VisionRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     # -- building ------------------------------------------------------------------------------------------------------
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """MMEngine's; no published weights are fetched where a checkpoint brings all of them."""
+        if isinstance(model, Mapping) and (self._load_from or (self._resume and find_last_checkpoint(self.work_dir))):
+            alone = ConfigDict(model=copy.deepcopy(model))
+            scope = SCOPES.get(self.cfg.get("default_scope") or "")
+            if scope is not None:
+                scope.without_downloads(alone)
+            elif alone.model.get("pretrained"):
+                alone.model.pretrained = False
+            model = alone.model
+        return super().build_model(model)
 
     @staticmethod
     def build_dataloader(

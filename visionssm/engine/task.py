@@ -156,6 +156,8 @@ class Task:
         scope: value of `default_scope` in its configs, for tasks whose models belong to another package.
         prepares: modules that are imported before a config of it is looked at, as those that fill `SCOPES`.
         config: top-level keys that its configs get where they have none.
+        options: further top-level keys that mean something in its configs.
+        completes: "module:function" that fills in, in place, what a config leaves to its data.
     """
 
     name: str
@@ -169,6 +171,8 @@ class Task:
     scope: str | None = None
     prepares: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
+    completes: str | None = None
 
     @property
     def types(self) -> frozenset[str]:

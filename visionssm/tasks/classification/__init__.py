@@ -14,10 +14,13 @@ TASK = Task(
     },
     datasets={
         "TimmDataset": f"{_HERE}.data:timm_dataset",
+        "FolderDataset": f"{_HERE}.folder:folder_dataset",
         "DigitsDataset": "visionssm.data.digits:DigitsDataset",
         "ArrowPointingDataset": f"{_HERE}.arrow_pointing:ArrowPointingDataset",
     },
     metrics={"ClassificationMetric": f"{_HERE}.metric:ClassificationMetric"},
     hooks={"MesaHook": f"{_HERE}.mesa:MesaHook"},
+    options=frozenset({"root"}),
+    completes=f"{_HERE}.completing:complete",
     makes_predictor=f"{_HERE}.predictor:trained_classifier",
 )

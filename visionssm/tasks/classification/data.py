@@ -86,7 +86,7 @@ def timm_dataset(
     if hasattr(source, "loader"):  # torchvision's folders
         source.loader = partial(read_image, mode=mode)
     pipeline = create_transform(**transform, is_training=training)
-    about = {"classes": _class_names(source, classes), "input": _input_description(transform)}
+    about = {"classes": _class_names(source, classes), "input": input_description(transform)}
     if prefix in STREAMS:
         return ClassificationStream(source, pipeline, about, seed, mode)
     return ClassificationImages(source, pipeline, about, mode, training, corrupt == "raise")
@@ -214,10 +214,7 @@ def check_timm_dataset(
     """
     if corrupt not in ("skip", "raise"):
         raise DatasetError(f"corrupt must be 'skip' or 'raise', got {corrupt!r}")
-    known = set(inspect.signature(create_transform).parameters) - {"is_training"}
-    for key in transform or ():
-        if key not in known:
-            raise DatasetError(f"unknown key {key!r} in the data set's transform; closest: {closest(key, known)}")
+    check_transform(transform)
     prefix = _prefix(name)
     package = _PACKAGES.get(prefix)
     if package and importlib.util.find_spec(package) is None:
@@ -230,6 +227,18 @@ def check_timm_dataset(
             raise DatasetError(f"data set not found: looked for the folder {os.path.abspath(root)!r}. {HELP}")
     if prefix in ("", "folder"):
         _check_class_folders(_split_folder(Path(str(root)).expanduser(), split), (options or {}).get("class_map"))
+
+
+def check_transform(transform: Mapping[str, Any] | None) -> None:
+    """Refuse keys that `timm.data.create_transform` does not take.
+
+    Raises:
+        DatasetError: with the closest key.
+    """
+    known = set(inspect.signature(create_transform).parameters) - {"is_training"}
+    for key in transform or ():
+        if key not in known:
+            raise DatasetError(f"unknown key {key!r} in the data set's transform; closest: {closest(key, known)}")
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -293,7 +302,8 @@ def _channels(transform: Mapping[str, Any]) -> int:
     return int(size[0]) if isinstance(size, Sequence) and len(size) == 3 else 3
 
 
-def _input_description(transform: Mapping[str, Any]) -> dict[str, Any]:
+def input_description(transform: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the images: size, mean, std, interpolation and crop of a transform."""
     size = transform.get("input_size", 224)
     if isinstance(size, int):
         size = (3, size, size)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
+from mmengine.logging import print_log
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import visionssm  # noqa: F401  registers the models
+from visionssm.checkpoints import CheckpointError, DownloadError
 from visionssm.data.spelling import closest
 from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
+
+IF_REACHABLE = "if reachable"
+"""Value of `pretrained`, see `ImageClassifier`."""
 
 
 class ImageClassifier(TaskModel):
@@ -21,9 +28,10 @@ class ImageClassifier(TaskModel):
 
     Args:
         name: of the model, registered with timm.
-        num_classes: must be that of the data set.
+        num_classes: must be that of the data set; None only where a `FolderDataset` says it.
         in_chans: image channels.
-        pretrained: start from published weights.
+        pretrained: start from published weights; `IF_REACHABLE`: from random ones, with a warning, where they cannot be
+            downloaded; a path: from the file of the published weights, or a best.safetensors.
         drop_rate: dropout before the classifier.
         drop_path_rate: largest stochastic-depth rate; None for the model's own.
         model_kwargs: further arguments of `timm.create_model`.
@@ -32,6 +40,7 @@ class ImageClassifier(TaskModel):
         label_smoothing: share of the target that is spread over all classes.
     Raises:
         ConfigError: the name or an argument is unknown.
+        CheckpointError: the weights cannot be had or do not fit.
     """
 
     task = "classification"
@@ -41,9 +50,9 @@ class ImageClassifier(TaskModel):
     def __init__(
         self,
         name: str,
-        num_classes: int = 1000,
+        num_classes: int | None = 1000,
         in_chans: int = 3,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
         drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
@@ -54,12 +63,14 @@ class ImageClassifier(TaskModel):
     ) -> None:
         if not timm.is_model(name.split(".")[0]):
             raise ConfigError(f"model.name={name!r} is not registered; closest: {closest(name, timm.list_models())}")
+        if num_classes is None:
+            raise ConfigError("model.num_classes=None: give the number of classes (a FolderDataset alone says it)")
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
         arguments |= dict(model_kwargs or {})
         try:
-            network = timm.create_model(name, pretrained=pretrained, **arguments)
+            network = _network(name, pretrained, arguments)
         except TypeError as error:
             raise ConfigError(
                 f"model {name!r} does not take these arguments: {error}. Check model.model_kwargs."
@@ -134,6 +145,34 @@ class ImageClassifier(TaskModel):
                 f"model.in_chans={self.about['in_chans']}, but the data set's images have {given['size'][0]} channels"
             )
         return {"input": given}
+
+
+def _network(name: str, pretrained: bool | str, arguments: Mapping[str, Any]) -> nn.Module:
+    source: dict[str, Any] = {"pretrained": bool(pretrained)}
+    if isinstance(pretrained, str) and pretrained != IF_REACHABLE:
+        path = Path(pretrained).expanduser()
+        if not path.is_file():
+            raise CheckpointError(
+                f"model.pretrained={pretrained!r}: there is no such file. It is True, False, {IF_REACHABLE!r}, or the "
+                "path of a file with the published weights"
+            )
+        source["pretrained_cfg_overlay"] = {"file": str(path)}
+    try:
+        return timm.create_model(name, **source, **arguments)
+    except (CheckpointError, OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        missing = isinstance(error, (DownloadError, OSError)) or "No pretrained weights exist" in str(error)
+        told = f"no published weights of {name!r}: {' '.join(str(error).split())}"
+        if not missing or pretrained != IF_REACHABLE:
+            raise CheckpointError(f"{told} Begin without: --cfg-options model.pretrained=False") from error
+        print_log(
+            f"{told}\nTraining begins from RANDOM weights, which takes many more images and epochs. With the file of "
+            "the weights: --cfg-options model.pretrained=FILE",
+            "current",
+            logging.WARNING,
+        )
+    return timm.create_model(name, **arguments)
 
 
 def _mixup(arguments: Mapping[str, Any], num_classes: int, label_smoothing: float) -> Mixup:
