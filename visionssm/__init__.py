@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
+    from visionssm.pointcloud.variants import create_detector, list_detectors
     from visionssm.prediction import load_predictor
 
 __version__ = "0.1.0"
 __all__ = [
     "LowRank",
     "__version__",
+    "create_detector",
     "deformable_sum",
     "detection_backbone",
     "export_archive",
@@ -55,6 +57,7 @@ __all__ = [
     "gated_linear_attention",
     "linear_recurrence",
     "linear_recurrence_step",
+    "list_detectors",
     "list_models",
     "load_official",
     "load_predictor",
@@ -77,9 +80,11 @@ __all__ = [
 ]
 
 _IMPORTED_WHEN_USED = {
+    "create_detector": "visionssm.pointcloud.variants",
     "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
+    "list_detectors": "visionssm.pointcloud.variants",
     "load_predictor": "visionssm.prediction",
     "segmentation_model": "visionssm.heads.segmentors",
 }

@@ -1,0 +1,163 @@
+"""LION's heads and whole detectors against numerical cases of the authors' code: targets, losses, gradients, names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.pointcloud.frames import KITTI, with_real_frames
+from tests.pointcloud.test_reference_cases import TOLERANCE, features_of, loaded, recorded
+from tests.reference_cases import Case, every_case, gradient_norms, relative_gradient_error
+from visionssm.pointcloud.bev import seen_from_above
+from visionssm.pointcloud.boxes import Truth, encode
+from visionssm.pointcloud.detector import LionDetector
+from visionssm.pointcloud.heads.anchor import AnchorHead
+from visionssm.pointcloud.keys import checkpoint_filter_fn
+from visionssm.pointcloud.variants import create_detector
+from visionssm.pointcloud.voxels import Grid
+
+
+def truths_of(entry: dict[str, Any]) -> list[Truth]:
+    """Boxes of the samples of a batch; the authors fill up with zeros, and number classes from 1."""
+    rows = recorded(entry)
+    rows = rows if rows.dim() == 3 else rows[None]
+    return [Truth(x[x[:, -1] > 0, :-1], x[x[:, -1] > 0, -1].long() - 1) for x in rows]
+
+
+def anchors_of(cfg: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "size": kind["anchor_sizes"][0],
+            "bottom": kind["anchor_bottom_heights"][0],
+            "matched": kind["matched_threshold"],
+            "unmatched": kind["unmatched_threshold"],
+        }
+        for kind in cfg["ANCHOR_GENERATOR_CONFIG"]
+    ]
+
+
+ANCHOR_LOSSES = {"loss_class": "rpn_loss_cls", "loss_box": "rpn_loss_loc", "loss_direction": "rpn_loss_dir"}
+
+
+def check_losses(case: Case, losses: dict[str, Tensor], names: dict[str, str]) -> None:
+    for ours, theirs in names.items():
+        assert losses[ours].item() == pytest.approx(case.data["loss"][theirs], rel=TOLERANCE), ours
+
+
+def check_loss_gradients(case: Case, model: nn.Module, loss: Tensor) -> None:
+    loss.backward()
+    theirs = Case(case.path)
+    theirs.data["grad_norms"] = case.data["loss_grad_norms"]
+    norms = gradient_norms(theirs, model, checkpoint_filter_fn)
+    worst = {name: relative_gradient_error(*pair) for name, pair in norms.items()}
+    assert max(worst.values()) <= TOLERANCE, worst
+
+
+@every_case("LION anchor head")
+def test_anchors_their_targets_and_losses_are_the_authors(case: Case) -> None:
+    init = case.data["init"]
+    grid = Grid(init["point_cloud_range"], init["voxel_size"])
+    head = AnchorHead(init["input_channels"], grid, 3, anchors=anchors_of(init["cfg"]))
+    loaded(case, head)
+    x = features_of(case)
+    predictions = head(x)
+    for name, ours in zip(("cls_preds", "box_preds", "dir_cls_preds"), predictions, strict=True):
+        assert case.relative_error(name, ours) <= TOLERANCE
+    assert case.relative_error("decoded_boxes", head.boxes(predictions)) <= TOLERANCE
+    truths = truths_of(case.data["input"]["gt_boxes"])
+    anchors = head.anchors(predictions)
+    targets = [head.targets(truth, anchors) for truth in truths]
+    assert torch.equal(torch.stack([x.labels for x in targets]), recorded(case.data["targets"]["labels"]))
+    codes = torch.cat([encode(x.boxes, anchors[x.positives]) for x in targets])
+    torch.testing.assert_close(codes, recorded(case.data["targets"]["pos_reg"]), rtol=TOLERANCE, atol=1e-5)
+    losses = head.losses(predictions, truths)
+    check_losses(case, losses, ANCHOR_LOSSES)
+    check_loss_gradients(case, head, torch.stack(list(losses.values())).sum())
+    assert x.grad is not None
+    assert float(x.grad.norm()) == pytest.approx(case.data["loss_input_grad_norm"], rel=TOLERANCE)
+
+
+def detector_of(case: Case) -> LionDetector:
+    init = case.data["init"]
+    model = init["MODEL"]
+    bev, backbone = model["BACKBONE_2D"], model["BACKBONE_3D"]
+    return LionDetector(
+        classes=["Car", "Pedestrian", "Cyclist"],
+        point_range=init["point_cloud_range"],
+        voxel_size=init["voxel_size"],
+        dim=backbone["FEATURE_DIM"],
+        backbone={"windows": backbone["WINDOW_SHAPE"], "group_sizes": backbone["GROUP_SIZE"]},
+        bev={
+            "kind": "plain",
+            "layers": bev["LAYER_NUMS"],
+            "strides": bev["LAYER_STRIDES"],
+            "channels": bev["NUM_FILTERS"],
+            "up_strides": bev["UPSAMPLE_STRIDES"],
+            "up_channels": bev["NUM_UPSAMPLE_FILTERS"],
+        },
+        head={"kind": "anchor", "anchors": anchors_of(model["DENSE_HEAD"])},
+    )
+
+
+@with_real_frames
+@every_case("LION detector", slow="frame")
+def test_detector_on_real_points_is_the_authors(case: Case) -> None:
+    init, given = case.data["init"], case.data["input"]
+    model = loaded(case, detector_of(case))
+    assert list(model.grid.shape) == case.data["grid_size_xyz"][::-1]
+    cloud = torch.from_numpy(np.fromfile(KITTI / given["points_file"].split("/", 2)[2], np.float32).reshape(-1, 4))
+    low, high = (torch.tensor(x[:2]) for x in (init["point_cloud_range"][:3], init["point_cloud_range"][3:]))
+    cloud = cloud[given["offset"] :: given["every"]]
+    cloud = cloud[((cloud[:, :2] >= low) & (cloud[:, :2] <= high)).all(1)]
+    assert len(cloud) == given["n_points"]
+
+    features, sites = model.vfe([cloud])
+    assert len(sites) == case.data["n_voxels"]
+    assert case.relative_error("voxel_features", features) <= TOLERANCE
+    output, stages = model.backbone_3d(features, sites)
+    assert {f"x_conv{i + 1}": len(where) for i, (_, where) in enumerate(stages)} == case.data["stage_voxels"]
+    for number, (x, _) in enumerate(stages[:3], start=1):
+        assert case.relative_error(f"x_conv{number}", x) <= TOLERANCE
+    assert case.relative_error("encoded", output[0]) <= TOLERANCE
+    dense = seen_from_above(*output)
+    assert case.relative_error("spatial_features", dense) <= TOLERANCE
+    predictions = model.dense_head(model.backbone_2d(dense))
+    for name, ours in zip(("cls_preds", "box_preds", "dir_cls_preds"), predictions, strict=True):
+        assert case.relative_error(name, ours) <= TOLERANCE
+    assert case.relative_error("batch_box_preds", model.dense_head.boxes(predictions)) <= TOLERANCE
+
+    (truth,) = truths_of(case.data["gt_boxes"])
+    expected = case.data["targets"]
+    labels, positives, boxes = model.dense_head.targets(truth, model.dense_head.anchors(predictions))
+    assert int((labels == 0).sum()) == expected["n_neg"]
+    assert int((labels < 0).sum()) == expected["n_ignored"]
+    assert positives.tolist() == expected["pos_index"]
+    assert labels[positives].tolist() == expected["pos_label"]
+    codes = encode(boxes, model.dense_head.anchors(predictions)[positives])
+    torch.testing.assert_close(codes.flatten(), torch.tensor(expected["pos_reg"]), rtol=TOLERANCE, atol=1e-5)
+    losses = model.dense_head.losses(predictions, [truth])
+    check_losses(case, losses, ANCHOR_LOSSES)
+    if "loss_grad_norms" in case.data:
+        check_loss_gradients(case, model, torch.stack(list(losses.values())).sum())
+
+
+@every_case("LION state")
+def test_published_state_loads_strictly_and_has_the_published_counts(case: Case) -> None:
+    _, dataset, *operator = case.path.stem.split("_")
+    datasets = {"nusc": "nuscenes", "argo": "argoverse2"}
+    name = "_".join(["lion", *operator, datasets.get(dataset, dataset)]).replace("mamba_l_", "mamba_large_")
+    with torch.device("meta"):
+        model = create_detector(name)
+    assert list(model.grid.shape) == case.data["grid_size_xyz"][::-1]
+    parts = {name: sum(x.numel() for x in part.parameters()) for name, part in model.named_children()}
+    assert parts == {name: count for name, count in case.data["params_by_module"].items() if count}
+    state = {name: torch.empty(shape, device="meta") for name, shape in case.data["state"].items()}
+    ours = checkpoint_filter_fn(state, model)
+    wanted = {name: x.shape for name, x in model.state_dict().items()}
+    assert {name: x.shape for name, x in ours.items()} == wanted
+    swapped = {name: x.movedim(0, -1) if "sub_conv.0" in name else x for name, x in state.items()}
+    assert {name: x.shape for name, x in checkpoint_filter_fn(swapped, model).items()} == wanted  # of spconv 1

@@ -1,0 +1,14 @@
+"""Heads: from a map seen from above to boxes.
+
+A head is a module with `losses(predictions, truths)` and `detections(predictions)` beside its `forward`, which makes
+the predictions. It is made from the map's channels, the grid, the number of classes, and what the configuration says.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from visionssm.pointcloud.heads.anchor import AnchorHead
+
+HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead}
+"""Name in a configuration, and class."""

@@ -1,0 +1,129 @@
+"""The published detectors, and small ones, by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visionssm.checkpoints import OfficialCfg, fetch_pretrained, load_official
+from visionssm.pointcloud.detector import LionDetector
+
+_STAGES = {
+    "windows": ((13, 13, 32), (13, 13, 16), (13, 13, 8), (13, 13, 4)),
+    "group_sizes": (4096, 2048, 1024, 512),
+}
+_CAR = {"size": (3.9, 1.6, 1.56), "bottom": -1.78, "matched": 0.6, "unmatched": 0.45}
+_PEDESTRIAN = {"size": (0.8, 0.6, 1.73), "bottom": -0.6, "matched": 0.5, "unmatched": 0.35}
+_CYCLIST = {"size": (1.76, 0.6, 1.73), "bottom": -0.6, "matched": 0.5, "unmatched": 0.35}
+_PLAIN_BEV = {
+    "kind": "plain",
+    "layers": (5, 5),
+    "strides": (1, 2),
+    "channels": (128, 256),
+    "up_strides": (1, 2),
+    "up_channels": (256, 256),
+}
+
+
+def _kitti(operator: str) -> dict[str, Any]:
+    return {
+        "classes": ("Car", "Pedestrian", "Cyclist"),
+        "point_range": (0.0, -40.0, -3.0, 70.4, 40.0, 1.0),
+        "voxel_size": (0.2, 0.2, 0.125),
+        "dim": 64,
+        "backbone": {"operator": operator, **_STAGES},
+        "bev": _PLAIN_BEV,
+        "head": {"kind": "anchor", "anchors": (_CAR, _PEDESTRIAN, _CYCLIST)},
+    }
+
+
+def _nano(operator: str) -> dict[str, Any]:
+    """A seventieth of the parameters of KITTI's, and every part of it."""
+    return {
+        **_kitti(operator),
+        "point_range": (0.0, -19.2, -3.0, 38.4, 19.2, 1.0),
+        "voxel_size": (0.4, 0.4, 0.25),
+        "dim": 16,
+        "backbone": {
+            "operator": operator,
+            "windows": ((7, 7, 16), (7, 7, 8)),
+            "group_sizes": (256, 128),
+            "drop_path": 0.0,
+        },
+        "bev": {
+            "kind": "plain",
+            "layers": (1, 2),
+            "strides": (1, 2),
+            "channels": (32, 48),
+            "up_strides": (1, 2),
+            "up_channels": (32, 32),
+        },
+    }
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lion_mamba_kitti": _kitti("mamba"),
+    "lion_mamba_nano": _nano("mamba"),
+}
+"""Arguments of `LionDetector` by name."""
+
+MANUAL_URLS: dict[str, str] = {}
+"""Pages of the published files, which only a person can download."""
+
+
+def list_detectors(pattern: str = "*") -> list[str]:
+    """Names of the detectors of point clouds that match a shell pattern, in alphabetical order.
+
+    Examples:
+        >>> import visionssm
+        >>> visionssm.list_detectors("*_nano")
+        ['lion_mamba_nano']
+    """
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def create_detector(name: str, pretrained: bool | str | Path = False, **changes: Any) -> LionDetector:
+    """A detector of objects in point clouds.
+
+    Args:
+        name: one of `list_detectors()`.
+        pretrained: whether to load the published weights; or a file to load, of the authors or of ours.
+        changes: arguments of `LionDetector` in place of the variant's; mappings change the named entries only.
+
+    Returns:
+        A `LionDetector`: `detector.detections(clouds)` of a list of (points, 4) tensors gives boxes, scores and labels
+        of each.
+
+    Raises:
+        ValueError: there is no such detector, or an argument is out of range; (CheckpointError) the file does not fit,
+            or no weights are known.
+
+    Examples:
+        >>> import torch, visionssm
+        >>> detector = visionssm.create_detector("lion_mamba_nano").eval()
+        >>> cloud = torch.rand(500, 4) * torch.tensor([30, 9, 2, 1])  # x, y, z in metres, intensity
+        >>> (found,) = detector.detections([cloud])
+        >>> found.boxes.shape[1]  # x, y, z, length, width, height, heading
+        7
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"detector {name!r} is unknown; choose one of {', '.join(list_detectors())}")
+    detector = LionDetector(**arguments_of(name, changes))
+    if pretrained is False:
+        return detector
+    cfg = OfficialCfg(architecture=name, manual_url=MANUAL_URLS.get(name))
+    return load_official(detector, fetch_pretrained(cfg) if pretrained is True else pretrained)
+
+
+def arguments_of(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a variant with changes, as `create_detector` takes them."""
+    arguments = dict(VARIANTS[name])
+    for key, value in changes.items():
+        kept = arguments.get(key)
+        if isinstance(value, Mapping) and isinstance(kept, Mapping):
+            of_another_kind = value.get("kind", kept.get("kind")) != kept.get("kind")
+            value = dict(value) if of_another_kind else {**kept, **value}
+        arguments[key] = value
+    return arguments
