@@ -89,7 +89,8 @@ def _cotangents(y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 def expected(case: Case) -> dict[str, Tensor]:
     """Values and gradients of the definition in float64."""
     leaves = [None if x is None else x.double().requires_grad_() for x in make_inputs(case)]
-    y, state = ssd_reference(*leaves)  # type: ignore[arg-type]
+    x, dt, a, *rest = leaves
+    y, state = ssd_reference(x, dt, dt * a, *rest)  # type: ignore[arg-type, operator]
     grad_y, grad_state = _cotangents(y, state)
     total = (y * grad_y.to(case.dtype)).sum() + (0.0 if case.plain else (state * grad_state.float()).sum())
     given = [x for x in leaves if x is not None]
@@ -104,6 +105,10 @@ def actual(case: Case) -> dict[str, Tensor]:
 
     gpu.precision = lambda dtype: "ieee"  # the interpreter knows no other products of float32
     inputs = make_inputs(case)
+    dt, a = inputs[1:3]
+    assert dt is not None
+    assert a is not None
+    inputs[2] = dt * a  # the kernels take log decays
     y, state, saved = gpu.forward(*inputs, chunk_size=case.chunk_size, save_states=True)  # type: ignore[arg-type]
     assert saved.shape == gpu.states_shape(inputs[0], inputs[3], case.chunk_size)  # type: ignore[arg-type]
     grad_y, grad_state = _cotangents(y, state)
@@ -112,6 +117,8 @@ def actual(case: Case) -> dict[str, Tensor]:
     for x, grad in zip(inputs, grads, strict=True):
         assert (x is None) == (grad is None)
         assert x is None or grad is None or (grad.shape == x.shape and grad.dtype == x.dtype)
+    grad_x, grad_dt, grad_log, *rest = grads
+    grads = (grad_x, torch.addcmul(grad_dt, grad_log, a), (grad_log * dt).sum((0, 1)), *rest)
     return {name: x for name, x in zip(RESULTS, (y, state, *grads), strict=True) if x is not None}
 
 

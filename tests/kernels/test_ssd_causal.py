@@ -135,6 +135,46 @@ def test_options_left_out_are_zeros_and_no_softplus() -> None:
             torch.testing.assert_close(ssd(**arguments), ssd(**arguments, **zeros), **CLOSE)
 
 
+@pytest.mark.parametrize("backend", ["reference", "export", "cpu"])
+def test_decays_that_are_given_may_be_any(backend: str) -> None:
+    """The input's factor Δ and the decay are two gates: a sum over pairs, weighted by what lies between them."""
+    arguments = make(dtype=torch.float64) | {"dt": make(seed=1, dtype=torch.float64)["dt"].exp()}
+    del arguments["a"], arguments["dt_bias"]
+    arguments["log_decay"] = -make(seed=2, dtype=torch.float64)["dt"].exp()
+    x, dt, b, c = (arguments[name] for name in ("x", "dt", "b", "c"))
+    b, c = (tensor.repeat_interleave(2, 2) for tensor in (b, c))
+    since = arguments["log_decay"].cumsum(1)
+    expected = arguments["d"][:, None] * x
+    expected = expected + torch.einsum("bthn,bhpn,bth->bthp", c, arguments["initial_state"], since.exp())
+    for t in range(21):
+        for s in range(t + 1):
+            weight = dt[:, s] * (since[:, t] - since[:, s]).exp() * (c[:, t] * b[:, s]).sum(-1)
+            expected[:, t] += weight[..., None] * x[:, s]
+
+    def call(leaves: dict[str, Tensor]) -> Any:
+        with use_backend(backend):
+            return ssd(**leaves, a=None, return_final_state=True, chunk_size=16)
+
+    dtype = torch.float32 if backend == "cpu" else torch.float64
+    got = values_and_gradients(call, {name: tensor.to(dtype) for name, tensor in arguments.items()})
+    tolerance = 2e-5 if backend == "cpu" else 1e-10
+    torch.testing.assert_close(got[0].double(), expected, rtol=0, atol=tolerance)
+    with use_backend("reference"):
+        wanted = values_and_gradients(lambda leaves: ssd(**leaves, a=None, return_final_state=True), arguments)
+    for ours, want in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), want, rtol=0, atol=tolerance * max(1.0, want.abs().max().item()))
+
+
+@backends
+def test_a_step_times_a_rate_is_one_way_to_give_a_decay(backend: str) -> None:
+    arguments = make()
+    arguments["dt"] = arguments["dt"].exp()
+    del arguments["dt_bias"]
+    given_ = {**arguments, "a": None, "log_decay": arguments["dt"] * arguments["a"]}
+    with use_backend(backend):
+        torch.testing.assert_close(ssd(**given_), ssd(**arguments), **CLOSE)
+
+
 def test_each_channel_is_a_selective_scan_with_one_rate_for_all_states() -> None:
     arguments = make(heads=1, groups=1)
     y, _ = run("cpu", arguments)
@@ -248,6 +288,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "x": ({"x": GOOD["x"][0]}, r"x has shape \(21, 4, 5\); expected \(B, L, H, P\)"),
     "dt": ({"dt": GOOD["dt"][..., :1]}, r"dt has shape .*H=4"),
     "a": ({"a": GOOD["a"][:3]}, r"a has shape \(3,\); expected \(H=4\)"),
+    "no decay": ({"a": None}, "a and log_decay both say how the state decays: give one of them"),
+    "two decays": ({"log_decay": GOOD["dt"]}, "a and log_decay both say how the state decays: give one of them"),
+    "log_decay": ({"a": None, "log_decay": GOOD["dt"][:, :5]}, r"log_decay has shape .*L=21"),
     "b": ({"b": GOOD["b"][:, :5]}, r"b has shape .*L=21"),
     "groups": ({"b": torch.ones(2, 21, 3, 3)}, "G=3 groups and x has H=4 heads"),
     "states": ({"b": torch.ones(2, 21, 2, 257)}, "N=257; ssd takes 1 to 256"),
@@ -288,7 +331,8 @@ def test_compiled_form_equals_the_eager_one(backend: str) -> None:
 def test_registered_operator_passes_opcheck(optional: bool) -> None:
     leaves = {name: x.detach().requires_grad_() for name, x in GOOD.items()}
     rest = (leaves["d"], leaves["initial_state"]) if optional else (None, None)
-    tensors = (*(leaves[name] for name in ("x", "dt", "a", "b", "c")), *rest)
+    log_decay = (leaves["dt"].detach() * leaves["a"].detach()).requires_grad_()
+    tensors = (leaves["x"], leaves["dt"], log_decay, leaves["b"], leaves["c"], *rest)
     with use_backend("cpu"):
         torch.library.opcheck(torch.ops.visionssm.ssd, (*tensors, 16, True))
 

@@ -23,10 +23,11 @@ MAX_STATE = 256
 def ssd(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    a: Tensor | None,
     b: Tensor,
     c: Tensor,
     *,
+    log_decay: Tensor | None = None,
     d: Tensor | None = None,
     dt_bias: Tensor | None = None,
     softplus: bool = False,
@@ -36,14 +37,16 @@ def ssd(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Causal state-space duality (Mamba-2's operator): a state-space model with one decay per head and step.
 
-    h_t = exp(Δ_t a)·h_{t−1} + Δ_t x_t b_tᵀ,   y_t = h_t c_t + d x_t   for every head
-    (Dao & Gu 2024, arXiv 2405.21060, sections 5 and 6).
+    h_t = exp(λ_t)·h_{t−1} + Δ_t x_t b_tᵀ,   y_t = h_t c_t + d x_t   for every head, λ_t = Δ_t a
+    (Dao & Gu 2024, arXiv 2405.21060, sections 5 and 6). With `log_decay` λ is given by itself, as in linear attention
+    whose input and forget gates differ (mLSTM: Beck et al. 2024, arXiv 2405.04517).
 
     Args:
         x: (B, L, H, P) sequence of H heads with P channels each, any float dtype.
         dt: (B, L, H) step sizes, before bias and softplus.
-        a: (H,) state matrix, one number per head, negative for a stable state.
+        a: (H,) state matrix, one number per head, negative for a stable state; None with `log_decay`.
         b, c: (B, L, G, N) input and output vectors; G divides H, and neighbouring H/G heads share them. N up to 256.
+        log_decay: (B, L, H) λ, not above 0 for a stable state, or None for Δ a.
         d: (H,) skip, or None.
         dt_bias: (H,) added to dt, or None.
         softplus: whether Δ = softplus(dt + dt_bias), or Δ = dt + dt_bias.
@@ -57,7 +60,8 @@ def ssd(
         the inputs, also under autocast. With `return_final_state`, a pair with the state (B, H, P, N).
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, or `chunk_size` is none of these.
+        ValueError: shapes, dtypes or devices disagree, `chunk_size` is none of these, or not exactly one of `a` and
+            `log_decay` is given.
 
     Examples:
         >>> import torch, visionssm
@@ -67,7 +71,7 @@ def ssd(
         >>> y.shape, state.shape
         (torch.Size([1, 10, 3, 8]), torch.Size([1, 3, 8, 4]))
     """
-    _check_inputs(x, dt, a, b, c, d, dt_bias, initial_state, chunk_size)
+    _check_inputs(x, dt, a, b, c, log_decay, d, dt_bias, initial_state, chunk_size)
     backend = select_backend(x)
     with without_autocast(x.device.type):
         dt = dt.to(torch.promote_types(x.dtype, torch.float32))
@@ -75,28 +79,33 @@ def ssd(
             dt = dt + dt_bias
         if softplus:
             dt = F.softplus(dt)
+        if log_decay is None:
+            assert a is not None
+            log_decay = dt * a
+        log_decay = log_decay.to(dt.dtype)
         if backend == "reference":
-            y, state = ssd_reference(x, dt, a, b, c, d, initial_state)
+            y, state = ssd_reference(x, dt, log_decay, b, c, d, initial_state)
         elif backend == "export":
-            y, state = ssd_in_chunks(x, dt, a, b, c, d, initial_state, chunk_size)
+            y, state = ssd_in_chunks(x, dt, log_decay, b, c, d, initial_state, chunk_size)
         else:
-            y, state = ssd_op((x, dt, a, b, c, d, initial_state), chunk_size)
+            y, state = ssd_op((x, dt, log_decay, b, c, d, initial_state), chunk_size)
     return (y, state) if return_final_state else y
 
 
 def _check_inputs(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    a: Tensor | None,
     b: Tensor,
     c: Tensor,
+    log_decay: Tensor | None,
     d: Tensor | None,
     dt_bias: Tensor | None,
     initial_state: Tensor | None,
     chunk_size: int,
 ) -> None:
-    names = ("x", "dt", "a", "b", "c", "d", "dt_bias", "initial_state")
-    given = dict(zip(names, (x, dt, a, b, c, d, dt_bias, initial_state), strict=True))
+    names = ("x", "dt", "a", "b", "c", "log_decay", "d", "dt_bias", "initial_state")
+    given = dict(zip(names, (x, dt, a, b, c, log_decay, d, dt_bias, initial_state), strict=True))
     tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
     check_floating(tensors)
     check_same_device(tensors)
@@ -111,6 +120,10 @@ def _check_inputs(
     sizes |= {"G": groups, "N": d_state}
     check_shape("c", c, ("B", "L", "G", "N"), sizes)
     check_shape("dt", dt, ("B", "L", "H"), sizes)
+    if (a is None) == (log_decay is None):
+        raise ValueError("a and log_decay both say how the state decays: give one of them, and None for the other")
+    if log_decay is not None:
+        check_shape("log_decay", log_decay, ("B", "L", "H"), sizes)
     for name in ("a", "d", "dt_bias"):
         if name in tensors:
             check_shape(name, tensors[name], ("H",), sizes)

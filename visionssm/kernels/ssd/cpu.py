@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from visionssm.kernels.cpu import threads
@@ -28,7 +27,7 @@ def states_shape(x: Tensor, b: Tensor, chunk_size: int) -> tuple[Any, ...]:
 def forward(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -43,7 +42,7 @@ def forward(
     """
     batch, steps, heads, width = x.shape
     d_state = b.shape[-1]
-    kept = _kept(x, dt, a, b, c)
+    kept = _kept(x, dt, log_decay, b, c)
     skip, initial = packed(d), packed(initial_state)
     new = kept["decay"].new_empty  # float32
     y = new(batch, steps, heads, width)
@@ -64,7 +63,7 @@ def backward(
     grad_final_state: Tensor | None,
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -73,11 +72,11 @@ def backward(
     *,
     chunk_size: int,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, a, b, c, d and initial_state; None for an input that is None."""
-    inputs = (x, dt, a, b, c, d, initial_state)
+    """Gradients of x, dt, log_decay, b, c, d and initial_state; None for an input that is None."""
+    inputs = (x, dt, log_decay, b, c, d, initial_state)
     batch, steps, heads, width = x.shape
     groups, d_state = b.shape[2:]
-    kept = _kept(x, dt, a, b, c)
+    kept = _kept(x, dt, log_decay, b, c)
     grad_y, skip, grad_final, states = rows(grad_y), packed(d), packed(grad_final_state), states.contiguous()
     float32 = kept["decay"]
     # The kernel writes nothing where there are no states.
@@ -97,8 +96,8 @@ def backward(
     )
     results = (
         grad_x,
-        torch.addcmul(grad_drive, grad_decay, a.float()),
-        (grad_decay * kept["dt"]).sum((0, 1)),
+        grad_drive,
+        grad_decay,
         grad_b.unflatten(2, (groups, heads // groups)).sum(3),
         grad_c.unflatten(2, (groups, heads // groups)).sum(3),
         grad_skip.sum((0, 1)),
@@ -107,10 +106,10 @@ def backward(
     return tuple(None if given is None else g.to(given.dtype) for given, g in zip(inputs, results, strict=True))
 
 
-def _kept(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Tensor]:
+def _kept(x: Tensor, dt: Tensor, log_decay: Tensor, b: Tensor, c: Tensor) -> dict[str, Tensor]:
     """What both kernels read, in float32: maps, packed steps, and the decay of each step and head."""
-    dt = dt.detach().float().contiguous()
-    return {"x": rows(x), "b": rows(b), "c": rows(c), "dt": dt, "decay": torch.exp(dt * a.detach().float())}
+    dt, decay = packed(dt.detach()), log_decay.detach().float().contiguous().exp()
+    return {"x": rows(x), "b": rows(b), "c": rows(c), "dt": dt, "decay": decay}
 
 
 def _inputs(kept: dict[str, Tensor], chunk_size: int) -> dict[str, int]:

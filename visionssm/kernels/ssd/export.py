@@ -13,7 +13,7 @@ from visionssm.kernels.ssd.reference import segment_sums
 def ssd_in_chunks(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -22,12 +22,12 @@ def ssd_in_chunks(
 ) -> tuple[Tensor, Tensor]:
     """`reference.ssd_reference` a chunk of steps after the other, with the number of chunks left open.
 
-    Inside a chunk the quadratic form, from chunk to chunk the state. Steps that fill the last chunk up have Δ = 0:
-    they leave the state as it is.
+    Inside a chunk the quadratic form, from chunk to chunk the state. Steps that fill the last chunk up add
+    nothing and decay nothing.
     """
     compute = torch.promote_types(x.dtype, torch.float32)
     dtype = x.dtype
-    x, dt, a, b, c = (tensor.to(compute) for tensor in (x, dt, a, b, c))
+    x, dt, log_decay, b, c = (tensor.to(compute) for tensor in (x, dt, log_decay, b, c))
     batch, steps, heads, width = x.shape
     groups, d_state = b.shape[2:]
     n_chunks = (steps + chunk_size - 1) // chunk_size
@@ -43,12 +43,12 @@ def ssd_in_chunks(
         return tensor.unflatten(1, (groups, heads // groups))
 
     def step(state: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        driven, log_decay, b_chunk, c_chunk = inputs  # (B, H, Q, P), (B, H, Q, 1), (B, G, Q, N) twice
-        log_decay = log_decay[..., 0]
+        driven, decays, b_chunk, c_chunk = inputs  # (B, H, Q, P), (B, H, Q, 1), (B, G, Q, N) twice
+        decays = decays[..., 0]
         b_chunk, c_chunk = b_chunk[:, :, None], c_chunk[:, :, None]
-        mask = segment_sums(log_decay).exp()  # (B, H, Q, Q)
+        mask = segment_sums(decays).exp()  # (B, H, Q, Q)
         scores = (c_chunk @ b_chunk.transpose(-1, -2)) * a_group(mask)
-        since_start = a_group(log_decay.cumsum(-1).exp())[..., None]
+        since_start = a_group(decays.cumsum(-1).exp())[..., None]
         y = scores @ a_group(driven) + since_start * (c_chunk @ a_group(state).transpose(-1, -2))
         to_end = a_group(mask[..., -1, :, None] * driven)
         state = since_start[..., -1:, :] * a_group(state) + to_end.transpose(-1, -2) @ b_chunk
@@ -56,7 +56,7 @@ def ssd_in_chunks(
 
     if initial_state is None:
         initial_state = x.new_zeros(batch, heads, width, d_state)
-    chunks = tuple(chunks_first(t) for t in (dt[..., None] * x, (dt * a)[..., None], b, c))
+    chunks = tuple(chunks_first(t) for t in (dt[..., None] * x, log_decay[..., None], b, c))
     state, y = scan(step, initial_state.to(compute), chunks, dim=0)
     y = y.permute(1, 0, 3, 2, 4).reshape(batch, n_chunks * chunk_size, heads, width)[:, :steps]
     if d is not None:

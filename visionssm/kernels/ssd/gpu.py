@@ -62,7 +62,7 @@ def states_shape(x: Tensor, b: Tensor, chunk_size: int) -> tuple[Any, ...]:
 def forward(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -72,7 +72,7 @@ def forward(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state and the saved states (empty unless `save_states`); shapes as in `reference.py`."""
-    y, final_state, states, steps = forward_launches(x, dt, a, b, c, d, initial_state, chunk_size=chunk_size)
+    y, final_state, states, steps = forward_launches(x, dt, log_decay, b, c, d, initial_state, chunk_size=chunk_size)
     for launch in steps.values():
         launch.run()
     return y, final_state, states if save_states else states.new_empty(0)
@@ -83,7 +83,7 @@ def backward(
     grad_final_state: Tensor | None,
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -92,9 +92,9 @@ def backward(
     *,
     chunk_size: int,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, a, b, c, d and initial_state; None where the input is None."""
+    """Gradients of x, dt, log_decay, b, c, d and initial_state; None where the input is None."""
     grads, decays, steps = backward_launches(
-        grad_y, grad_final_state, x, dt, a, b, c, d, initial_state, states, chunk_size=chunk_size
+        grad_y, grad_final_state, x, dt, log_decay, b, c, d, initial_state, states, chunk_size=chunk_size
     )
     for launch in steps.values():
         launch.run()
@@ -109,21 +109,21 @@ def backward(
     grad_log, grad_drive = (_in_steps(table, n_steps) for table in (grad_log, grads["grad_drive"]))
     results = (
         grads["grad_x"],
-        torch.addcmul(grad_drive, grad_log, a.float()),
-        (grad_log * dt.float()).sum((0, 1)),
+        grad_drive,
+        grad_log,
         grads["grad_b"],
         grads["grad_c"],
         grads["grad_skip"].sum((0, 1)),
         grads["grad_initial"],
     )
-    inputs = (x, dt, a, b, c, d, initial_state)
+    inputs = (x, dt, log_decay, b, c, d, initial_state)
     return tuple(None if given is None else g.to(given.dtype) for given, g in zip(inputs, results, strict=True))
 
 
 def forward_launches(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -133,7 +133,7 @@ def forward_launches(
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, KernelLaunch]]:
     """y, the final state and the states before each chunk, which the launches fill in their order; the launches."""
     batch, _, heads, width = x.shape
-    decays = _decays(dt, a, chunk_steps(chunk_size, x.dtype))
+    decays = _decays(dt, log_decay, chunk_steps(chunk_size, x.dtype))
     x, b, c = (with_unit_stride(tensor) for tensor in (x, b, c))
     y = x.new_empty(x.shape)
     final_state = x.new_empty((batch, heads, width, b.shape[-1]), dtype=torch.float32)
@@ -164,7 +164,7 @@ def backward_launches(
     grad_final_state: Tensor | None,
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -176,7 +176,7 @@ def backward_launches(
     """Float32 gradients and parts of them, by name, which the launches fill in their order; decays; launches."""
     batch, _, heads, width = x.shape
     d_state = b.shape[-1]
-    decays = _decays(dt, a, chunk_steps(chunk_size, x.dtype))
+    decays = _decays(dt, log_decay, chunk_steps(chunk_size, x.dtype))
     grad_y, x, b, c = (with_unit_stride(tensor) for tensor in (grad_y, x, b, c))
     tiles = _tiles(x, b, chunk_size)
     narrow = _narrow(tiles, "BLOCK_N", "BLOCK_P")
@@ -226,7 +226,7 @@ def backward_launches(
     return grads, decays, steps
 
 
-def _decays(dt: Tensor, a: Tensor, size: int) -> Decays:
+def _decays(dt: Tensor, log_decay: Tensor, size: int) -> Decays:
     n_chunks = triton.cdiv(dt.shape[1], size)
     missing = n_chunks * size - dt.shape[1]
 
@@ -234,7 +234,7 @@ def _decays(dt: Tensor, a: Tensor, size: int) -> Decays:
         """(B, L, H) to (B, chunks, H, Q)."""
         return F.pad(table, (0, 0, 0, missing)).unflatten(1, (n_chunks, size)).transpose(2, 3)
 
-    log = (dt.double() * a.double()).clamp(-_LARGEST_LOG_DECAY, _LARGEST_LOG_DECAY)
+    log = log_decay.double().clamp(-_LARGEST_LOG_DECAY, _LARGEST_LOG_DECAY)
     sums = in_chunks(log).cumsum(-1)
     coarse = (sums * _COARSE).round() / _COARSE
     since_start = sums.float().exp()
@@ -340,7 +340,7 @@ def launches(
     x = meta(batch, steps, heads, width, dtype=dtype)
     b = meta(batch, steps, groups, d_state, dtype=dtype)
     state = meta(batch, heads, width, d_state) if initial_state else None
-    inputs = (x, meta(batch, steps, heads), meta(heads), b, b, meta(heads), state)
+    inputs = (x, meta(batch, steps, heads), meta(batch, steps, heads), b, b, meta(heads), state)
     y, final_state, states, forward = forward_launches(*inputs, chunk_size=chunk_size)
     grad_final = final_state if initial_state else None
     _, _, backward = backward_launches(y, grad_final, *inputs, states, chunk_size=chunk_size)

@@ -17,18 +17,18 @@ from visionssm.kernels.transforms import Operator, gradient_operator, may_need_g
 
 _library = torch.library.Library("visionssm", "FRAGMENT")
 _library.define(
-    "ssd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? initial_state, int chunk_size,"
+    "ssd(Tensor x, Tensor dt, Tensor log_decay, Tensor b, Tensor c, Tensor? d, Tensor? initial_state, int chunk_size,"
     " bool save_states) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "ssd_backward(Tensor grad_y, Tensor? grad_final_state, Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c,"
+    "ssd_backward(Tensor grad_y, Tensor? grad_final_state, Tensor x, Tensor dt, Tensor log_decay, Tensor b, Tensor c,"
     " Tensor? d, Tensor? initial_state, Tensor states, int chunk_size)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def ssd_op(tensors: tuple[Tensor | None, ...], chunk_size: int) -> tuple[Tensor, Tensor]:
-    """y and the final state from compiled kernels; `tensors` are x, dt, a, b, c, d and initial_state."""
+    """y and the final state from compiled kernels; `tensors` are x, dt, log_decay, b, c, d and initial_state."""
     y, state, _ = _ssd(*tensors, chunk_size, may_need_gradients(tensors))
     return y, state
 
@@ -36,7 +36,7 @@ def ssd_op(tensors: tuple[Tensor | None, ...], chunk_size: int) -> tuple[Tensor,
 def _forward(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -45,14 +45,14 @@ def _forward(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return implementation(x, __package__).forward(
-        x, dt, a, b, c, d, initial_state, chunk_size=chunk_size, save_states=save_states
+        x, dt, log_decay, b, c, d, initial_state, chunk_size=chunk_size, save_states=save_states
     )
 
 
 def _forward_fake(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -74,7 +74,7 @@ def _backward(
     grad_final_state: Tensor | None,
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -83,7 +83,7 @@ def _backward(
     chunk_size: int,
 ) -> tuple[Tensor, ...]:
     grads = implementation(x, __package__).backward(
-        grad_y, grad_final_state, x, dt, a, b, c, d, initial_state, states, chunk_size=chunk_size
+        grad_y, grad_final_state, x, dt, log_decay, b, c, d, initial_state, states, chunk_size=chunk_size
     )
     return tuple(x.new_empty(0) if g is None else g for g in grads)
 
@@ -93,7 +93,7 @@ def _backward_fake(
     grad_final_state: Tensor | None,
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
@@ -101,7 +101,7 @@ def _backward_fake(
     states: Tensor,
     chunk_size: int,
 ) -> tuple[Tensor, ...]:
-    inputs = (x, dt, a, b, c, d, initial_state)
+    inputs = (x, dt, log_decay, b, c, d, initial_state)
     return tuple(x.new_empty(0) if given is None else given.new_empty(given.shape) for given in inputs)
 
 

@@ -9,21 +9,21 @@ from torch import Tensor
 def ssd_reference(
     x: Tensor,
     dt: Tensor,
-    a: Tensor,
+    log_decay: Tensor,
     b: Tensor,
     c: Tensor,
     d: Tensor | None,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Y = (M ∘ C Bᵀ) Δ X + d X with M_ts = exp(a (Δ_{s+1} + … + Δ_t)) for s ≤ t, else 0: attention with a decay mask.
+    """Y = (M ∘ C Bᵀ) Δ X + d X with M_ts = exp(λ_{s+1} + … + λ_t) for s ≤ t, else 0: attention with a decay mask.
 
-    Shapes are those of `visionssm.kernels.ssd`; `dt` are the steps Δ after bias and softplus. The sums are formed a
-    segment at a time and not as differences of running sums, which would cancel. Returns y and the final state
-    (B, H, P, N); takes memory that grows with L².
+    Shapes are those of `visionssm.kernels.ssd`; `dt` are the steps Δ after bias and softplus, `log_decay` λ. The
+    sums are formed a segment at a time and not as differences of running sums, which would cancel. Returns y and the
+    final state (B, H, P, N); takes memory that grows with L².
     """
     compute = torch.promote_types(x.dtype, torch.float32)
     dtype = x.dtype
-    x, dt, a, b, c = (tensor.to(compute) for tensor in (x, dt, a, b, c))
+    x, dt, log_decay, b, c = (tensor.to(compute) for tensor in (x, dt, log_decay, b, c))
     batch, steps, heads, width = x.shape
     heads_a_group = heads // b.shape[2]
     b, c = (tensor.repeat_interleave(heads_a_group, 2) for tensor in (b, c))  # (B, L, H, N)
@@ -31,7 +31,7 @@ def ssd_reference(
         initial_state = x.new_zeros(batch, heads, width, b.shape[-1])
     state = initial_state.to(compute)
 
-    log_decay = (dt * a).transpose(1, 2)  # (B, H, L)
+    log_decay = log_decay.transpose(1, 2)  # (B, H, L)
     mask = segment_sums(log_decay).exp()  # (B, H, L, L)
     scores = torch.einsum("bthn,bshn->bhts", c, b) * mask
     driven = dt[..., None] * x
