@@ -20,12 +20,17 @@ class NonFiniteError(ValueError):
     """The loss or a parameter became NaN or infinite."""
 
 
+class LoaderError(RuntimeError):
+    """A process that loads data ended before its time."""
+
+
 USER_ERRORS = (
     CheckpointError,
     CheckpointWriteError,
     ConfigError,
     DatasetError,
     FileNotFoundError,
+    LoaderError,
     LostProcessError,
     MissingExtraError,
     NonFiniteError,

@@ -45,6 +45,7 @@ from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
 from visionssm.engine.resuming import check_resumed
 from visionssm.engine.scopes import SCOPES
+from visionssm.engine.workers import leave_signals_to_the_main_process, naming_lost_workers
 from visionssm.engine.workfolder import check_writable, locked, set_aside
 from visionssm.processes import adopt
 
@@ -147,6 +148,7 @@ class VisionRunner(Runner):
         loader.generator.manual_seed(0 if seed is None else seed)
         if hasattr(loader.dataset, "set_loader_cfg"):
             loader.dataset.set_loader_cfg(num_workers=loader.num_workers)
+        leave_signals_to_the_main_process(loader)
         return loader
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -190,6 +192,7 @@ class VisionRunner(Runner):
         Raises:
             ConfigError: another training runs in the work folder.
             Interrupted: a signal asked to stop, and a checkpoint was saved.
+            LoaderError: a process that loads data was killed.
         """
         self._requests = Requests(self.logger.warning)
         with locked(self.work_dir) if is_main_process() else contextlib.nullcontext(), self._requests.listening():
@@ -198,7 +201,17 @@ class VisionRunner(Runner):
                 self._load_from = start
                 if aside is not None:
                     self.logger.info(f"what a former run left in {self.work_dir} is now in {aside}")
-            return self._train()
+            with naming_lost_workers():
+                return self._train()
+
+    def test(self) -> dict[str, float]:
+        """MMEngine's.
+
+        Raises:
+            LoaderError: a process that loads data was killed.
+        """
+        with naming_lost_workers():
+            return super().test()
 
     def _train(self) -> nn.Module:
         self._train_loop = self.build_train_loop(self._train_loop)
