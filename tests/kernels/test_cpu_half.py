@@ -16,12 +16,12 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 @kernel
-def _widen(counter, scratch, scratch_size, tasks, x, y, count, kind):  # type: ignore[no-untyped-def]
+def _widen(tasks, counter, x, y, count, kind):  # type: ignore[no-untyped-def]
     widen(x, y, count, kind)
 
 
 @kernel
-def _narrow(counter, scratch, scratch_size, tasks, x, y, count, kind):  # type: ignore[no-untyped-def]
+def _narrow(tasks, counter, x, y, count, kind):  # type: ignore[no-untyped-def]
     narrow(x, y, count, kind)
 
 
@@ -29,7 +29,7 @@ def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
     y = torch.full((x.numel() + 1,), 7.0, dtype=dtype)
     half = dtype if x.dtype == torch.float32 else x.dtype
     convert = _narrow if x.dtype == torch.float32 else _widen
-    threads.run_kernel(convert, 1, 0, x=x.data_ptr(), y=y.data_ptr(), count=x.numel(), kind=FORMATS[half])
+    threads.run_kernel(convert, 1, x=x.data_ptr(), y=y.data_ptr(), count=x.numel(), kind=FORMATS[half])
     assert y[-1] == 7  # nothing is written behind the row
     return y[:-1]
 

@@ -23,20 +23,20 @@ ROOT = Path(__file__).parents[2]
 
 
 @kernel
-def _difference(counter, scratch, scratch_size, tasks, left, right, target):  # type: ignore[no-untyped-def]
+def _difference(tasks, counter, left, right, target):  # type: ignore[no-untyped-def]
     """Under what names the arguments come is all that decides."""
     put(target, 0, left - right)
 
 
 def test_arguments_are_matched_by_name() -> None:
     target = torch.empty(1, dtype=torch.float32)
-    threads.run_kernel(_difference, 1, 0, target=target.data_ptr(), right=2, left=9)
+    threads.run_kernel(_difference, 1, target=target.data_ptr(), right=2, left=9)
     assert target.item() == 7
 
 
 def test_missing_and_unknown_arguments_are_named() -> None:
     with pytest.raises(TypeError, match=r"_difference is called without \['right'\] and with unknown \['wrong'\]"):
-        threads.run_kernel(_difference, 1, 0, target=0, left=1, wrong=2)
+        threads.run_kernel(_difference, 1, target=0, left=1, wrong=2)
 
 
 def test_kernel_that_begins_otherwise_is_refused() -> None:
@@ -69,7 +69,7 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _nine_minus_two() -> float:
     """By a kernel that knows no machine code but that on disk."""
     target = torch.empty(1, dtype=torch.float32)
-    threads.run_kernel(kernel(_difference.function), 1, 0, left=9, right=2, target=target.data_ptr())
+    threads.run_kernel(kernel(_difference.function), 1, left=9, right=2, target=target.data_ptr())
     return target.item()
 
 

@@ -16,38 +16,38 @@ from visionssm.kernels.cpu.math import LANES, load, load_spread, put, store, tot
 
 
 @kernel
-def _exp2(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
+def _exp2(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.exp2(load(x, i)))
 
 
 @kernel
-def _softplus(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
+def _softplus(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.softplus(load(x, i)))
 
 
 @kernel
-def _sigmoid(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
+def _sigmoid(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.sigmoid(load(x, i)))
 
 
 @kernel
-def _floor(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
+def _floor(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.floor(load(x, i)))
 
 
 @kernel
-def _sums_of_scaled_blocks(counter, scratch, scratch_size, tasks, x, y, count):  # type: ignore[no-untyped-def]
+def _sums_of_scaled_blocks(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         put(y, i // LANES, total(load(x, i) * load_spread(x, 0)))
 
 
 def _apply(kernel: Kernel, x: Tensor) -> Tensor:
     y = torch.empty_like(x)
-    threads.run_kernel(kernel, 1, 0, x=x.data_ptr(), y=y.data_ptr(), count=x.numel())
+    threads.run_kernel(kernel, 1, x=x.data_ptr(), y=y.data_ptr(), count=x.numel())
     return y
 
 

@@ -93,7 +93,7 @@ def test_a_function_that_is_shared_may_share_another() -> None:
 
 
 @kernel
-def _mark_tasks(counter, scratch, scratch_size, tasks, marks):  # type: ignore[no-untyped-def]
+def _mark_tasks(tasks, counter, marks):  # type: ignore[no-untyped-def]
     while True:
         task = take_ticket(counter)
         if task >= tasks:
@@ -104,7 +104,7 @@ def _mark_tasks(counter, scratch, scratch_size, tasks, marks):  # type: ignore[n
 def _marks(tasks: int) -> list[float]:
     """What `_mark_tasks` leaves when it is shared out."""
     marks = torch.zeros(tasks)
-    threads.run_kernel(_mark_tasks, tasks, 0, marks=marks.data_ptr())
+    threads.run_kernel(_mark_tasks, tasks, marks=marks.data_ptr())
     return marks.tolist()
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import register_jitable
 
-from visionssm.kernels.cpu.math import LANES, inlined, load, put, scalar, spread, store
+from visionssm.kernels.cpu.math import LANES, WORD, inlined, load, put, scalar, spread, store, words
 
 FLOAT = 4  # bytes
 
 # mypy: disable-error-code="no-untyped-def"
+
+
+@register_jitable
+def padded(count: int) -> int:
+    """Floats of a row that is made of whole vectors."""
+    return (count + LANES - 1) // LANES * LANES
 
 
 @inlined
@@ -20,6 +27,15 @@ def clear(address, count):
         store(address, i, spread(zero))
     for i in range(whole, count):
         put(address, i, zero)
+
+
+@inlined
+def clear_blocks(memory, table, count):
+    """Write zeros to `count` blocks; `table` has the bytes from `memory` to each, then the floats of each."""
+    for i in range(count):
+        (place,) = words(table + i * WORD, 1)
+        (floats,) = words(table + (count + i) * WORD, 1)
+        clear(memory + place, floats)
 
 
 @inlined

@@ -47,7 +47,8 @@ vector = _Float32x16()
 ir_float = ir.FloatType()
 ir_lanes = ir.VectorType(ir_float, LANES)
 ir_int_lanes = ir.VectorType(ir.IntType(32), LANES)
-_word = ir.IntType(8 * struct.calcsize("P"))
+WORD = struct.calcsize("P")  # bytes of an address
+_word = ir.IntType(8 * WORD)
 _UNALIGNED = 4
 
 
@@ -230,7 +231,7 @@ def _words(_: Any, address: types.Type, count: types.Type) -> Any:
     return result(types.intp, count), codegen
 
 
-words: Any = intrinsic(_words)
+words: Any = stepping.words if numba.config.DISABLE_JIT else intrinsic(_words)  # type: ignore[attr-defined]
 
 
 @emits(types.intp, types.intp)

@@ -47,6 +47,10 @@ def integer(address: int, index: int) -> int:
     return ctypes.c_int32.from_address(int(address) + 4 * int(index)).value
 
 
+def words(address: int, count: int) -> tuple[int, ...]:
+    return tuple((ctypes.c_int64 * count).from_address(int(address)))
+
+
 def take_ticket(address: int) -> int:
     counter = ctypes.c_int64.from_address(int(address))
     counter.value += 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import os
 import threading
 from array import array
@@ -21,8 +20,8 @@ from queue import SimpleQueue
 import numba
 import torch
 
+from visionssm.kernels.cpu.blocks import FLOAT
 from visionssm.kernels.cpu.kernel import Kernel
-from visionssm.kernels.cpu.math import LANES
 
 
 class _Job:
@@ -85,18 +84,17 @@ if hasattr(os, "register_at_fork"):
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # releases the interpreter lock
 
 
-def run_kernel(kernel: Kernel, tasks: int, scratch_size: int, **arguments: int) -> None:
+def run_kernel(kernel: Kernel, tasks: int, **arguments: int) -> None:
     """Run a compiled kernel on as many threads as it has tasks, at most torch.get_num_threads().
 
     Args:
         kernel: takes tasks from its counter until none is left; correct for any number of concurrent calls, from one
             up.
         tasks: how many there are to share out.
-        scratch_size: floats of working memory that a thread needs.
         arguments: of the kernel, by name. Whoever passes an address keeps its array alive.
 
-    What every kernel has beside them: `counter` is the address of two zeroed int64, tasks taken and threads begun;
-    `scratch` that of the working memory of all threads.
+    What a kernel has beside them: `counter` is the address of two zeroed int64, tasks taken and threads begun; its
+    blocks are places in the working memory of the thread.
 
     Raises:
         TypeError: an argument is missing, or none of the kernel's.
@@ -104,13 +102,14 @@ def run_kernel(kernel: Kernel, tasks: int, scratch_size: int, **arguments: int) 
     if tasks == 0:
         return
     n_threads = torch.get_num_threads()
-    scratch_size = math.ceil(scratch_size / LANES) * LANES
-    scratch = _working_memory(n_threads * scratch_size)
-    words = array("q", (0, scratch.data_ptr(), scratch_size, tasks, *kernel.ordered(arguments), 0, 0))
+    given = kernel.ordered(arguments)
+    places, zeroed, size = kernel.blocks(arguments)
+    memory = _working_memory(n_threads * size // FLOAT)
+    words = array("q", (tasks, 0, memory.data_ptr(), size, *given, *places, *zeroed, 0, 0))  # as Kernel.entry reads
     address, length = words.buffer_info()
-    words[0] = address + (length - 2) * words.itemsize  # the counter lies behind the arguments
+    words[1] = address + (length - 2) * words.itemsize  # the counter lies behind the arguments
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # a debugger steps through it; see `stepping`
-        kernel.function(*words[: len(kernel.names)])
+        kernel.entry()(address)
     elif tasks > 1 and n_threads > 1 and not _forked and (team := _openmp_team()) is not None:
         # Always all of torch's threads, also for fewer tasks: OpenMP ends threads that a smaller team leaves over.
         team(kernel.address, address, n_threads, 0)

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.deformable_sum.cpu_kernels import (
-    BACKWARD_SCRATCH,
-    FORWARD_SCRATCH,
-    REACH_SCRATCH,
     deformable_backward,
     deformable_forward,
     deformable_reach,
@@ -35,7 +32,6 @@ def forward(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> Ten
     threads.run_kernel(
         deformable_forward,
         batch * height,
-        FORWARD_SCRATCH,
         height=height,
         width=width,
         groups=groups,
@@ -64,13 +60,11 @@ def backward(
         threads.run_kernel(
             deformable_reach,
             batch * height,
-            REACH_SCRATCH,
             **inputs,
         )
     threads.run_kernel(
         deformable_backward,
         batch * bands,
-        BACKWARD_SCRATCH,
         channels=channels,
         bands=bands,
         **inputs,

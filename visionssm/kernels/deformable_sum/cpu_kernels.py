@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu.blocks import FLOAT, clear
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.blocks import FLOAT
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
     LANES,
     floor,
@@ -41,9 +41,6 @@ from visionssm.kernels.deformable_sum.reference import POINTS
 
 CORNERS = 4  # left above, right above, left below, right below
 TABLE = CORNERS * LANES
-FORWARD_SCRATCH = 2 * TABLE  # numbers of pixels, weights
-BACKWARD_SCRATCH = FORWARD_SCRATCH + TABLE * LANES  # and products with the gradient
-REACH_SCRATCH = 2 * LANES
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -54,9 +51,15 @@ def _place(image, row, column, group, of_image, of_row, of_column, of_group):
     return (image * of_image + row * of_row + column * of_column + group * of_group) * FLOAT
 
 
-@kernel
+def forward_memory() -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    return {"pixels": TABLE, "weights": TABLE}
+
+
+@kernel_with(forward_memory)
 def deformable_forward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    pixels, weights,
     height, width, groups, channels, scale,
     value,
     offset, offset_batch, offset_row, offset_column, offset_group,
@@ -64,8 +67,6 @@ def deformable_forward(
     y,
 ):  # fmt: skip
     """A row of an image is a task. value, y: (B, H, W, G, D)."""
-    pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    weights = pixels + TABLE * FLOAT
     length = scalar(scale, 0)
     pixel_size = groups * channels * FLOAT
     while True:
@@ -148,15 +149,20 @@ def _plus_pixel(total, pixels, weights, entry, block, pixel_size):
     return total
 
 
-@kernel
+def reach_memory() -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    return {"least_of_lanes": LANES, "largest_of_lanes": LANES}
+
+
+@kernel_with(reach_memory)
 def deformable_reach(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    least_of_lanes, largest_of_lanes,
     height, width, groups, scale,
     offset, offset_batch, offset_row, offset_column, offset_group,
     reach,
 ):  # fmt: skip
     """The first and the last row above a position of each row, which is a task; NaN is left out. reach: (B, H, 2)."""
-    lanes = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
     length = scalar(scale, 0)
     while True:
         task = take_ticket(counter)
@@ -171,18 +177,24 @@ def deformable_reach(
                 )
                 y = spread(np.float32(row)) + floor(spread(length) * moved_y(points))
                 least, largest = smaller(y, least), larger(y, largest)
-        store(lanes, 0, least)
-        store(lanes, LANES, largest)
-        low, high = scalar(lanes, 0), scalar(lanes, LANES)
+        store(least_of_lanes, 0, least)
+        store(largest_of_lanes, 0, largest)
+        low, high = scalar(least_of_lanes, 0), scalar(largest_of_lanes, 0)
         for p in range(1, POINTS):
-            low, high = min(low, scalar(lanes, p)), max(high, scalar(lanes, LANES + p))
+            low, high = min(low, scalar(least_of_lanes, p)), max(high, scalar(largest_of_lanes, p))
         put(reach, 2 * task, low)
         put(reach, 2 * task + 1, high)
 
 
-@kernel
+def backward_memory() -> dict[str, int]:
+    """Floats of the blocks in which a thread works; `products` of the values at the corners with the gradient."""
+    return {"pixels": TABLE, "weights": TABLE, "products": TABLE * LANES}
+
+
+@kernel_with(backward_memory)
 def deformable_backward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    pixels, weights, products,
     height, width, groups, channels, bands, scale,
     value,
     offset, offset_batch, offset_row, offset_column, offset_group,
@@ -195,10 +207,6 @@ def deformable_backward(
     A task writes the gradients of its band: of the offsets and masks at these rows, and of the values there, to which
     it adds what arrives from any row, in the order of the pixels: so the sums do not depend on the number of bands.
     """
-    pixels = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    weights = pixels + TABLE * FLOAT
-    products = weights + TABLE * FLOAT
-    clear(products, TABLE * LANES)
     length = scalar(scale, 0)
     pixel_size = groups * channels * FLOAT
     while True:

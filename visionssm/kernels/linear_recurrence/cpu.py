@@ -29,7 +29,6 @@ def states(a: Tensor, b: Tensor, state: Tensor | None, *, reverse: bool, adjoint
     threads.run_kernel(
         recurrence,
         outer * math.ceil(width / TILE),
-        0,
         n_steps=n_steps,
         width=width,
         pairs=floats == 2,

@@ -31,7 +31,7 @@ TILE = 2048  # floats: the states, factors and additions of a step are half of a
 
 @kernel
 def recurrence(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
     n_steps, width, pairs, backwards, adjoint,
     a, a_outer, a_step, a_inner,
     b, state, out,

@@ -16,7 +16,7 @@ from torch import Tensor
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.cpu.math import LANES
 from visionssm.kernels.layout import addresses, packed
-from visionssm.kernels.plstm2d.cpu_kernels import backward_scratch, forward_scratch, pairs_backward, pairs_forward
+from visionssm.kernels.plstm2d.cpu_kernels import pairs_backward, pairs_forward
 from visionssm.kernels.plstm2d.gates import Gates
 
 
@@ -30,7 +30,6 @@ def forward(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> Tensor:
     threads.run_kernel(
         pairs_forward,
         tasks,
-        forward_scratch(rows, columns),
         **_grid(kept[0]),
         **_gates("", kept[:-1]),
         **addresses(direct=kept[-1], weights=weights),
@@ -48,7 +47,6 @@ def backward(grad_weights: Tensor, gates: tuple[Tensor | None, ...]) -> tuple[Te
     threads.run_kernel(
         pairs_backward,
         tasks,
-        backward_scratch(rows, columns),
         **_grid(kept[0]),
         **_gates("", kept),
         **_gates("grad_", grads),

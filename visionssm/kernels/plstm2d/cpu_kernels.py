@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu.blocks import FLOAT, clear
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.blocks import clear
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
     LANES,
     inlined,
@@ -34,20 +34,9 @@ N_TRANSITIONS_AND_MARKS = 6
 # mypy: disable-error-code="no-untyped-def"
 
 
-def forward_scratch(rows: int, columns: int) -> int:
-    """Floats of working memory that one thread needs for `pairs_forward`."""
-    return LANES * (LANES + columns + rows * columns)
-
-
-def backward_scratch(rows: int, columns: int) -> int:
-    """Floats of working memory that one thread needs for `pairs_backward`."""
-    return LANES * (LANES + 2 * columns + (3 + N_TRANSITIONS_AND_MARKS) * rows * columns)
-
-
 @inlined
 def _unit_vectors(address):
-    """Vector n is one in lane n."""
-    clear(address, LANES * LANES)
+    """Vector n, which is zero, becomes one in lane n."""
     for n in range(LANES):
         put(address, n * LANES + n, np.float32(1))
 
@@ -74,19 +63,26 @@ def _leaving(p, lane, units, source, straight, turned, ahead, aside):
     return state
 
 
-@kernel
+def forward_memory(n_rows: int, n_columns: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    return {
+        "units": LANES * LANES,
+        "row": n_columns * LANES,
+        "tile": n_rows * n_columns * LANES,
+    }
+
+
+@kernel_with(forward_memory, unset=["row", "tile"])
 def pairs_forward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    units, row, tile,
     n_directions, n_rows, n_columns,
     source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, direct, weights,
 ):  # fmt: skip
-    """Take tasks, a batch element and sixteen sources each, from `counter` (two zeroed int64) until none is left.
+    """Take tasks, a batch element and sixteen sources each, from `counter` until none is left.
 
-    Addresses of missing turns and direct weights are 0.
+    Addresses of missing turns and direct weights are 0. `row` has the states that go along x, by column.
     """
-    units = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    row = units + LANES * LANES * FLOAT  # states that go along x, by column
-    tile = row + n_columns * LANES * FLOAT
     _unit_vectors(units)
     n_cells = n_rows * n_columns
     groups = (n_cells + LANES - 1) // LANES
@@ -126,9 +122,24 @@ def pairs_forward(
                     put(weights, place + lane, scalar(tile, cell * LANES + lane))
 
 
-@kernel
+def backward_memory(n_rows: int, n_columns: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    n_cells = n_rows * n_columns
+    return {
+        "units": LANES * LANES,
+        "row": n_columns * LANES,
+        "spare": LANES,
+        "entered_l": n_cells * LANES,
+        "entered_u": n_cells * LANES,
+        "tile": n_cells * LANES,
+        "sums": n_cells * N_TRANSITIONS_AND_MARKS * LANES,
+    }
+
+
+@kernel_with(backward_memory, unset=["row", "spare", "entered_l", "entered_u", "tile", "sums"])
 def pairs_backward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    units, row, spare, entered_l, entered_u, tile, sums,
     n_directions, n_rows, n_columns,
     source_r, source_d, t_rl, t_du, mark_l, mark_u, t_ru, t_dl, grad_weights,
     grad_source_r, grad_source_d, grad_t_rl, grad_t_du, grad_mark_l, grad_mark_u, grad_t_ru, grad_t_dl,
@@ -136,16 +147,9 @@ def pairs_backward(
     """Take tasks, a batch element and a direction each; see `pairs_forward`.
 
     The walk is made again and its states are kept; then their gradients walk back. Sums over sources stay in lanes
-    until the last source.
+    until the last source: `sums` has those of t_rl, t_ru, t_du, t_dl, mark_l, mark_u of each cell.
     """
-    units = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    row = units + LANES * LANES * FLOAT
-    spare = row + n_columns * LANES * FLOAT
-    entered_l = spare + n_columns * LANES * FLOAT
     n_cells = n_rows * n_columns
-    entered_u = entered_l + n_cells * LANES * FLOAT
-    tile = entered_u + n_cells * LANES * FLOAT
-    sums = tile + n_cells * LANES * FLOAT  # of a cell: t_rl, t_ru, t_du, t_dl, mark_l, mark_u
     _unit_vectors(units)
     while True:
         task = take_ticket(counter)

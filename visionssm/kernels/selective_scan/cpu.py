@@ -17,8 +17,8 @@ from visionssm.kernels.cpu import threads
 from visionssm.kernels.cpu.half import FORMATS, readable
 from visionssm.kernels.cpu.math import LANES
 from visionssm.kernels.layout import addresses, packed, placed, with_unit_stride
-from visionssm.kernels.selective_scan.cpu_backward import backward_scratch, scan_backward
-from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, forward_scratch, scan_forward
+from visionssm.kernels.selective_scan.cpu_backward import scan_backward
+from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, scan_forward
 from visionssm.kernels.selective_scan.scan import Scan
 
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
@@ -54,7 +54,6 @@ def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tens
     threads.run_kernel(
         scan_forward,
         tasks,
-        forward_scratch(tile, d_state, rank, scan.pixels if apart else 0),
         **_inputs(scan),
         **_map("y", y, scan),
         **addresses(final=final, states=states),
@@ -102,7 +101,6 @@ def backward(
     threads.run_kernel(
         scan_backward,
         groups * ranges,
-        backward_scratch(tile, d_state, rank, largest_group * pixels if apart else 0),
         **_inputs(scan),
         **_map("gy", grad_y, scan),
         **_map("gu", grad_u, scan),

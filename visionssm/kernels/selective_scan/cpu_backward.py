@@ -16,7 +16,7 @@ import numpy as np
 
 from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu.half import item_size, narrow
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
     LANES,
     LN_2,
@@ -41,21 +41,45 @@ from visionssm.kernels.selective_scan.cpu_forward import CHUNK, QUAD, step_input
 # mypy: disable-error-code="no-untyped-def"
 
 
-def backward_scratch(tile: int, d_state: int, rank: int, summed_pixels: int) -> int:
-    """Floats of working memory that one thread needs for `scan_backward`.
+def backward_memory(
+    tile: int, d_state: int, rank: int, n_images: int, groups: int, n_pixels: int, sums_apart: int
+) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    longest_row = max(tile, d_state, rank)
+    largest_group = (n_images + groups - 1) // groups
+    return {
+        "zeros": longest_row,
+        "unread": longest_row,
+        "sums_b": d_state * LANES,
+        "sums_c": d_state * LANES,
+        "a_tile": d_state * tile,
+        "h": d_state * tile,
+        "gh": d_state * tile,
+        "ga_tile": d_state * tile,
+        "w_tile": rank * tile,
+        "gw_tile": rank * tile,
+        "bias_tile": tile,
+        "gbias_tile": tile,
+        "skip_tile": tile,
+        "gskip_tile": tile,
+        "delta": CHUNK * tile,
+        "slope": CHUNK * tile,
+        "decays": CHUNK * d_state * tile,
+        "decayed": CHUNK * d_state * tile,
+        "u_copy": CHUNK * tile,
+        "dt_copy": CHUNK * tile,
+        "gy_copy": CHUNK * tile,
+        "vectors": CHUNK * (rank + 2 * d_state),
+        "gu_sums": largest_group * n_pixels * tile if sums_apart else 0,
+    }
 
-    `summed_pixels`: of all images of a group, if the sum over routes of u's gradient is kept apart, else 0.
-    """
-    zeros = 2 * max(tile, d_state, rank) + 2 * LANES
-    sums = 2 * d_state * LANES
-    vectors = CHUNK * (rank + 2 * d_state)
-    per_channel = 4 * d_state + 2 * rank + 4 + CHUNK * (2 * d_state + 7) + summed_pixels
-    return zeros + sums + vectors + per_channel * tile
 
-
-@kernel
+@kernel_with(backward_memory, unset=["gu_sums"])
 def scan_backward(
-    counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
+    tasks, counter,
+    zeros, unread, sums_b, sums_c, a_tile, h, gh, ga_tile, w_tile, gw_tile, bias_tile, gbias_tile, skip_tile,
+    gskip_tile, delta, slope, decays, decayed, u_copy, dt_copy, gy_copy, vectors, gu_sums,
+    tile, map_kind, vector_kind, sums_apart,
     n_images, groups, range_size,
     n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
     u, u_batch, u_pixel, u_route,
@@ -67,37 +91,13 @@ def scan_backward(
     weight, a, skip, bias, initial, states, gfinal,
     gdt, gb, gc, ga, gweight, gskip, gbias, ginitial,
 ):  # fmt: skip
-    """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads.
+    """Take tasks from `counter` until none is left.
 
     gdt is (B, L, K, Dk), or (ranges, B, L, K, R) for low-rank steps; gb and gc are (ranges, B, L, K, N); ga, gweight,
-    gskip and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller.
+    gskip and gbias are (groups, K, …, Dk). Nothing needs to be zeroed by the caller. `slope` is dΔ/dx, then gx, of
+    Δ = softplus(x).
     """
-    longest_row = max(tile, d_state, rank) + LANES
     block_floats = d_state * tile
-    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    unread = zeros + longest_row * FLOAT
-    sums_b = unread + longest_row * FLOAT
-    sums_c = sums_b + d_state * LANES * FLOAT
-    a_tile = sums_c + d_state * LANES * FLOAT
-    h = a_tile + block_floats * FLOAT
-    gh = h + block_floats * FLOAT
-    ga_tile = gh + block_floats * FLOAT
-    w_tile = ga_tile + block_floats * FLOAT
-    gw_tile = w_tile + rank * tile * FLOAT
-    bias_tile = gw_tile + rank * tile * FLOAT
-    gbias_tile = bias_tile + tile * FLOAT
-    skip_tile = gbias_tile + tile * FLOAT
-    gskip_tile = skip_tile + tile * FLOAT
-    delta = gskip_tile + tile * FLOAT
-    slope = delta + CHUNK * tile * FLOAT  # dΔ/dx, then gx, of Δ = softplus(x)
-    decays = slope + CHUNK * tile * FLOAT
-    decayed = decays + CHUNK * block_floats * FLOAT
-    u_copy = decayed + CHUNK * block_floats * FLOAT
-    dt_copy = u_copy + CHUNK * tile * FLOAT
-    gy_copy = dt_copy + CHUNK * tile * FLOAT
-    vectors = gy_copy + CHUNK * tile * FLOAT
-    gu_sums = vectors + CHUNK * (rank + 2 * d_state) * FLOAT
-    clear(zeros, (gu_sums - zeros) // FLOAT)
     map_item, vector_item = item_size(map_kind), item_size(vector_kind)
     # Addresses of a step's u, dt, b, c, gy, gu, gdt, gb, gc.
     rows = np.empty((9, CHUNK), np.int64)

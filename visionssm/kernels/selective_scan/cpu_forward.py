@@ -19,7 +19,7 @@ import numpy as np
 
 from visionssm.kernels.cpu.blocks import FLOAT, clear, copy, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu.half import item_size, narrow, widen
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
     LANES,
     LOG2_E,
@@ -41,14 +41,23 @@ CHUNK = 128  # steps between saved states; a multiple of PANEL
 # mypy: disable-error-code="no-untyped-def"
 
 
-def forward_scratch(tile: int, d_state: int, rank: int, summed_pixels: int) -> int:
-    """Floats of working memory that one thread needs for `scan_forward`.
-
-    `summed_pixels`: of the map, if the sum over routes is kept apart, else 0.
-    """
-    zeros = max(tile, d_state, rank) + LANES
-    vectors = PANEL * (rank + 2 * d_state)
-    return zeros + (2 * d_state + rank + 3 + 4 * PANEL + summed_pixels) * tile + vectors
+def forward_memory(tile: int, d_state: int, rank: int, n_pixels: int, sums_apart: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    return {
+        "zeros": max(tile, d_state, rank),
+        "a_tile": d_state * tile,
+        "h": d_state * tile,
+        "w_tile": rank * tile,
+        "bias_tile": tile,
+        "skip_tile": tile,
+        "unread": tile,
+        "delta": PANEL * tile,
+        "drive": PANEL * tile,
+        "u_copy": PANEL * tile,
+        "dt_copy": PANEL * tile,
+        "vectors": PANEL * (rank + 2 * d_state),
+        "sums": n_pixels * tile if sums_apart else 0,
+    }
 
 
 @inlined
@@ -85,9 +94,11 @@ def widen_vectors(rows, j, vectors, rank, d_state, kind):
     rows[3, j] = widened(rows[3, j], place + d_state * FLOAT, d_state, kind)
 
 
-@kernel
+@kernel_with(forward_memory, unset=["sums"])
 def scan_forward(
-    counter, scratch, scratch_size, tasks, tile, map_kind, vector_kind, sums_apart,
+    tasks, counter,
+    zeros, a_tile, h, w_tile, bias_tile, skip_tile, unread, delta, drive, u_copy, dt_copy, vectors, sums,
+    tile, map_kind, vector_kind, sums_apart,
     n_pixels, n_routes, n_sequences, n_steps, n_channels, d_state, rank, order,
     u, u_batch, u_pixel, u_route,
     dt, dt_batch, dt_pixel, dt_route,
@@ -96,21 +107,7 @@ def scan_forward(
     y, y_batch, y_pixel, y_route,
     weight, a, skip, bias, initial, final, states,
 ):  # fmt: skip
-    """Take tasks from `counter` until none is left. `counter` is two zeroed int64: the tasks, the threads."""
-    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    a_tile = zeros + (max(tile, d_state, rank) + LANES) * FLOAT
-    h = a_tile + d_state * tile * FLOAT
-    w_tile = h + d_state * tile * FLOAT
-    bias_tile = w_tile + rank * tile * FLOAT
-    skip_tile = bias_tile + tile * FLOAT
-    unread = skip_tile + tile * FLOAT
-    delta = unread + tile * FLOAT
-    drive = delta + PANEL * tile * FLOAT  # Δ·u
-    u_copy = drive + PANEL * tile * FLOAT
-    dt_copy = u_copy + PANEL * tile * FLOAT
-    vectors = dt_copy + PANEL * tile * FLOAT
-    sums = vectors + PANEL * (rank + 2 * d_state) * FLOAT
-    clear(zeros, (sums - zeros) // FLOAT)
+    """Take tasks from `counter` until none is left. `drive` is Δ·u."""
     map_item, vector_item = item_size(map_kind), item_size(vector_kind)
     rows = np.empty((5, PANEL), np.int64)  # addresses of a step's u, dt, b, c, y
     tiles = (n_channels + tile - 1) // tile

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.layout import addresses, packed, placed, rows
-from visionssm.kernels.ssd.cpu_kernels import backward_scratch, forward_scratch, ssd_backward, ssd_forward
+from visionssm.kernels.ssd.cpu_kernels import ssd_backward, ssd_forward
 
 
 def states_shape(x: Tensor, b: Tensor, chunk_size: int) -> tuple[Any, ...]:
@@ -51,7 +51,6 @@ def forward(
     threads.run_kernel(
         ssd_forward,
         batch * heads,
-        forward_scratch(width, d_state),
         **_inputs(kept, chunk_size),
         **addresses(skip=skip, initial=initial, y=y, final=final, states=states),
     )
@@ -88,7 +87,6 @@ def backward(
     threads.run_kernel(
         ssd_backward,
         batch * heads,
-        backward_scratch(width, d_state, chunk_size),
         **_inputs(kept, chunk_size),
         **placed("g_y", grad_y, "batch", "step", "head"),
         **addresses(skip=skip, states=states, g_final=grad_final, grad_x=grad_x, grad_b=grad_b, grad_c=grad_c),

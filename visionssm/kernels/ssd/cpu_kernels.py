@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, gather_transposed, scatter_transposed
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, gather_transposed, padded, scatter_transposed
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
     LANES,
     inlined,
@@ -34,38 +34,32 @@ QUAD = 4  # steps that share one read of the state; divides PANEL
 # mypy: disable-error-code="no-untyped-def"
 
 
-def padded(count: int) -> int:
-    """Floats of a row that is made of whole vectors."""
-    return (count + LANES - 1) // LANES * LANES
+def forward_memory(width: int, d_state: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    tile = padded(width)
+    return {
+        "zeros": padded(d_state),
+        "h": d_state * tile,
+        "drive": PANEL * tile,
+        "out": PANEL * tile,
+    }
 
 
-def forward_scratch(width: int, d_state: int) -> int:
-    """Floats of working memory that one thread needs for `ssd_forward`."""
-    return padded(d_state) + LANES + (d_state + 2 * PANEL) * padded(width)
-
-
-def backward_scratch(width: int, d_state: int, chunk: int) -> int:
-    """Floats of working memory that one thread needs for `ssd_backward`."""
-    states = padded(d_state)
-    return (padded(width) + 2) * states + (chunk + 1) * states * LANES + (2 * chunk + 1 + 2 * LANES) * LANES
-
-
-@kernel
+@kernel_with(forward_memory)
 def ssd_forward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    zeros, h, drive, out,
     n_steps, n_heads, group_heads, width, d_state, chunk,
     x, x_batch, x_step, x_head,
     b, b_batch, b_step, b_group,
     c, c_batch, c_step, c_group,
     dt, decay, skip, initial, y, final, states,
 ):  # fmt: skip
-    """Take heads from `counter` until none is left. dt, decay: (B, L, H); y: (B, L, H, P); states: (B, C, H, N, P)."""
-    tile = (width + LANES - 1) // LANES * LANES
-    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    h = zeros + ((d_state + LANES - 1) // LANES * LANES + LANES) * FLOAT
-    drive = h + d_state * tile * FLOAT  # Δ·x
-    out = drive + PANEL * tile * FLOAT
-    clear(zeros, scratch_size)
+    """Take heads from `counter` until none is left. dt, decay: (B, L, H); y: (B, L, H, P); states: (B, C, H, N, P).
+
+    `drive` is Δ·x.
+    """
+    tile = padded(width)
     one = np.float32(1)
     keep = np.empty(PANEL, np.float32)  # decay of each step
     rows = np.empty((2, PANEL), np.int64)  # addresses of each step's b and c
@@ -164,9 +158,26 @@ def _four_steps(rows, keep, j, h, drive, out, d_state, tile, block):
     store(out, place + 3 * tile, y3)
 
 
-@kernel
+def backward_memory(width: int, d_state: int, chunk: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    n_padded = padded(d_state)
+    return {
+        "flow": padded(width) * n_padded,
+        "h": (chunk + 1) * n_padded * LANES,
+        "x_tile": chunk * LANES,
+        "dy_tile": chunk * LANES,
+        "dx": LANES,
+        "sum_b": n_padded,
+        "sum_c": n_padded,
+        "products": LANES * LANES,
+        "products_c": LANES * LANES,
+    }
+
+
+@kernel_with(backward_memory)
 def ssd_backward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    flow, h, x_tile, dy_tile, dx, sum_b, sum_c, products, products_c,
     n_steps, n_heads, group_heads, width, d_state, chunk,
     x, x_batch, x_step, x_head,
     b, b_batch, b_step, b_group,
@@ -185,18 +196,12 @@ def ssd_backward(
     Written per step and head: `grad_decay` <g_t, decay_t h_{t−1}>, the gradient of log(decay_t); `grad_drive`
     <x_t, Σ_n b_t g_t>, that of Δ_t through Δ_t x_t; `grad_skip` <x_t, dy_t>. grad_b, grad_c: (B, L, H, N), a part of
     every head.
+
+    Blocks: `flow` is decay_{t+1} g_{t+1}, (tiles, N, 16); `h` has h_{t−1} of the chunk's steps, then the last h_t,
+    (chunk + 1, N, 16).
     """
-    n_padded = (d_state + LANES - 1) // LANES * LANES
-    tile = (width + LANES - 1) // LANES * LANES
-    flow = scratch + take_ticket(counter + 8) * scratch_size * FLOAT  # decay_{t+1} g_{t+1}, (tiles, N, 16)
-    h = flow + tile * n_padded * FLOAT  # h_{t−1} of the chunk's steps, then the last h_t, (chunk + 1, N, 16)
-    x_tile = h + (chunk + 1) * n_padded * LANES * FLOAT
-    dy_tile = x_tile + chunk * LANES * FLOAT
-    dx = dy_tile + chunk * LANES * FLOAT
-    sum_b = dx + LANES * FLOAT
-    sum_c = sum_b + n_padded * FLOAT
-    products = sum_c + n_padded * FLOAT
-    clear(flow, scratch_size)
+    n_padded = padded(d_state)
+    tile = padded(width)
     one = np.float32(1)
     n_chunks = (n_steps + chunk - 1) // chunk
 
@@ -223,7 +228,8 @@ def ssd_backward(
                 count = min(LANES, width - first)
                 if count < LANES:  # lanes past the last channel hold zeros
                     clear(h, n_padded * LANES)
-                    clear(x_tile, 2 * chunk * LANES)
+                    clear(x_tile, chunk * LANES)
+                    clear(dy_tile, chunk * LANES)
                 for n in range(d_state):
                     copy(saved + (n * width + first) * FLOAT, h + n * LANES * FLOAT, count)
                 for j in range(steps):  # the chunk's states again
@@ -251,8 +257,9 @@ def ssd_backward(
                     c_row = c + (batch * c_batch + t * c_step + group * c_group) * FLOAT
                     before, g = h + j * n_padded * LANES * FLOAT, flow + first * n_padded * FLOAT
                     read, kept = _reverse_step(
-                        before, g, b_row, c_row, keep, delta * x_t, dy_t, products, sum_b, sum_c, d_state, n_padded
-                    )
+                        before, g, b_row, c_row, keep, delta * x_t, dy_t,
+                        products, products_c, sum_b, sum_c, d_state, n_padded,
+                    )  # fmt: skip
                     to_decay, to_drive, to_skip = total(kept), total(read * x_t), total(x_t * dy_t)
                     if first == 0:
                         copy(sum_b, grad_b + step * d_state * FLOAT, d_state)
@@ -275,23 +282,24 @@ def ssd_backward(
 
 
 @inlined
-def _reverse_step(before, g, b_row, c_row, keep, drive, dy_t, products, sum_b, sum_c, d_state, n_padded):
+def _reverse_step(
+    before, g, b_row, c_row, keep, drive, dy_t, products, products_c, sum_b, sum_c, d_state, n_padded
+):  # fmt: skip
     """One step of sixteen channels; `g` holds what flows in from the next step, and then what flows to the one before.
 
     Writes Σ_p g drive and Σ_p h dy of each state, and returns Σ_n b g and Σ_n g decay h_{t−1} of each channel.
     """
     read = kept = spread(np.float32(0))
-    of_c = products + LANES * LANES * FLOAT
     for first in range(0, d_state, LANES):
         for k in range(min(LANES, d_state - first)):
             n = first + k
             flow = multiply_add(load_spread(c_row, n), dy_t, load(g, n * LANES))
             read = multiply_add(load_spread(b_row, n), flow, read)
             store(products, k * LANES, flow * drive)
-            store(of_c, k * LANES, load(before, (n_padded + n) * LANES) * dy_t)
+            store(products_c, k * LANES, load(before, (n_padded + n) * LANES) * dy_t)
             flow = keep * flow
             kept = multiply_add(flow, load(before, n * LANES), kept)
             store(g, n * LANES, flow)
         store(sum_b, first, sums_of_rows(products))
-        store(sum_c, first, sums_of_rows(of_c))
+        store(sum_c, first, sums_of_rows(products_c))
     return read, kept
