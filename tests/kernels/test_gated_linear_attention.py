@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,8 +12,15 @@ from torch import Tensor
 
 from visionssm.kernels import gated_linear_attention, ssd, use_backend
 
-backends = pytest.mark.parametrize("backend", ["auto", "reference"])
+backends = pytest.mark.parametrize("backend", ["auto", "reference", "chunks"])
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+def running(backend: str) -> AbstractContextManager[Any]:
+    """A backend, or the products in chunks that run where there is no compiled kernel."""
+    if backend == "chunks":
+        return mock.patch("visionssm.kernels.gated_linear_attention.select_backend", lambda _: "triton")
+    return use_backend(backend)
 
 
 def make(
@@ -63,18 +72,20 @@ def weighted_pairs(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Te
 @directions
 def test_each_step_reads_the_others_by_the_decays_between_them(backend: str, reverse: bool) -> None:
     arguments = make(dtype=torch.float64)
-    with use_backend(backend):
+    with running(backend):
         y = gated_linear_attention(**arguments, reverse=reverse)
     torch.testing.assert_close(y, weighted_pairs(**arguments, reverse=reverse))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])  # in float64: chunks, and one step after the other
 @directions
-def test_gradients_of_the_definition_pass_gradcheck(reverse: bool) -> None:
+def test_gradients_of_every_order_pass_gradcheck(backend: str, reverse: bool) -> None:
     arguments = make(batch=1, steps=4, heads=2, d_state=2, width=3, dtype=torch.float64)
     leaves = [x.requires_grad_() for x in arguments.values()]
 
     def call(*tensors: Tensor) -> Tensor:
-        return gated_linear_attention(*tensors, reverse=reverse)
+        with running(backend):
+            return gated_linear_attention(*tensors, reverse=reverse)
 
     assert torch.autograd.gradcheck(call, leaves)
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
@@ -93,7 +104,7 @@ SHAPES = {
 @directions
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_equal_the_float64_definition(backend: str, reverse: bool, shape: str) -> None:
-    with use_backend(backend):
+    with running(backend):
         got = values_and_gradients(make(**SHAPES[shape]), reverse=reverse)
     arguments = {name: x.double() for name, x in make(**SHAPES[shape]).items()}
     with use_backend("reference"):
@@ -102,11 +113,55 @@ def test_values_and_gradients_equal_the_float64_definition(backend: str, reverse
         torch.testing.assert_close(ours.double(), want, rtol=0, atol=2e-6 * max(1.0, want.abs().max().item()))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "chunks"])
+def test_a_large_decay_costs_later_steps_no_accuracy(backend: str) -> None:
+    arguments = make(steps=40)
+    arguments["log_decay"][:, 3] = -1e6
+    with running(backend):
+        got = gated_linear_attention(**arguments)
+    with use_backend("reference"):
+        expected = gated_linear_attention(**{name: x.double() for name, x in arguments.items()})
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
+def test_views_need_no_copy_by_the_caller() -> None:
+    arguments = make()
+    wide = torch.cat([arguments[name].flatten(2) for name in ("q", "k", "v", "log_decay")], -1)
+    parts = wide.split([15, 15, 12, 15], -1)
+    views = [x.unflatten(-1, (3, -1)) for x in parts]
+    expected = gated_linear_attention(**arguments)
+    torch.testing.assert_close(gated_linear_attention(*views, arguments["bonus"]), expected, rtol=0, atol=0)
+    bonus = arguments["bonus"]
+    heads_first = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in arguments.items() if x.ndim > 2}
+    found = values_and_gradients({**heads_first, "bonus": bonus})
+    for got, want in zip(found, values_and_gradients(arguments), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+@directions
+def test_the_registered_operator_passes_pytorchs_own_check(reverse: bool) -> None:
+    tensors = [x.requires_grad_() for name, x in make(steps=37).items() if name != "bonus"]
+    with use_backend("cpu"):
+        torch.library.opcheck(torch.ops.visionssm.gated_linear_attention, (*tensors, reverse, True))
+
+
+def test_a_program_of_an_open_length_gives_the_same_numbers() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor) -> Tensor:
+            return gated_linear_attention(q, k, v, log_decay, bonus, reverse=True)
+
+    steps = torch.export.Dim("steps", min=2, max=1000)
+    program = torch.export.export(Attention(), tuple(make().values()), dynamic_shapes=(*[{1: steps}] * 4, None))
+    other = make(steps=50)
+    expected = gated_linear_attention(**other, reverse=True)
+    torch.testing.assert_close(program.module()(*other.values()), expected)
+
+
 @backends
 def test_reverse_is_the_flipped_sequence(backend: str) -> None:
     arguments = make()
     flipped = {name: x if name == "bonus" else x.flip(1) for name, x in arguments.items()}
-    with use_backend(backend):
+    with running(backend):
         y = gated_linear_attention(**arguments, reverse=True)
         torch.testing.assert_close(y, gated_linear_attention(**flipped).flip(1), rtol=1e-5, atol=1e-5)
 
@@ -118,7 +173,7 @@ def test_one_decay_for_all_keys_is_state_space_duality(backend: str) -> None:
     q, k, v = (arguments[name] for name in "qkv")
     dt = arguments["log_decay"][..., 0].neg()
     same = -dt[..., None].roll(-1, 1).expand_as(q)  # the decay of the step that follows
-    with use_backend(backend):
+    with running(backend):
         y = gated_linear_attention(q, k, dt[..., None] * v, same, torch.ones(1, 5))
         decayed = gated_linear_attention(q * (-dt[..., None]).exp(), k, dt[..., None] * v, -dt[..., None].expand_as(q))
     own = torch.einsum("blhn,blhn,blhp->blhp", q, k, dt[..., None] * v)
@@ -131,7 +186,7 @@ def test_one_decay_for_all_keys_is_state_space_duality(backend: str) -> None:
 def test_huge_decays_forget_and_none_keeps_everything(backend: str) -> None:
     arguments = make()
     bonus = arguments.pop("bonus")
-    with use_backend(backend):
+    with running(backend):
         arguments["log_decay"] = torch.full_like(arguments["q"], -1e30)
         last = gated_linear_attention(**arguments, bonus=bonus)
         arguments["log_decay"] = torch.zeros_like(arguments["q"])
@@ -152,7 +207,7 @@ def test_half_precision_keeps_the_state_in_float32(backend: str, dtype: torch.dt
     arguments = {name: x.to(dtype) for name, x in make(steps=300).items()}
     with use_backend("reference"):
         expected = gated_linear_attention(**{name: x.double() for name, x in arguments.items()})
-    with use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+    with running(backend), torch.autocast("cpu", dtype=torch.bfloat16):
         y = gated_linear_attention(**arguments)
     assert y.dtype == dtype
     assert float((y - expected).abs().max() / expected.abs().max()) < torch.finfo(dtype).eps
@@ -162,7 +217,7 @@ def test_half_precision_keeps_the_state_in_float32(backend: str, dtype: torch.dt
 @directions
 @pytest.mark.parametrize("empty", [{"steps": 0}, {"batch": 0}])
 def test_nothing_gives_nothing(backend: str, reverse: bool, empty: dict[str, int]) -> None:
-    with use_backend(backend):
+    with running(backend):
         y, *gradients = values_and_gradients(make(**empty), reverse=reverse)
     assert y.shape == make(**empty)["v"].shape
     assert not any(g.any() for g in gradients)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
+from visionssm.kernels.backend import reference_requested, select_backend
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
+from visionssm.kernels.gated_linear_attention.chunks import gated_linear_attention_in_chunks
+from visionssm.kernels.gated_linear_attention.op import gated_linear_attention_op
 from visionssm.kernels.gated_linear_attention.reference import gated_linear_attention_reference
 
 __all__ = ["gated_linear_attention"]
@@ -21,7 +24,8 @@ def gated_linear_attention(
     step reads what earlier steps wrote, without its own decay, and what it writes itself by `bonus` only
     (Peng et al. 2024, RWKV-6, arXiv 2404.05892, section 4.2; Yang et al. 2024, GLA, arXiv 2312.06635).
 
-    For attention to both sides add the two directions, the bonus in one of them.
+    For attention to both sides add the two directions, the bonus in one of them. Compiled kernels run it on CPUs; on
+    GPUs, and in float64, it is matrix products in chunks of 16 steps.
 
     Args:
         q, k: (B, L, H, N) queries ("receptance" in RWKV) and keys of H heads, any float dtype.
@@ -47,7 +51,12 @@ def gated_linear_attention(
     """
     _check_inputs(q, k, v, log_decay, bonus)
     with without_autocast(q.device.type):
-        y = gated_linear_attention_reference(q, k, v, log_decay, reverse=reverse)
+        if reference_requested():
+            y = gated_linear_attention_reference(q, k, v, log_decay, reverse=reverse)
+        elif select_backend(q) == "cpu":
+            y = gated_linear_attention_op(q, k, v, log_decay, reverse)
+        else:
+            y = gated_linear_attention_in_chunks(q, k, v, log_decay, reverse=reverse)
         if bonus is None:
             return y
         compute = torch.promote_types(q.dtype, torch.float32)
