@@ -9,13 +9,23 @@ import torch
 from torch import Tensor
 
 from tests.kernels.examples import normal
-from visionssm.kernels import LowRank, deformable_sum, plstm2d, plstm2d_four_directions, routes, selective_scan, ssd
+from visionssm.kernels import (
+    LowRank,
+    deformable_sum,
+    gated_linear_attention,
+    plstm2d,
+    plstm2d_four_directions,
+    routes,
+    selective_scan,
+    ssd,
+)
 from visionssm.kernels.cpu import kernel as kernel_module
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.cpu.blocks import FLOAT
 from visionssm.kernels.cpu.kernel import Kernel, kernel_with, one_after_another
 from visionssm.kernels.cpu.math import LANES, put, scalar
 from visionssm.kernels.deformable_sum.cpu_kernels import deformable_backward, deformable_forward, deformable_reach
+from visionssm.kernels.gated_linear_attention.cpu_kernels import gated_backward, gated_forward
 from visionssm.kernels.plstm2d import propagation_gates
 from visionssm.kernels.plstm2d.cpu_kernels import pairs_backward, pairs_forward
 from visionssm.kernels.selective_scan.cpu_backward import scan_backward
@@ -73,6 +83,15 @@ def _ssd(width: int, d_state: int) -> Call:
     return lambda: _values_and_gradients(inputs, call)
 
 
+def _gated(width: int, d_state: int) -> Call:
+    inputs = [normal(2, 35, 3, d_state), normal(2, 35, 3, d_state), normal(2, 35, 3, width), normal(2, 35, 3, d_state)]
+
+    def call(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+        return gated_linear_attention(q, k, v, -decay.exp())
+
+    return lambda: _values_and_gradients(inputs, call)
+
+
 def _deformable(channels: int) -> Call:
     inputs = [normal(1, 16, 5, 2, channels), normal(1, 16, 5, 2, 9, 2), normal(1, 16, 5, 2, 9)]
     return lambda: _values_and_gradients(inputs, deformable_sum)
@@ -104,6 +123,8 @@ CASES: dict[str, Call] = {
     "scan in float16, low rank": _scan(24, 2, 3, torch.float16, window=True),
     "ssd": _ssd(32, 16),
     "ssd of odd sizes": _ssd(21, 19),
+    "gated linear attention": _gated(32, 16),
+    "gated linear attention of odd sizes": _gated(21, 19),
     "deformable sum": _deformable(16),
     "deformable sum of an odd number of channels": _deformable(5),
     "plstm2d of one direction": _plstm(1, 5, 4),
@@ -114,6 +135,8 @@ CASES_OF: dict[Kernel, str] = {
     scan_backward: "scan",
     ssd_forward: "ssd",
     ssd_backward: "ssd",
+    gated_forward: "gated",
+    gated_backward: "gated",
     deformable_forward: "deformable",
     deformable_reach: "deformable",
     deformable_backward: "deformable",

@@ -19,7 +19,7 @@ directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "
 def running(backend: str) -> AbstractContextManager[Any]:
     """A backend, or the products in chunks that run where there is no compiled kernel."""
     if backend == "chunks":
-        return mock.patch("visionssm.kernels.gated_linear_attention.select_backend", lambda _: "triton")
+        return mock.patch("visionssm.kernels.gated_linear_attention.select_backend", return_value="triton")
     return use_backend(backend)
 
 

@@ -13,13 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from visionssm.kernels.cpu import threads
-from visionssm.kernels.gated_linear_attention.cpu_kernels import (
-    CHUNK,
-    backward_scratch,
-    forward_scratch,
-    gated_backward,
-    gated_forward,
-)
+from visionssm.kernels.gated_linear_attention.cpu_kernels import CHUNK, gated_backward, gated_forward
 from visionssm.kernels.layout import addresses, placed, rows
 
 FLOAT = 4  # bytes
@@ -35,14 +29,13 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, reverse: bool, save_states: bool
 ) -> tuple[Tensor, Tensor]:
     """y and (if `save_states`, else empty) the states that `backward` starts from; shapes as in `reference.py`."""
-    batch, _, heads, width = v.shape
+    batch, _, heads, _ = v.shape
     kept = _kept(q, k, v, log_decay)
     y = kept["decay"].new_empty(v.shape)
     states = y.new_empty(states_shape(q, v) if save_states else (0,))
     threads.run_kernel(
         gated_forward,
         batch * heads,
-        forward_scratch(width, q.shape[-1]),
         **_sizes(q, v),
         **_visited({**kept, "y": y}, reverse),
         **addresses(states=states),
@@ -65,7 +58,6 @@ def backward(
     threads.run_kernel(
         gated_backward,
         batch * heads,
-        backward_scratch(width, q.shape[-1]),
         **_sizes(q, v),
         **visited,
         **{f"grad_{axis}": stride for axis, stride in shared.items()},

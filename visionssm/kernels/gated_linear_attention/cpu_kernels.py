@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy
-from visionssm.kernels.cpu.kernel import kernel
+from visionssm.kernels.cpu.blocks import FLOAT, add, clear, copy, padded
+from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import LANES, inlined, load, load_spread, multiply_add, spread, store, take_ticket
 from visionssm.kernels.cpu.sums import sums_of_rows
 
@@ -23,29 +23,16 @@ QUAD = 4  # steps that share one read of the state; divides PANEL
 # mypy: disable-error-code="no-untyped-def"
 
 
-def padded(count: int) -> int:
-    """Floats of a row that is made of whole vectors."""
-    return (count + LANES - 1) // LANES * LANES
+def forward_memory(width: int, d_state: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    tile = padded(width)
+    return {"s": d_state * tile, "values": PANEL * tile, "out": PANEL * tile}
 
 
-def forward_scratch(width: int, d_state: int) -> int:
-    """Floats of working memory that one thread needs for `gated_forward`."""
-    return padded(d_state) + LANES + (d_state + 2 * PANEL) * padded(width)
-
-
-def backward_scratch(width: int, d_state: int) -> int:
-    """Floats of working memory that one thread needs for `gated_backward`."""
-    return (
-        padded(width) * padded(d_state)
-        + (CHUNK + 1) * padded(d_state) * LANES
-        + 2 * CHUNK * LANES
-        + (LANES + 3 * padded(d_state) + 3 * LANES * LANES)
-    )
-
-
-@kernel
+@kernel_with(forward_memory)
 def gated_forward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    s, values, out,
     n_steps, n_heads, width, d_state,
     q, q_batch, q_step, q_head,
     k, k_batch, k_step, k_head,
@@ -55,12 +42,7 @@ def gated_forward(
     states,
 ):  # fmt: skip
     """Take heads from `counter` until none is left. decay: exp of the log decays; states: (B, C, H, N, P)."""
-    tile = (width + LANES - 1) // LANES * LANES
-    zeros = scratch + take_ticket(counter + 8) * scratch_size * FLOAT
-    s = zeros + ((d_state + LANES - 1) // LANES * LANES + LANES) * FLOAT
-    values = s + d_state * tile * FLOAT
-    out = values + PANEL * tile * FLOAT
-    clear(zeros, scratch_size)
+    tile = padded(width)
     rows = np.empty((3, PANEL), np.int64)  # addresses of each step's q, k and decay
     n_chunks = (n_steps + CHUNK - 1) // CHUNK
 
@@ -81,14 +63,13 @@ def gated_forward(
                 for n in range(d_state):
                     copy(s + n * tile * FLOAT, states + (place + n) * width * FLOAT, width)
             steps = min(PANEL, n_steps - t)
-            for j in range((steps + QUAD - 1) // QUAD * QUAD):
-                if j < steps:
-                    rows[0, j] = q_first + (t + j) * q_step * FLOAT
-                    rows[1, j] = k_first + (t + j) * k_step * FLOAT
-                    rows[2, j] = decay_first + (t + j) * decay_step * FLOAT
-                    copy(v_first + (t + j) * v_step * FLOAT, values + j * tile * FLOAT, width)
-                else:  # past the end: nothing reads the state any more
-                    rows[0, j] = rows[1, j] = rows[2, j] = zeros
+            for j in range(steps):
+                rows[0, j] = q_first + (t + j) * q_step * FLOAT
+                rows[1, j] = k_first + (t + j) * k_step * FLOAT
+                rows[2, j] = decay_first + (t + j) * decay_step * FLOAT
+                copy(v_first + (t + j) * v_step * FLOAT, values + j * tile * FLOAT, width)
+            for j in range(steps, (steps + QUAD - 1) // QUAD * QUAD):  # past the end: nothing reads the state any more
+                rows[:, j] = rows[:, steps - 1]
             for block in range(0, tile, LANES):
                 for j in range(0, steps, QUAD):
                     _four_steps(rows, j, s, values, out, d_state, tile, block)
@@ -123,9 +104,24 @@ def _four_steps(rows, j, s, values, out, d_state, tile, block):
     store(out, place + 3 * tile, y3)
 
 
-@kernel
+def backward_memory(width: int, d_state: int) -> dict[str, int]:
+    """Floats of the blocks in which a thread works."""
+    n_padded = padded(d_state)
+    return {
+        "flow": padded(width) * n_padded,
+        "s": (CHUNK + 1) * n_padded * LANES,
+        "v_tile": CHUNK * LANES,
+        "dy_tile": CHUNK * LANES,
+        "dv": LANES,
+        **dict.fromkeys(("sum_q", "sum_k", "sum_decay"), n_padded),
+        **dict.fromkeys(("products_q", "products_k", "products_decay"), LANES * LANES),
+    }
+
+
+@kernel_with(backward_memory)
 def gated_backward(
-    counter, scratch, scratch_size, tasks,
+    tasks, counter,
+    flow, s, v_tile, dy_tile, dv, sum_q, sum_k, sum_decay, products_q, products_k, products_decay,
     n_steps, n_heads, width, d_state,
     q, q_batch, q_step, q_head,
     k, k_batch, k_step, k_head,
@@ -145,17 +141,11 @@ def gated_backward(
         dlog_decay_t = decay_t Σ_p G_{t+1} S_t
 
     grad_q, grad_k and grad_decay, that of the log decays, are (B, L, H, N) of the same strides.
+
+    Blocks: `flow` is G_{t+1}, (tiles, N, 16); `s` has S_t of the chunk's steps, (chunk + 1, N, 16).
     """
-    n_padded = (d_state + LANES - 1) // LANES * LANES
-    tile = (width + LANES - 1) // LANES * LANES
-    flow = scratch + take_ticket(counter + 8) * scratch_size * FLOAT  # G_{t+1}, (tiles, N, 16)
-    s = flow + tile * n_padded * FLOAT  # S_t of the chunk's steps, (chunk + 1, N, 16)
-    v_tile = s + (CHUNK + 1) * n_padded * LANES * FLOAT
-    dy_tile = v_tile + CHUNK * LANES * FLOAT
-    dv = dy_tile + CHUNK * LANES * FLOAT
-    sums = dv + LANES * FLOAT  # of q, k and the decay, (3, N)
-    products = sums + 3 * n_padded * FLOAT
-    clear(flow, scratch_size)
+    n_padded = padded(d_state)
+    tile = padded(width)
     n_chunks = (n_steps + CHUNK - 1) // CHUNK
 
     while True:
@@ -177,7 +167,8 @@ def gated_backward(
                 count = min(LANES, width - first)
                 if count < LANES:  # lanes past the last channel hold zeros
                     clear(s, n_padded * LANES)
-                    clear(v_tile, 2 * CHUNK * LANES)
+                    clear(v_tile, CHUNK * LANES)
+                    clear(dy_tile, CHUNK * LANES)
                 for n in range(d_state):
                     copy(saved + (n * width + first) * FLOAT, s + n * LANES * FLOAT, count)
                 for j in range(steps):  # the chunk's states again
@@ -195,44 +186,45 @@ def gated_backward(
                     keep_row = decay_first + t * decay_step * FLOAT
                     v_t, dy_t = load(v_tile, j * LANES), load(dy_tile, j * LANES)
                     before, g = s + j * n_padded * LANES * FLOAT, flow + first * n_padded * FLOAT
-                    store(
-                        dv,
-                        0,
-                        _reverse_step(before, g, q_row, k_row, keep_row, v_t, dy_t, products, sums, d_state, n_padded),
-                    )
+                    read = _reverse_step(
+                        before, g, q_row, k_row, keep_row, v_t, dy_t,
+                        products_q, products_k, products_decay, sum_q, sum_k, sum_decay, d_state,
+                    )  # fmt: skip
+                    store(dv, 0, read)
                     place = (batch * grad_batch + t * grad_step + head * grad_head) * FLOAT
                     if first == 0:
-                        copy(sums, grad_q + place, d_state)
-                        copy(sums + n_padded * FLOAT, grad_k + place, d_state)
-                        copy(sums + 2 * n_padded * FLOAT, grad_decay + place, d_state)
+                        copy(sum_q, grad_q + place, d_state)
+                        copy(sum_k, grad_k + place, d_state)
+                        copy(sum_decay, grad_decay + place, d_state)
                     else:
-                        add(sums, grad_q + place, d_state)
-                        add(sums + n_padded * FLOAT, grad_k + place, d_state)
-                        add(sums + 2 * n_padded * FLOAT, grad_decay + place, d_state)
+                        add(sum_q, grad_q + place, d_state)
+                        add(sum_k, grad_k + place, d_state)
+                        add(sum_decay, grad_decay + place, d_state)
                     row = batch * grad_v_batch + t * grad_v_step + head * grad_v_head + first
                     copy(dv, grad_v + row * FLOAT, count)
 
 
 @inlined
-def _reverse_step(before, g, q_row, k_row, keep_row, v_t, dy_t, products, sums, d_state, n_padded):
-    """One step of sixteen channels; `g` holds G_{t+1}, and then G_t.
+def _reverse_step(
+    before, g, q_row, k_row, keep_row, v_t, dy_t,
+    products_q, products_k, products_decay, sum_q, sum_k, sum_decay, d_state,
+):  # fmt: skip
+    """One step of sixteen channels; `g` holds G_{t+1}, and then G_t. `before` is S_t.
 
     Writes Σ_p S dy, Σ_p G v and Σ_p decay G S of each key channel, and returns Σ_n k G of each value channel.
     """
     dv = spread(np.float32(0))
-    of_k = products + LANES * LANES * FLOAT
-    of_decay = of_k + LANES * LANES * FLOAT
     for first in range(0, d_state, LANES):
         for i in range(min(LANES, d_state - first)):
             n = first + i
             flow, state = load(g, n * LANES), load(before, n * LANES)
             dv = multiply_add(load_spread(k_row, n), flow, dv)
-            store(products, i * LANES, state * dy_t)
-            store(of_k, i * LANES, flow * v_t)
+            store(products_q, i * LANES, state * dy_t)
+            store(products_k, i * LANES, flow * v_t)
             flow = load_spread(keep_row, n) * flow
-            store(of_decay, i * LANES, flow * state)
+            store(products_decay, i * LANES, flow * state)
             store(g, n * LANES, multiply_add(load_spread(q_row, n), dy_t, flow))
-        store(sums, first, sums_of_rows(products))
-        store(sums, n_padded + first, sums_of_rows(of_k))
-        store(sums, 2 * n_padded + first, sums_of_rows(of_decay))
+        store(sum_q, first, sums_of_rows(products_q))
+        store(sum_k, first, sums_of_rows(products_k))
+        store(sum_decay, first, sums_of_rows(products_decay))
     return dv
