@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from visionssm.benchmarks import convolution, deformable, kernels, models, networks, published
-from visionssm.benchmarks.gpu import scans, stages
+from visionssm.benchmarks.gpu import overhead, scans, stages
 from visionssm.benchmarks.timing import machine, read_rows, table, write_json
 
 
@@ -73,6 +73,10 @@ def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
         networks.draw_cost(costs, options.png)
         print(table(costs))
     return networks.run(seconds=options.seconds)
+
+
+def _overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return overhead.run()
 
 
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -171,6 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     on_gpu.add_argument("--json", default="work_dirs/benchmark_gpu.json", help="where to write the figures")
     on_gpu.set_defaults(run=_gpu)
+
+    python = commands.add_parser(
+        "overhead", parents=[common], help="Python's microseconds for a call of the scan on a GPU; needs none"
+    )
+    python.add_argument("--json", default="work_dirs/benchmark_overhead.json", help="where to write the figures")
+    python.set_defaults(run=_overhead)
 
     readme = commands.add_parser("published", parents=[common], help="published figures beside ours, as in the README")
     readme.set_defaults(run=_published)

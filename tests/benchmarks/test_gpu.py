@@ -119,3 +119,10 @@ def test_a_stage_that_takes_too_long_keeps_its_rows_and_the_next_one_runs(
 def test_unknown_stage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such stage"):
         stages.run_all(tmp_path, only=["speed"])
+
+
+def test_python_takes_some_time_for_every_kind_of_call() -> None:
+    from visionssm.benchmarks.gpu import overhead
+
+    rows = {row["call"]: row["µs"] for row in overhead.run(calls=3)}
+    assert 0 < rows["kernels of a forward pass"] < rows["inference"] < rows["training, with gradients"]

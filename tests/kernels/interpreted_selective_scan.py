@@ -165,7 +165,9 @@ def _in_parts(count: int, n_steps: int, chunk: int) -> Any:
 def actual(case: Case) -> dict[str, Tensor]:
     """Values and gradients of the Triton kernels."""
     from visionssm.kernels.selective_scan import gpu
+    from visionssm.kernels.selective_scan.gpu_arguments import forget_plans
 
+    forget_plans()
     real = gpu.forward_tile, gpu.backward_tile, gpu._parts, gpu.saved_apart
     gpu._parts = lambda scan: _in_parts(case.parts, scan.n_steps, gpu.saved_apart(scan.d_state))
     if not case.real_tile:
@@ -183,6 +185,7 @@ def actual(case: Case) -> dict[str, Tensor]:
         grads = gpu.backward(grad_y, grad_final, scan, saved, merge=case.merge)
     finally:
         gpu.forward_tile, gpu.backward_tile, gpu._parts, gpu.saved_apart = real
+        forget_plans()
     found = zip(RESULTS, (y, state, *grads), strict=True)
     for name, x in zip(RESULTS[2:], inputs, strict=True):
         grad = grads[RESULTS.index(name) - 2]

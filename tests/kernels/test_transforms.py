@@ -216,3 +216,15 @@ def test_tensors_without_memory_never_reach_a_kernel(
 
 def _outputs(found: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     return [found] if isinstance(found, Tensor) else list(found)
+
+
+def test_scan_reads_an_imaginary_part_of_a_conjugate_as_it_is() -> None:
+    """Its memory holds the negative, which PyTorch resolves on the way to an operator."""
+    u, dt, a, b = torch.randn(1, 9, 4), torch.randn(1, 9, 1, 4), -torch.rand(1, 4, 1), torch.randn(1, 9, 1, 1)
+    same = torch.complex(b, -b).conj().imag
+    assert same.is_neg()
+    order = torch.arange(9).int()[None, None]
+    with use_backend("cpu"):
+        exact = selective_scan(u, dt, a, b, b, order=order)
+        found = selective_scan(u, dt, a, same, b, order=order)
+    torch.testing.assert_close(found, exact)

@@ -20,6 +20,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
 
+    from visionssm.kernels.launch import Starter
+
 # Name: (Triton backend, architecture, threads in a warp).
 TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm80": ("cuda", 80, 32),  # A100
@@ -38,6 +40,15 @@ _POINTERS = {
 }
 _ALIGNED = ":16"  # suffix of a type: the pointer or integer is a multiple of 16
 _SMALL = ":2g"  # suffix of an aligned pointer: its tensor ends within 2 GiB, so AMD's 32-bit buffer loads reach it
+
+
+_STARTERS: dict[tuple[Any, ...], Starter] = {}  # they keep the kernels, whose ids the keys have
+_MOST_STARTERS = 4096  # maps of any size may come
+
+
+def forget_starters() -> None:
+    """Let Triton look at every launch anew."""
+    _STARTERS.clear()
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,22 @@ class KernelLaunch:
 
     def run(self) -> None:
         """Launch on the device of the arguments; an empty grid launches nothing."""
-        if 0 in self.grid:
-            return
-        device = next(x.device for x in self.arguments.values() if isinstance(x, Tensor))
-        # Triton launches on the current device, which need not be the one that holds the tensors.
-        with torch.cuda.device(device if device.type == "cuda" else -1):
-            backend = "hip" if torch.version.hip else "cuda"
-            self.kernel[self.grid](**self.arguments, **self.constants_for(backend), **self.options(backend))
+        kinds = tuple([x.dtype if isinstance(x, Tensor) else x for x in self.arguments.values()])
+        chosen = self.num_warps, self.num_stages, self.maxnreg
+        key = (id(self.kernel), *chosen, tuple(self.arguments), kinds, tuple(self.constants.items()))
+        starter = _STARTERS.get(key)
+        if starter is None:
+            if len(_STARTERS) >= _MOST_STARTERS:
+                _STARTERS.clear()
+            starter = _STARTERS[key] = self.starter()
+        starter.run(self.grid, self.arguments)
+
+    def starter(self) -> Starter:
+        """What starts this launch, and others of the same dtypes and numbers."""
+        from visionssm.kernels.launch import Starter  # which needs Triton
+
+        backend = "hip" if torch.version.hip else "cuda"
+        return Starter(self.kernel, self.arguments, self.constants_for(backend), self.options(backend))
 
     def compile_for(self, target: str) -> KernelReport:
         """Compile for a target of `TARGETS` as Triton would when this launch runs there."""

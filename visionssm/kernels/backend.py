@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -107,4 +108,5 @@ def implementation(x: Tensor, package: str | None) -> ModuleType:
     if chosen == "cpu" and device not in ("cpu", "meta"):
         raise ValueError(f"backend='cpu' computes on tensors in main memory, not on {x.device}: move them with .cpu()")
     on_gpu = chosen == "triton" or device == "cuda"  # backward passes may run outside the block that chose another one
-    return importlib.import_module(f"{package}.{'gpu' if on_gpu else 'cpu'}")
+    name = f"{package}.{'gpu' if on_gpu else 'cpu'}"
+    return sys.modules.get(name) or importlib.import_module(name)  # the import system takes longer to find it

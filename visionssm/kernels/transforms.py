@@ -36,15 +36,24 @@ def transformed() -> bool:
 def observed(inputs: Iterable[Any]) -> bool:
     """Whether anything but the operator's kernels has to know of a call.
 
-    So it is with compilers, tracers and modes, and with tensors of other types or without memory.
+    So it is with compilers, tracers and modes, and with tensors of other types, without memory, or whose memory holds
+    the negative or conjugate of what they are (PyTorch resolves that on the way to an operator).
     """
-    return (
+    if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
-        or any(isinstance(x, Tensor) and (type(x) not in (Tensor, Parameter) or x.is_meta) for x in inputs)
-    )
+    ):
+        return True
+    for x in inputs:
+        kind = type(x)
+        if kind is Tensor or kind is Parameter:
+            if x.is_meta or x.is_neg() or x.is_conj():
+                return True
+        elif isinstance(x, Tensor):
+            return True
+    return False
 
 
 def may_need_gradients(inputs: Iterable[Any]) -> bool:
@@ -90,8 +99,16 @@ class Operator:
         }
         self._function: Any = type(name, (torch.autograd.Function,), methods)
         self._kernels = kernels
-        methods["forward"] = staticmethod(lambda *inputs: kernels(*inputs) if kernels else None)
-        self._differentiable_kernels: Any = type(name, (torch.autograd.Function,), methods)
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = kernels(*inputs) if kernels else None
+            setup_context(ctx, inputs, output)
+            return output
+
+        # Where no transform is at work, a Function whose forward has the context: PyTorch binds the arguments of others
+        # to their signature in every call, which takes longer than a small kernel.
+        with_context = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        self._differentiable_kernels: Any = type(name, (torch.autograd.Function,), with_context)
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the operator on tensors of any transform."""

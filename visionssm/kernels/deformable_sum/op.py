@@ -61,7 +61,7 @@ _library.impl("deformable_sum", _forward, "CompositeExplicitAutograd")
 _library.impl("deformable_sum_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::deformable_sum", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::deformable_sum_backward", _backward_fake, lib=_library)
-_deformable_sum = Operator(_library, "deformable_sum", _setup_context, _autograd)
+_deformable_sum = Operator(_library, "deformable_sum", _setup_context, _autograd, _forward)
 _deformable_sum_backward = gradient_operator(
-    _library, "deformable_sum_backward", deformable_sum_by_corners, n_gradients=1, n_inputs=3
+    _library, "deformable_sum_backward", deformable_sum_by_corners, n_gradients=1, n_inputs=3, kernels=_backward
 )

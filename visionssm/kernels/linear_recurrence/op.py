@@ -77,4 +77,4 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _library.impl("linear_recurrence", _states, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::linear_recurrence", _states_fake, lib=_library)
-_linear_recurrence = Operator(_library, "linear_recurrence", _setup_context, _autograd)
+_linear_recurrence = Operator(_library, "linear_recurrence", _setup_context, _autograd, _states)

@@ -87,7 +87,7 @@ _library.impl("plstm2d_pairs", _forward, "CompositeExplicitAutograd")
 _library.impl("plstm2d_pairs_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::plstm2d_pairs", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::plstm2d_pairs_backward", _backward_fake, lib=_library)
-plstm2d_pairs_op = Operator(_library, "plstm2d_pairs", _setup_context, _autograd)
+plstm2d_pairs_op = Operator(_library, "plstm2d_pairs", _setup_context, _autograd, _forward)
 _plstm2d_pairs_backward = gradient_operator(
-    _library, "plstm2d_pairs_backward", _definition, n_gradients=1, n_inputs=_N_GATES
+    _library, "plstm2d_pairs_backward", _definition, n_gradients=1, n_inputs=_N_GATES, kernels=_backward
 )

@@ -7,8 +7,9 @@ deterministic, the scan refuses to run.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,20 +17,21 @@ from torch import Tensor
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.checks import check_deterministic
 from visionssm.kernels.layout import with_unit_stride
-from visionssm.kernels.selective_scan import gpu_backward, gpu_forward
+from visionssm.kernels.selective_scan import gpu_arguments, gpu_backward, gpu_forward
 from visionssm.kernels.selective_scan.gpu_arguments import (
     Arguments,
     Carried,
+    Frame,
+    Launch,
     Parts,
+    Plan,
     Tile,
-    as_kernels_read,
     ceil_div,
-    launch_of,
+    frame_of,
     next_power_of_two,
     plan_of,
     tensors_of,
-    zeros,
-    zeros_of_each,
+    whole_projection,
 )
 from visionssm.kernels.selective_scan.scan import Scan
 
@@ -104,21 +106,18 @@ def _parts(scan: Scan) -> Parts:
 
 def states_shape(scan: Scan) -> tuple[int, ...]:
     """States saved for the backward pass, one every `saved_apart` steps inside: (B, K, S, number, N, Dk)."""
-    steps = saved_apart(scan.d_state)
-    between = torch.sym_max((scan.n_steps + steps - 1) // steps - 1, 0)
-    return (scan.batch, scan.n_routes, scan.n_sequences, between, scan.d_state, scan.route_channels)  # type: ignore[return-value]
+    return gpu_arguments.states_shape(scan, saved_apart(scan.d_state))
 
 
 def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Map, final state and saved states (empty unless `save_states`); shapes as in `reference.py`."""
     check_deterministic("selective_scan")
-    scan, parts = as_kernels_read(scan), _parts(scan)
-    carried = carried_states(scan, parts=parts) if parts.count > 1 else None
+    scan, plan = plan_of(scan, merge, saved_apart)
+    parts = _parts_of(scan, plan)
+    carried = _carried_states(scan, plan, parts) if parts.count > 1 else None
     if carried is not None:
         carried.run()
-    y, final_state, states, launch = forward_launch(
-        scan, merge=merge, save_states=save_states, parts=parts, carried=carried
-    )
+    y, final_state, states, launch = _forward(scan, plan, parts, carried, save_states)
     launch.run()
     return y.to(scan.u.dtype), final_state, states
 
@@ -126,181 +125,206 @@ def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tens
 def backward(
     grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, states: Tensor, *, merge: bool
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `scan.differentiable()`; None where the input is None."""
+    """Gradients of `scan.differentiable()`; None where the input is None. They may be views."""
+    del merge  # grad_y's shape says it
     check_deterministic("selective_scan")
-    inputs = scan.differentiable()
-    scan, parts = as_kernels_read(scan), _parts(scan)
-    carried = carried_flows(grad_y, grad_final_state, scan, parts=parts) if parts.count > 1 else None
+    grad_y = with_unit_stride(grad_y)
+    read, plan = plan_of(scan, grad_y, saved_apart)
+    parts = _parts_of(read, plan)
+    if grad_final_state is not None:
+        grad_final_state = grad_final_state.contiguous()
+    carried = _carried_flows(grad_y, grad_final_state, read, plan, parts) if parts.count > 1 else None
     if carried is not None:
         carried.run()
-    grads, launch = backward_launch(grad_y, grad_final_state, scan, states, merge=merge, parts=parts, carried=carried)
+    of_maps, grads, launch = _backward(grad_y, grad_final_state, read, plan, parts, carried, states)
     launch.run()
-    results: list[Tensor | None] = []
-    for (name, grad), x in zip(grads.items(), inputs, strict=True):
-        if grad is None or x is None:
-            results.append(None)
-        else:
-            results.append((grad.mT if name == "grad_a" else grad).to(x.dtype).contiguous())
-    return tuple(results)
+    if plan.dtype_of_maps is not None:
+        grads |= plan.maps.tensors(of_maps.to(plan.dtype_of_maps))
+    return tuple(
+        [
+            grad if grad is None or x is None or grad.dtype is x.dtype else grad.to(x.dtype)
+            for grad, x in zip(_in_order(grads, plan), scan.differentiable(), strict=True)
+        ]
+    )
 
 
-def forward_launch(
+def _empty(shape: Sequence[int], device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def _parts_of(scan: Scan, plan: Plan) -> Parts:
+    if not plan.parts:
+        plan.parts.append(_parts(scan))
+    return plan.parts[0]
+
+
+def _launch(
+    kernel: Any,
+    tile: Callable[[int, int, int], Tile],
+    tensors: dict[str, Tensor | None],
     scan: Scan,
-    *,
-    merge: bool,
-    save_states: bool,
-    parts: Parts | None = None,
-    carried: Carried | None = None,
-) -> tuple[Tensor, Tensor, Tensor, KernelLaunch]:
-    """Float32 results that the launch fills, and the launch; on meta tensors, only to be compiled.
-
-    With several `parts`, `carried` holds the states that enter them (see `carried_states`).
-    """
-    scan = as_kernels_read(scan)
-    y = scan.u.new_zeros(scan.y_shape(merge), dtype=torch.float32)
-    final_state = carried.leaves if carried else _new_state(scan)
-    states = scan.u.new_empty(states_shape(scan) if save_states else (0,), dtype=torch.float32)
-    plan = plan_of(scan, y)
-    tensors = {
-        **tensors_of(scan, plan),
-        "carried": carried.enters if carried else None,
-        "y": y,
-        "final_state": None if carried else final_state,
-        "states": states if save_states else None,
-        "deltas": None,
-    }
-    tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    kernel, apart = gpu_forward.selective_scan_forward, saved_apart(scan.d_state)
-    launch = launch_of(kernel, tile, tensors, plan, parts or _whole(scan), apart)
-    return y, final_state, states, launch
+    plan: Plan,
+    parts: Parts,
+    *forms: object,
+) -> Launch:
+    """A launch of a scan's kernel; `forms` say which of the tensors are None, and their dtypes where those differ."""
+    key = (kernel.__name__, parts.count, parts.steps, forms)
+    frame = plan.frames.get(key)
+    if frame is None:
+        chosen = tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        frame = plan.frames[key] = frame_of(kernel, chosen, tensors, plan, parts, saved_apart(scan.d_state))
+    return Launch(frame, tensors)
 
 
-def carried_states(scan: Scan, *, parts: Parts) -> Carried:
+def _forward(
+    scan: Scan, plan: Plan, parts: Parts, carried: Carried | None, save_states: bool
+) -> tuple[Tensor, Tensor, Tensor, Launch]:
+    """Float32 results that the launch fills, and the launch."""
+    device = scan.u.device
+    y = torch.zeros(plan.y_shape, dtype=torch.float32, device=device)
+    final_state = carried.leaves if carried else _empty(plan.state_shape, device)
+    states = _empty(plan.states_shape if save_states else (0,), device)
+    tensors = tensors_of(scan, plan)
+    tensors["carried"] = carried.enters if carried else None
+    tensors["y"] = y
+    tensors["final_state"] = None if carried else final_state
+    tensors["states"] = states if save_states else None
+    tensors["deltas"] = None
+    kernel = gpu_forward.selective_scan_forward
+    return (
+        y,
+        final_state,
+        states,
+        _launch(kernel, forward_tile, tensors, scan, plan, parts, save_states, carried is None),
+    )
+
+
+def _carried_states(scan: Scan, plan: Plan, parts: Parts) -> Carried:
     """The states that enter the parts of every sequence, and the final states."""
-    scan = as_kernels_read(scan)
-    ends, deltas = _part_tensors(scan, parts)
-    plan = plan_of(scan, scan.u)
+    ends, deltas = _part_tensors(scan, plan, parts)
     absent = ("c", "skip", "initial_state", "carried", "y", "final_state")
     tensors = {**tensors_of(scan, plan), **dict.fromkeys(absent), "states": ends, "deltas": deltas}
-    tile = forward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    kernel, apart = gpu_forward.selective_scan_forward, saved_apart(scan.d_state)
-    first = launch_of(kernel, tile, tensors, plan, parts, apart)
-    return _carry_over(first, scan.initial_state, ends, deltas, scan, backwards=False)
+    first = _launch(gpu_forward.selective_scan_forward, forward_tile, tensors, scan, plan, parts, "ends")
+    return _carry_over(first, scan.initial_state, ends, deltas, scan, plan, backwards=False)
 
 
-def carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, *, parts: Parts) -> Carried:
+def _carried_flows(grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, plan: Plan, parts: Parts) -> Carried:
     """The gradients that flow into the last states of the parts, and those that reach the initial states."""
-    scan = as_kernels_read(scan)
-    flows, deltas = _part_tensors(scan, parts)
-    grad_y = with_unit_stride(grad_y)
-    plan = plan_of(scan, grad_y)
+    flows, deltas = _part_tensors(scan, plan, parts)
     tensors = {"grad_y": grad_y, **tensors_of(scan, plan), "flows": flows, "deltas": deltas}
-    tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
-    first = launch_of(gpu_backward.part_flows, tile, tensors, plan, parts, saved_apart(scan.d_state))
-    return _carry_over(first, grad_final_state, flows, deltas, scan, backwards=True)
+    first = _launch(gpu_backward.part_flows, backward_tile, tensors, scan, plan, parts)
+    return _carry_over(first, grad_final_state, flows, deltas, scan, plan, backwards=True)
 
 
-def _part_tensors(scan: Scan, parts: Parts) -> tuple[Tensor, Tensor]:
+def _part_tensors(scan: Scan, plan: Plan, parts: Parts) -> tuple[Tensor, Tensor]:
     """What each part of a sequence does to the state, to be filled: ends (rows, parts, N, Dk) and ΣΔ (rows, parts, Dk).
 
     A row is a batch element, a route and a sequence.
     """
-    rows = scan.batch * scan.n_routes * scan.n_sequences
-    ends = scan.u.new_empty((rows, parts.count, scan.d_state, scan.route_channels), dtype=torch.float32)
-    return ends, ends.new_empty((rows, parts.count, scan.route_channels))
-
-
-def _new_state(scan: Scan) -> Tensor:
-    """A state for every sequence, (B, K, S, Dk, N), to be filled."""
-    return scan.u.new_empty(scan.state_shape, dtype=torch.float32)
+    ends = (plan.rows, parts.count, scan.d_state, scan.route_channels)
+    deltas = (plan.rows, parts.count, scan.route_channels)
+    return _empty(ends, scan.u.device), _empty(deltas, scan.u.device)
 
 
 def _carry_over(
-    before: KernelLaunch, first: Tensor | None, ends: Tensor, deltas: Tensor, scan: Scan, *, backwards: bool
+    before: Launch, first: Tensor | None, ends: Tensor, deltas: Tensor, scan: Scan, plan: Plan, *, backwards: bool
 ) -> Carried:
     """Compose what the parts do, which the launch `before` finds out; `first` enters the first, or None for zeros."""
-    enters, leaves = torch.empty_like(ends), _new_state(scan)
-    channels = 32
-    blocks = ceil_div(scan.route_channels, channels)
-    arguments: Arguments = {
-        "a": before.arguments["a"],
-        "first": None if first is None else first.contiguous(),
-        "ends": ends,
-        "deltas": deltas,
-        "carried": enters,
-        "last": leaves,
-        "n_sequences": scan.n_sequences,
-        "n_parts": ends.shape[1],
-    }
-    constants = {
-        "K": scan.n_routes,
-        "D": scan.route_channels,
-        "N": scan.d_state,
-        "CHANNELS": channels,
-        "CHANNEL_BLOCKS": blocks,
-        "N_PADDED": next_power_of_two(scan.d_state),
-        "BACKWARDS": backwards,
-    }
-    grid = (ends.shape[0] * blocks,)
-    launch = KernelLaunch(gpu_forward.carry_over_parts, grid, arguments, constants, num_warps=1)
-    return Carried(enters, leaves, (before, launch))
+    enters = torch.empty_like(ends)
+    leaves = _empty(plan.state_shape, ends.device)
+    tensors = {"a": scan.a, "first": first, "ends": ends, "deltas": deltas, "carried": enters, "last": leaves}
+    key = ("carry_over_parts", ends.shape[1], backwards, None if first is None else first.dtype)
+    frame = plan.frames.get(key)
+    if frame is None:
+        channels = 32
+        blocks = ceil_div(scan.route_channels, channels)
+        arguments: Arguments = {**tensors, "n_sequences": scan.n_sequences, "n_parts": ends.shape[1]}
+        constants = {
+            "K": scan.n_routes,
+            "D": scan.route_channels,
+            "N": scan.d_state,
+            "CHANNELS": channels,
+            "CHANNEL_BLOCKS": blocks,
+            "N_PADDED": next_power_of_two(scan.d_state),
+            "BACKWARDS": backwards,
+        }
+        grid = (ends.shape[0] * blocks,)
+        data = KernelLaunch(gpu_forward.carry_over_parts, grid, arguments, constants, num_warps=1)
+        frame = plan.frames[key] = Frame(data, data.starter())
+    return Carried(enters, leaves, (before, Launch(frame, tensors)))
 
 
-def backward_launch(
+def _backward(
     grad_y: Tensor,
     grad_final_state: Tensor | None,
     scan: Scan,
+    plan: Plan,
+    parts: Parts,
+    carried: Carried | None,
     states: Tensor,
-    *,
-    merge: bool,
-    parts: Parts | None = None,
-    carried: Carried | None = None,
-) -> tuple[dict[str, Tensor | None], KernelLaunch]:
-    """Float32 gradients that the launch fills, in the order of `Scan.differentiable` (a's as (K, N, Dk)); the launch.
+) -> tuple[Tensor, dict[str, Tensor | None], Launch]:
+    """Memory of the gradients of maps; all float32 gradients, which the launch fills, by its arguments; the launch."""
+    device = scan.u.device
+    of_maps = plan.maps.zeros(device)
+    grads = {**plan.maps.tensors(of_maps), **plan.parameters.tensors(plan.parameters.zeros(device))}
+    grads["grad_initial"] = None
+    if scan.initial_state is not None:
+        grads["grad_initial"] = carried.leaves if carried else _empty(plan.state_shape, device)
+    tensors = {"grad_y": grad_y, "grad_final_state": grad_final_state, **tensors_of(scan, plan), "states": states}
+    tensors |= grads
+    tensors["carried"] = carried.enters if carried else None
+    if carried:
+        tensors["grad_initial"] = None
+    tensors["between"] = _states_between(scan, plan, parts)
+    forms = (None if grad_final_state is None else grad_final_state.dtype, carried is None)
+    launch = _launch(gpu_backward.selective_scan_backward, backward_tile, tensors, scan, plan, parts, *forms)
+    return of_maps, grads, launch
 
-    With several `parts`, `carried` holds the gradients that flow into their last states (see `carried_flows`).
-    """
-    del merge  # grad_y's shape says it
-    scan = as_kernels_read(scan)
+
+def _in_order(grads: dict[str, Tensor | None], plan: Plan) -> tuple[Tensor | None, ...]:
+    """Gradients in the order of `Scan.differentiable`."""
+    dt, b, c = grads["grad_dt"], grads["grad_b"], grads["grad_c"]
+    if plan.follows and dt is not None:
+        dt, b, c = dt.split_with_sizes(plan.widths, -1)
+    of_a, initial = grads["grad_a"], grads["grad_initial"]
+    return grads["grad_u"], dt, grads["grad_dt_weight"], of_a, b, c, grads["grad_skip"], grads["grad_dt_bias"], initial
+
+
+def _states_between(scan: Scan, plan: Plan, parts: Parts) -> Tensor | None:
+    """Room for each program's states between the chunks of a block; None if blocks have one chunk."""
+    if parts.count not in plan.between:
+        tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        programs = plan.rows * parts.count * ceil_div(scan.route_channels, tile.channels)
+        chunks = saved_apart(scan.d_state) // tile.steps
+        shape = (programs, chunks - 1, scan.d_state, tile.channels)
+        plan.between[parts.count] = shape if chunks > 1 else None
+    found = plan.between[parts.count]
+    return None if found is None else _empty(found, scan.u.device)
+
+
+def forward_launch(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor, KernelLaunch]:
+    """Float32 results that a launch for undivided sequences fills, and the launch; of meta tensors, to be compiled."""
+    scan, plan = plan_of(scan, merge, saved_apart)
+    y, final_state, states, launch = _forward(scan, plan, _whole(scan), None, save_states)
+    return y, final_state, states, _data(launch, scan, plan)
+
+
+def backward_launch(
+    grad_y: Tensor, grad_final_state: Tensor | None, scan: Scan, states: Tensor
+) -> tuple[tuple[Tensor | None, ...], KernelLaunch]:
+    """As `forward_launch`: float32 gradients in the order of `Scan.differentiable`, and the launch that fills them."""
     grad_y = with_unit_stride(grad_y)
-    plan = plan_of(scan, grad_y)
-    initial = scan.initial_state
-    alone = not plan.follows
-    weight, of_a, skip, bias = zeros_of_each(scan.dt_weight, scan.a.mT, scan.skip, scan.dt_bias)
-    grads: dict[str, Tensor | None] = {
-        "grad_u": zeros(scan.u),
-        "grad_dt": zeros(scan.dt) if alone else None,
-        "grad_weight": weight,
-        "grad_a": of_a,
-        "grad_b": zeros(scan.b) if alone else None,
-        "grad_c": zeros(scan.c) if alone else None,
-        "grad_skip": skip,
-        "grad_bias": bias,
-        "grad_initial": None if initial is None else carried.leaves if carried else zeros(initial),
-    }
-    results = {**grads, "grad_initial": None if carried else grads["grad_initial"]}
+    scan, plan = plan_of(scan, grad_y, saved_apart)
+    _, grads, launch = _backward(grad_y, grad_final_state, scan, plan, _whole(scan), None, states)
+    return _in_order(grads, plan), _data(launch, scan, plan)
+
+
+def _data(launch: Launch, scan: Scan, plan: Plan) -> KernelLaunch:
+    """The launch as one value, with all the memory that the kernel reads in its tensors."""
+    tensors = {**launch.tensors, "a": scan.a.mT}
     if plan.follows:
-        widths = [scan.rank, scan.d_state, scan.d_state]
-        projected = scan.u.new_zeros((*scan.dt.shape[:-1], sum(widths)), dtype=torch.float32)
-        grads |= zip(("grad_dt", "grad_b", "grad_c"), projected.split(widths, -1), strict=True)
-        results["grad_dt"] = projected
-    tile, parts = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize), parts or _whole(scan)
-    apart = saved_apart(scan.d_state)
-    tensors = {
-        "grad_y": grad_y,
-        "grad_final_state": None if grad_final_state is None else grad_final_state.contiguous(),
-        **tensors_of(scan, plan),
-        "states": states,
-        "carried": carried.enters if carried else None,
-        "between": None,
-        **results,
-    }
-    launch = launch_of(gpu_backward.selective_scan_backward, tile, tensors, plan, parts, apart)
-    chunks = apart // tile.steps
-    if chunks > 1:
-        between = scan.u.new_empty((*launch.grid, chunks - 1, scan.d_state, tile.channels), dtype=torch.float32)
-        launch = replace(launch, arguments={**launch.arguments, "between": between})
-    return grads, launch
+        tensors["dt"] = whole_projection(scan)
+    return launch._replace(tensors=tensors).data()
 
 
 def _whole(scan: Scan) -> Parts:
@@ -346,13 +370,16 @@ def launches(
     scan = Scan(u, low, weight, a, b, c, skip, skip, order, state)
     programs = batch * routes * ceil_div(channels, forward_tile(d_state).channels)
     parts = parts_for(programs, pixels, d_state, multiprocessors)
-    states_in = carried_states(scan, parts=parts) if parts.count > 1 else None
-    y, final_state, states, forward = forward_launch(scan, merge=True, save_states=True, parts=parts, carried=states_in)
+    divided = parts.count > 1
+    scan, plan = plan_of(scan, True, saved_apart)
+    states_in = _carried_states(scan, plan, parts) if divided else None
+    y, final_state, states, forward = _forward(scan, plan, parts, states_in, True)
     grad_y, grad_final = y.to(dtype), final_state if initial_state else None
-    flows_in = carried_flows(grad_y, grad_final, scan, parts=parts) if parts.count > 1 else None
-    _, backward = backward_launch(grad_y, grad_final, scan, states, merge=True, parts=parts, carried=flows_in)
+    _, of_gradients = plan_of(scan, grad_y, saved_apart)
+    flows_in = _carried_flows(grad_y, grad_final, scan, of_gradients, parts) if divided else None
+    *_, backward = _backward(grad_y, grad_final, scan, of_gradients, parts, flows_in, states)
     found = {"forward": forward, "backward": backward}
     if states_in and flows_in:
         found |= dict(zip(("part ends", "states carried"), states_in.launches, strict=True))
         found |= dict(zip(("part flows", "flows carried"), flows_in.launches, strict=True))
-    return found
+    return {name: _data(launch, scan, plan) for name, launch in found.items()}

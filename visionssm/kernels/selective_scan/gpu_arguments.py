@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
+from visionssm.kernels.launch import Starter
 from visionssm.kernels.layout import packed, with_unit_stride
 from visionssm.kernels.selective_scan.scan import Scan
 
@@ -42,7 +45,7 @@ class Carried:
 
     enters: Tensor
     leaves: Tensor
-    launches: tuple[KernelLaunch, KernelLaunch]  # that fill both, before the main launch
+    launches: tuple[Launch, Launch]  # that fill both, before the main launch
 
     def run(self) -> None:
         """Launch."""
@@ -60,16 +63,28 @@ def next_power_of_two(x: int) -> int:
     return 1 << (x - 1).bit_length()
 
 
-def zeros(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.new_zeros(x.shape, dtype=torch.float32)
+@dataclass(frozen=True)
+class Frame:
+    """What launches of one kernel share, whose tensors agree in all but values: grid, numbers, constants, options."""
+
+    data: KernelLaunch  # with the tensors of the first of them
+    starter: Starter
 
 
-def zeros_of_each(*tensors: Tensor | None) -> list[Tensor | None]:
-    """`zeros` of small tensors, cleared in one go."""
-    sizes = [0 if x is None else x.numel() for x in tensors]
-    given = next(x for x in tensors if x is not None)
-    parts = given.new_zeros(sum(sizes), dtype=torch.float32).split(sizes)
-    return [None if x is None else part.view(x.shape) for x, part in zip(tensors, parts, strict=True)]
+class Launch(NamedTuple):
+    """A launch of a frame with tensors of its own, by the names of the kernel's arguments."""
+
+    frame: Frame
+    tensors: dict[str, Tensor | None]
+
+    def run(self) -> None:
+        """Launch."""
+        self.frame.starter.run(self.frame.data.grid, self.tensors)
+
+    def data(self) -> KernelLaunch:
+        """All of it in one value, which can be compiled for GPUs that are not there."""
+        first = self.frame.data.arguments
+        return replace(self.frame.data, arguments={name: self.tensors.get(name, x) for name, x in first.items()})
 
 
 def as_kernels_read(scan: Scan) -> Scan:
@@ -99,42 +114,100 @@ def _small(x: Tensor | None) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What launches take of a scan apart from tensors. It depends on shapes, strides and dtypes alone.
+class Room:
+    """How several float32 tensors share memory, so that they are cleared, and converted, in one go.
 
-    `numbers`: strides and sizes by the names of the kernels' arguments. `constants`: known when a kernel is compiled.
-    `follows`: whether b and c follow dt in memory, as slices of one projection, which is then read and differentiated
-    as one tensor. `frames`: names of arguments, constants and grids of launches, filled as they are made.
+    `places`: by name, shape, strides and first element; None for a tensor that there is not.
     """
 
-    numbers: dict[str, int | None]
-    constants: dict[str, Any]
-    rows: int
+    places: dict[str, tuple[Sequence[int], Sequence[int], int] | None]
+    size: int
+
+    @classmethod
+    def of(cls, layouts: dict[str, tuple[Sequence[int], Sequence[int]] | None]) -> Room:
+        """Room for tensors of these shapes and strides."""
+        places: dict[str, tuple[Sequence[int], Sequence[int], int] | None] = {}
+        size = 0
+        for name, layout in layouts.items():
+            places[name] = None if layout is None else (*layout, size)
+            if layout is not None:
+                size += -(-math.prod(layout[0]) // 64) * 64  # so that addresses stay multiples of 128 bytes at least
+        return cls(places, size)
+
+    def zeros(self, device: torch.device) -> Tensor:
+        """The memory."""
+        return torch.zeros(self.size, dtype=torch.float32, device=device)
+
+    def tensors(self, memory: Tensor) -> dict[str, Tensor | None]:
+        """The tensors in the memory."""
+        return {name: None if p is None else memory.as_strided(*p) for name, p in self.places.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What launches take of a scan apart from tensors. It depends on shapes, strides, dtypes and the device alone.
+
+    `direct`: whether kernels read the tensors as they are; else the plan has no more than that. `follows`: whether b
+    and c follow dt in memory, as slices of one projection, which is then read and differentiated as one tensor.
+    `numbers`: strides and sizes by the names of the kernels' arguments. `constants`: known when a kernel is compiled.
+    `maps`, `parameters`: room for the gradients. `dtype_of_maps`: of all maps, None where they differ or are float32.
+    What is below is filled when it is first needed.
+    """
+
+    direct: bool
     follows: bool
-    frames: dict[tuple[Any, ...], tuple[list[str], dict[str, Any], tuple[int]]] = field(default_factory=dict)
+    numbers: dict[str, int | None] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0  # B·K·S
+    y_shape: tuple[int, ...] = ()
+    state_shape: tuple[int, ...] = ()
+    states_shape: tuple[int, ...] = ()
+    widths: tuple[int, int, int] = (0, 0, 0)  # of dt, b and c in a projection
+    maps: Room = field(default_factory=lambda: Room({}, 0))
+    parameters: Room = field(default_factory=lambda: Room({}, 0))
+    dtype_of_maps: torch.dtype | None = None
+    parts: list[Parts] = field(default_factory=list)
+    between: dict[int, tuple[int, ...] | None] = field(default_factory=dict)
+    frames: dict[tuple[Any, ...], Frame] = field(default_factory=dict)
 
 
 _PLANS: dict[tuple[Any, ...], Plan] = {}
 _MOST_PLANS = 4096  # of a few kilobytes: maps of any size may come
 
 
-def plan_of(scan: Scan, y: Tensor) -> Plan:
-    """The plan of a scan as kernels read it, with its map or the map's gradient; made once for each signature.
+def forget_plans() -> None:
+    """Make all plans anew, because tiles are others now."""
+    _PLANS.clear()
+
+
+def plan_of(scan: Scan, y: Tensor | bool, saved_apart: Callable[[int], int]) -> tuple[Scan, Plan]:
+    """A scan as the kernels read it, and its plan, made once for each signature.
 
     Models call the scan dozens of times per image, and arithmetic on sizes takes Python longer than small scans take.
+
+    Args:
+        scan: as it came.
+        y: the gradient of its map, with neighbouring channels; or, for the forward pass, whether routes are merged.
+        saved_apart: steps between saved states, by N.
     """
     follows = follow(scan)
-    signature = [None if x is None else (x.shape, x.stride(), x.dtype) for x in scan]
-    key = (*signature, y.shape, y.stride(), follows)
+    of_map = (y.shape, y.stride(), y.dtype) if isinstance(y, Tensor) else y
+    signature = tuple([None if x is None else (x.shape, x.stride(), x.dtype) for x in scan])
+    key = (signature, of_map, follows, scan.u.device)
     plan = _PLANS.get(key)
     if plan is None:
         if len(_PLANS) >= _MOST_PLANS:
             _PLANS.clear()
-        plan = _PLANS[key] = _new_plan(scan, y, follows)
-    return plan
+        read = as_kernels_read(scan)
+        direct = all(x is y for x, y in zip(read, scan, strict=True))
+        plan = _PLANS[key] = _new_plan(scan, y, follows, saved_apart(scan.d_state)) if direct else Plan(False, follows)
+    return (scan, plan) if plan.direct else plan_of(as_kernels_read(scan), y, saved_apart)
 
 
-def _new_plan(scan: Scan, y: Tensor, follows: bool) -> Plan:
+def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int) -> Plan:
+    y_shape = tuple(y.shape) if isinstance(y, Tensor) else scan.y_shape(y)
+    if not isinstance(y, Tensor):
+        y = torch.empty(y_shape, device="meta")
     strides = {"u_batch": scan.u.stride(0), "u_pixel": scan.u.stride(1)}
     for name, x in (("dt", scan.dt), ("b", scan.b), ("c", scan.c)):  # (B, L, K, ·)
         batch, pixel, route, _ = x.stride()
@@ -155,29 +228,87 @@ def _new_plan(scan: Scan, y: Tensor, follows: bool) -> Plan:
     }
     sizes = {"n_pixels": scan.pixels, "n_sequences": scan.n_sequences, "n_steps": scan.n_steps}
     absent = {name for name in strides if follows and name.startswith(("b_", "c_"))}
-    numbers = {name: None if name in absent else x for name, x in {**strides, **sizes}.items()}
-    return Plan(numbers, constants, scan.batch * scan.n_routes * scan.n_sequences, follows)
+    return Plan(
+        direct=True,
+        follows=follows,
+        numbers={name: None if name in absent else x for name, x in {**strides, **sizes}.items()},
+        constants=constants,
+        rows=scan.batch * scan.n_routes * scan.n_sequences,
+        y_shape=y_shape,
+        state_shape=scan.state_shape,
+        states_shape=states_shape(scan, saved_apart),
+        widths=(scan.dt.shape[-1], scan.d_state, scan.d_state),
+        maps=_room_of_maps(scan, follows),
+        parameters=Room.of(
+            {
+                f"grad_{name}": None if x is None else (x.shape, x.stride())  # a's memory is (K, N, Dk)
+                for name, x in scan._asdict().items()
+                if name in ("dt_weight", "a", "skip", "dt_bias")
+            }
+        ),
+        dtype_of_maps=_one_dtype(scan),
+    )
+
+
+def _room_of_maps(scan: Scan, follows: bool) -> Room:
+    """Gradients without gaps; of a whole projection where b and c follow dt."""
+    shapes: dict[str, Sequence[int] | None] = {"grad_u": scan.u.shape, "grad_dt": scan.dt.shape}
+    shapes |= {"grad_b": scan.b.shape, "grad_c": scan.c.shape}
+    if follows:
+        whole = (*scan.dt.shape[:-1], scan.dt.shape[-1] + 2 * scan.d_state)
+        shapes |= {"grad_dt": whole, "grad_b": None, "grad_c": None}
+
+    def layout(shape: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        return shape, torch.empty(shape, device="meta").stride()
+
+    return Room.of({name: None if shape is None else layout(shape) for name, shape in shapes.items()})
+
+
+def _one_dtype(scan: Scan) -> torch.dtype | None:
+    dtypes = {x.dtype for x in (scan.u, scan.dt, scan.b, scan.c)}
+    return dtypes.pop() if len(dtypes) == 1 and torch.float32 not in dtypes else None
+
+
+def states_shape(scan: Scan, saved_apart: int) -> tuple[int, ...]:
+    """States saved for the backward pass, one every `saved_apart` steps inside: (B, K, S, number, N, Dk)."""
+    between: Any = (scan.n_steps + saved_apart - 1) // saved_apart - 1
+    between = max(between, 0) if isinstance(between, int) else torch.sym_max(between, 0)
+    return (scan.batch, scan.n_routes, scan.n_sequences, between, scan.d_state, scan.route_channels)
 
 
 def follow(scan: Scan) -> bool:
     """Whether dt, b and c are slices of one projection."""
     dt, b, c = scan.dt, scan.b, scan.c
-    rank, item, start = scan.rank, dt.itemsize, dt.data_ptr()
-    if rank == 0 or b.data_ptr() - start != rank * item or c.data_ptr() - start != (rank + scan.d_state) * item:
+    weight = scan.dt_weight
+    if weight is None:
         return False
-    if not (dt.dtype == b.dtype == c.dtype and dt.stride() == b.stride() == c.stride()):
-        return False
-    return len({x.untyped_storage().data_ptr() for x in (dt, b, c)}) == 1
+    rank, width, start, offset = weight.shape[1], b.shape[3], dt.data_ptr(), dt.storage_offset()
+    item = dt.itemsize
+    # Two tensors that are as far apart in memory as in their storages have the same storage.
+    return bool(
+        b.storage_offset() - offset == rank
+        and c.storage_offset() - offset == rank + width
+        and b.data_ptr() - start == rank * item
+        and c.data_ptr() - start == (rank + width) * item
+        and dt.dtype == b.dtype == c.dtype
+        and dt.stride() == b.stride() == c.stride()
+    )
 
 
 def tensors_of(scan: Scan, plan: Plan) -> dict[str, Tensor | None]:
-    """The tensors of a scan by the names of the kernels' arguments."""
-    tensors: dict[str, Tensor | None] = {**scan._asdict(), "a": scan.a.mT}  # a: (K, N, Dk)
+    """The tensors of a scan by the names of the kernels' arguments.
+
+    Kernels are given their addresses: a's memory is (K, N, Dk), and dt is followed by b and c where they are left out.
+    """
+    tensors: dict[str, Tensor | None] = dict(zip(Scan._fields, scan, strict=True))
     if plan.follows:
-        width = scan.rank + 2 * scan.d_state
-        tensors["dt"] = scan.dt.as_strided((*scan.dt.shape[:-1], width), scan.dt.stride())
         tensors["b"] = tensors["c"] = None
     return tensors
+
+
+def whole_projection(scan: Scan) -> Tensor:
+    """dt with the b and c that follow it."""
+    return scan.dt.as_strided((*scan.dt.shape[:-1], scan.rank + 2 * scan.d_state), scan.dt.stride())
 
 
 def map_strides(y: Tensor, scan: Scan) -> dict[str, int]:
@@ -202,32 +333,32 @@ def rank_padded(scan: Scan) -> int:
     return max(16, next_power_of_two(max(scan.rank, 1)))
 
 
-def launch_of(
-    kernel: Any, tile: Tile, tensors: dict[str, Tensor | None], plan: Plan, parts: Parts, saved_apart: int
-) -> KernelLaunch:
+def frame_of(
+    kernel: Any,
+    tile: Tile,
+    tensors: dict[str, Tensor | None],
+    plan: Plan,
+    parts: Parts,
+    saved_apart: int,
+) -> Frame:
     """One program for every batch element, route, sequence, part and channel block."""
-    key = (kernel, tile, parts, saved_apart, triton.knobs.runtime.interpret)
-    frame = plan.frames.get(key)
-    if frame is None:
-        blocks = ceil_div(plan.constants["D"], tile.channels)
-        only_here = {
-            "STEPS": tile.steps,
-            "CHANNELS": tile.channels,
-            "CHANNEL_BLOCKS": blocks,
-            "SAVED_APART": saved_apart,
-            "PRECISION": precision(),
-        }
-        known = {name: x for name, x in {**plan.constants, **only_here}.items() if name in kernel.arg_names}
-        names = [name for name in kernel.arg_names if name not in known]
-        frame = plan.frames[key] = names, known, (plan.rows * parts.count * blocks,)
-    names, constants, grid = frame
-    given = {**tensors, **plan.numbers, "n_parts": parts.count, "part_steps": parts.steps}
-    return KernelLaunch(
+    blocks = ceil_div(plan.constants["D"], tile.channels)
+    only_here = {
+        "STEPS": tile.steps,
+        "CHANNELS": tile.channels,
+        "CHANNEL_BLOCKS": blocks,
+        "SAVED_APART": saved_apart,
+        "PRECISION": precision(),
+    }
+    known = {name: x for name, x in {**plan.constants, **only_here}.items() if name in kernel.arg_names}
+    given: Arguments = {**tensors, **plan.numbers, "n_parts": parts.count, "part_steps": parts.steps}
+    data = KernelLaunch(
         kernel,
-        grid,
-        {name: given[name] for name in names},
-        constants,
+        (plan.rows * parts.count * blocks,),
+        {name: given[name] for name in kernel.arg_names if name not in known},
+        known,
         tile.num_warps,
         maxnreg=tile.maxnreg,
         amd_constants=_ON_AMD,
     )
+    return Frame(data, data.starter())

@@ -162,7 +162,7 @@ def selective_scan_backward(
     # a program's states between the chunks of a block, (programs, chunks − 1, N, CHANNELS); None if they are the same
     between,
     # results, float32; all but grad_initial are zeroed; those of b and c are None where they follow dt's
-    grad_u, grad_dt, grad_weight, grad_a, grad_b, grad_c, grad_skip, grad_bias, grad_initial,
+    grad_u, grad_dt, grad_dt_weight, grad_a, grad_b, grad_c, grad_skip, grad_dt_bias, grad_initial,
     # strides between batch elements, routes and pixels; gradients are contiguous
     u_batch, u_pixel, dt_batch, dt_route, dt_pixel, b_batch, b_route, b_pixel, c_batch, c_route, c_pixel,
     y_batch, y_route, y_pixel,
@@ -330,8 +330,8 @@ def selective_scan_backward(
     if skip is not None:
         tl.atomic_add(grad_skip + route * D + d, grad_skip_sum, mask=on_d, sem="relaxed")
     if dt_bias is not None:
-        tl.atomic_add(grad_bias + route * D + d, grad_bias_sum, mask=on_d, sem="relaxed")
+        tl.atomic_add(grad_dt_bias + route * D + d, grad_bias_sum, mask=on_d, sem="relaxed")
     if dt_weight is not None:
         on_weight = on_column[:, None] & on_d[None, :]
         by_rank = column[:, None] * D + d[None, :]
-        tl.atomic_add(grad_weight + route * RANK * D + by_rank, grad_weight_sum, mask=on_weight, sem="relaxed")
+        tl.atomic_add(grad_dt_weight + route * RANK * D + by_rank, grad_weight_sum, mask=on_weight, sem="relaxed")

@@ -66,7 +66,12 @@ def _backward(grad_y: Tensor, grad_final_state: Tensor | None, *inputs: Any) -> 
             f" {tuple(module.states_shape(scan))}: run forward and backward pass on the same backend"
         )
     grads = module.backward(grad_y, grad_final_state, scan, states, merge=merge)
-    return tuple(scan.u.new_empty(0) if g is None else g for g in grads)
+    return tuple([scan.u.new_empty(0) if g is None else g for g in grads])
+
+
+def _backward_without_gaps(*inputs: Any) -> tuple[Tensor, ...]:
+    """`_backward` as compilers are told that it is."""
+    return tuple(g.contiguous() for g in _backward(*inputs))
 
 
 def _backward_fake(grad_y: Tensor, grad_final_state: Tensor | None, *inputs: Any) -> tuple[Tensor, ...]:
@@ -99,7 +104,7 @@ def _definition(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 _library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
-_library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
+_library.impl("selective_scan_backward", _backward_without_gaps, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::selective_scan", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::selective_scan_backward", _backward_fake, lib=_library)
 _selective_scan = Operator(_library, "selective_scan", _setup_context, _autograd, _forward)

@@ -82,4 +82,4 @@ class Scan(NamedTuple):
 
     def differentiable(self) -> tuple[Tensor | None, ...]:
         """All but the table of pixel numbers, in the order of the gradients."""
-        return tuple(x for name, x in zip(self._fields, self, strict=True) if name != "order")
+        return (*self[:8], self.initial_state)
