@@ -31,6 +31,7 @@ from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
 from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
+from visionssm.engine.sharding import check_sharding
 from visionssm.engine.task import located
 from visionssm.engine.types import offered_names, use_tasks
 from visionssm.extras import MissingExtraError, extra_of
@@ -125,6 +126,7 @@ def check_config(cfg: Mapping[str, Any]) -> None:
             _check_section(where, section, registry)
         _check_train_cfg(cfg.get("train_cfg"))
     check_schedules(cfg)
+    check_sharding(cfg)
     for name in _LOADERS:
         loader = cfg.get(name)
         for key in loader if isinstance(loader, Mapping) else ():

@@ -15,6 +15,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from visionssm.engine.errors import ConfigError, NonFiniteError
+from visionssm.engine.sharding import is_sharded, local
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -117,8 +118,8 @@ def guard_updates(wrapper: OptimWrapper, model: nn.Module) -> None:
 
 
 def non_finite(named: Any) -> list[str]:
-    """Names of the tensors that hold NaN or infinity."""
-    return [name for name, x in named if x is not None and not torch.isfinite(x.detach()).all()]
+    """Names of the tensors that hold NaN or infinity, in this process's part if they are sharded."""
+    return [name for name, x in named if x is not None and not torch.isfinite(local(x.detach())).all()]
 
 
 def explain_non_finite(model: nn.Module, loss: Tensor, wrapper: OptimWrapper) -> str:
@@ -137,6 +138,8 @@ def explain_non_finite(model: nn.Module, loss: Tensor, wrapper: OptimWrapper) ->
             f"{start} The update before already made parameter {broken[0]!r} non-finite"
             f"{_and_more(broken)}: lower the learning rate, clip gradients, or resume from an earlier checkpoint."
         )
+    if is_sharded(model):
+        return f"{start} All parameters are finite; check the inputs and labels of this batch, and the loss itself."
     # not loss.backward(): its hooks would wait for the other processes of a distributed run
     gradients = torch.autograd.grad(loss, [x for _, x in named], allow_unused=True) if loss.requires_grad else ()
     broken = non_finite(zip((name for name, _ in named), gradients, strict=False))

@@ -15,10 +15,11 @@ from urllib.parse import urlparse
 import mmengine
 import torch
 from mmengine.config import ConfigDict
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
@@ -45,6 +46,7 @@ from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
 from visionssm.engine.resuming import check_resumed
 from visionssm.engine.scopes import SCOPES
+from visionssm.engine.sharding import asks_for_shards, is_sharded
 from visionssm.engine.workers import leave_signals_to_the_main_process, naming_lost_workers
 from visionssm.engine.workfolder import check_writable, locked, set_aside
 from visionssm.processes import adopt
@@ -108,13 +110,31 @@ class VisionRunner(Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """MMEngine's wrapping; models on CPUs get no device numbers, and single processes no synchronised norms."""
+        """MMEngine's wrapping; models on CPUs get no device numbers, and single processes no synchronised norms.
+
+        With `model_wrapper_cfg = dict(type="FullyShard")` every process keeps a part of the model, see `sharding`; a
+        single process, which was not started by a launcher, keeps it whole.
+        """
         if not self.distributed or not torch.cuda.is_available():
             model = revert_sync_batchnorm(model)
+        if asks_for_shards(model_wrapper_cfg):
+            if self.distributed:
+                from visionssm.engine.shards import shard
+
+                if self.cfg.get("sync_bn"):
+                    model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+                cast(Any, model).init_weights()
+                return shard(model, torch.device(get_device()), self.cfg)
+            model_wrapper_cfg = None
         if self.distributed and not torch.cuda.is_available() and model_wrapper_cfg is None:
             unused = bool(self.cfg.get("find_unused_parameters", False))
             return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """MMEngine's, which then gives all processes the first one's weights; `wrap_model` did both for shards."""
+        if not is_sharded(self.model):
+            super()._init_model_weights()
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -173,6 +193,10 @@ class VisionRunner(Runner):
         wrapper = super().build_optim_wrapper(optim_wrapper)
         if is_new and not isinstance(wrapper, OptimWrapperDict):
             guard_updates(wrapper, self.model)
+            if is_sharded(self.model):
+                from visionssm.engine.shards import load_whole_states
+
+                load_whole_states(wrapper.optimizer)
         return wrapper
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
@@ -275,10 +299,12 @@ class VisionRunner(Runner):
             NonFiniteError: a parameter is NaN or infinite, so the checkpoint would be of no use.
         """
         states = all_gather_object(random_state())
-        if not is_main_process():
-            return
         model = self._bare_model()
+        if not is_main_process() and not is_sharded(model):
+            return
         broken = non_finite(model.named_parameters())
+        if is_sharded(model):
+            broken = [name for names in all_gather_object(broken) for name in names]
         if broken:
             raise NonFiniteError(
                 f"parameter {broken[0]!r} is not finite after step {self.iter + 1}; {filename} is not saved, earlier "
@@ -312,6 +338,12 @@ class VisionRunner(Runner):
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         if not save_optimizer:
             checkpoint.pop("ema_state_dict", None)  # the raw weights: only resuming needs them
+        if is_sharded(model):
+            from visionssm.engine.shards import whole
+
+            checkpoint = whole(checkpoint, keep=is_main_process())
+            if not is_main_process():
+                return
         save_checkpoint(checkpoint, Path(out_dir) / filename)
         if save_optimizer:
             self._saved_at = meta["iter"]

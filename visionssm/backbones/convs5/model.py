@@ -116,6 +116,9 @@ class ConvS5(nn.Module):
     number of an action, (B, T) integers, that led to them; None means action 0 throughout.
     """
 
+    takes_blocks_apart = True
+    """`kernels` and `step` use the layers' parameters outside of their `forward`; sharded training has to know that."""
+
     def __init__(self, config: ConvS5Config, act: Callable[[], nn.Module] = TanhGELU) -> None:
         super().__init__()
         self.config = config

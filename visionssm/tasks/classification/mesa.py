@@ -76,7 +76,7 @@ class MesaHook(Hook):
         if not kept:
             raise ConfigError("MesaHook needs the moving average that an EMAHook keeps; add one to custom_hooks")
         self.classifier = model
-        self.average: torch.nn.Module = kept[0].ema_model.module.model.eval()
+        self.average: torch.nn.Module = kept[0].ema_model.module.eval()
 
     def before_train_epoch(self, runner: Any) -> None:
         """Switch the term on when its epoch has come."""
