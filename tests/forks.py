@@ -47,7 +47,7 @@ def run_forked(count: int, work: Callable[[int], Any], folder: Path, *, by: str 
         if child == 0:
             os._exit(_child(rank, count, port, work, folder, by))
         children.append(child)
-    statuses = _wait(children, seconds=120)
+    statuses = _wait(children, seconds=400)
     return [
         Ended(status, *((folder / f"{rank}.{stream}").read_text() for stream in ("out", "err")))
         for rank, status in enumerate(statuses)
