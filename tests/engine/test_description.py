@@ -58,6 +58,19 @@ def test_honest_description_gives_the_network_with_its_weights(
     assert not predictor.model.training
 
 
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_published_weights_are_not_looked_for(
+    task: str, networks: dict[str, tuple[nn.Module, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *args, **kwargs: asked.append(args))
+    timm.create_model(NAME, pretrained=True)
+    assert len(asked) == 1
+    network, model = networks[task]
+    load_predictor(write(tmp_path, network, {"task": task, "model": model}))
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation", "video"])
 @pytest.mark.parametrize(
     "field, value",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from tests.engine.tiny import logged, write_config
 from visionssm.cli.launch import prepare, train
+from visionssm.engine.hooks import progress
 from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
 from visionssm.engine.hooks.progress import ProgressHook
 from visionssm.engine.runner import VisionRunner
@@ -44,6 +47,27 @@ def test_without_a_terminal_the_log_has_throughput_rate_and_loss(tmp_path: Path)
     line = next(line for line in log.read_text().splitlines() if "Epoch(train)" in line)
     assert all(f"{key}:" in line for key in ("loss", "lr", "eta", "images_per_s"))
     assert all(value > 0 for value in logged(tmp_path, "images_per_s"))
+
+
+def test_nothing_is_drawn_without_a_terminal() -> None:
+    hook = ProgressHook(console=Console(file=io.StringIO(), force_terminal=False))
+    hook.before_train(SimpleNamespace())
+    assert hook.bar is None
+
+
+def test_throughput_is_that_of_the_last_seconds_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    runner: Any = SimpleNamespace(message_hub=SimpleNamespace(update_scalar=lambda name, x: seen.append((name, x))))
+    hook = ProgressHook(window=10, console=Console(file=io.StringIO(), force_terminal=False))
+    hook.before_train(runner)
+    for clock[0], images in [(2, 8), (4, 8), (12, 4), (14, 6)]:
+        hook.after_train_iter(runner, 0, {"inputs": [None] * images})
+    clock[0] = 100
+    hook.after_val(runner)
+    clock[0] = 101
+    hook.after_train_iter(runner, 0, [None] * 5)
+    assert seen == [("train/images_per_s", x) for x in (8 / 2, 16 / 4, 12 / 10, 10 / 10, 5 / 1)]
 
 
 def test_figures_and_tensorboard_files_are_written_and_curves_survive_a_restart(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_values_and_gradients_equal_the_float64_definition(backend: str, groups:
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=2e-5 * want.abs().max().item())
 
 
+def test_exportable_form_equals_the_definition() -> None:
+    arguments = make(routes.window(3, 5, 2), 15, dtype=torch.float64)
+    got, want = (scan(name, **arguments, return_final_state=True) for name in ("export", "reference"))
+    for x, y in zip(got, want, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 # ---------------------------------------------------------------------------------------------- properties
 
 sizes = {"height": st.integers(1, 5), "width": st.integers(1, 6), "seed": st.integers(0, 99)}

@@ -11,8 +11,8 @@ TESTS = {
     "backbones": ["backbones"],
     "data": ["data", "tasks"],
     "engine": ["engine"],
-    "tasks": ["tasks", "tools"],
-    "prediction": ["tools", "tasks"],
+    "tasks": ["tasks", "tools", "engine"],
+    "prediction": ["tools", "tasks", "engine"],
     "heads": ["heads", "tasks"],
     "checkpoints": ["checkpoints"],
 }

@@ -13,16 +13,17 @@ from tests.mutants.forks import Ended
 from tests.mutants.recording import Recorded
 
 _FIRST = 4.0  # seconds of tests that run first, as far as they were recorded
+_OTHERS = 1 / 3  # of the budget, for those tests of a file that do not execute the changed line
 _COMPILING = 300.0  # seconds that changed kernels may take to be compiled
 _FAR_BELOW = 3  # how much quicker the unchanged code must be before a mutant without end counts as noticed
 
 
-def candidates(mutant: Mutant, tests: Sequence[Recorded]) -> list[Recorded]:
-    """The tests of a file that can notice a mutant, the likely ones first; none if the file has nothing to do with it.
+def candidates(mutant: Mutant, tests: Sequence[Recorded]) -> tuple[list[Recorded], list[Recorded]]:
+    """The tests of a file that execute a changed line, and the others that may notice; none if it is of something else.
 
-    First come those that execute a changed line, then those that execute another line of its file (a constant is read
-    when the module is imported), those of its folder (compiled kernels are not seen), and the others (what is cached
-    runs in one test only). Within each, the quickest are first.
+    Among the others, first come those that execute another line of the changed file (a constant is read when the module
+    is imported), then those of its folder (compiled kernels are not seen), then the rest (what is cached runs in one
+    test only). Within each, the quickest are first.
     """
     path, folder = str(mutant.path), f"{mutant.path.parent}/"
     lines = set(mutant.lines())
@@ -34,8 +35,9 @@ def candidates(mutant: Mutant, tests: Sequence[Recorded]) -> list[Recorded]:
 
     distances = {test.name: distance(test) for test in tests}
     if min(distances.values(), default=3) == 3:
-        return []
-    return sorted(tests, key=lambda test: (distances[test.name], test.seconds, test.name))
+        return [], []
+    ranked = sorted(tests, key=lambda test: (distances[test.name], test.seconds, test.name))
+    return [x for x in ranked if not distances[x.name]], [x for x in ranked if distances[x.name]]
 
 
 def batches(tests: Sequence[Recorded], budget: float) -> Iterator[list[Recorded]]:
@@ -61,12 +63,12 @@ class Judge:
     Attributes:
         copy: the copy; it is as before after each mutant.
         budget: how many seconds of tests a mutant must survive.
-        patience: how many seconds more than five times as long tests may take on a mutant.
+        patience: how many seconds tests may take on a mutant, and ten times what they compute besides.
     """
 
     copy: Path
     budget: float
-    patience: float = 20
+    patience: float = 60
     _sound: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     def verdict(self, mutant: Mutant, files: Iterable[Sequence[Recorded]]) -> str | None:
@@ -76,7 +78,8 @@ class Judge:
         """
         left = self.budget
         for tests in files:
-            for batch in batches(candidates(mutant, tests), left):
+            near, others = candidates(mutant, tests)
+            for batch in [*batches(near, left), *batches(others, min(left, self.budget * _OTHERS))]:
                 verdict = self._failure(mutant, batch)
                 if verdict:
                     return verdict
@@ -87,7 +90,7 @@ class Judge:
 
     def _failure(self, mutant: Mutant, batch: Sequence[Recorded]) -> str | None:
         names = [test.name for test in batch]
-        limit = self.patience + 5 * sum(test.seconds for test in batch)
+        limit = self.patience + 10 * sum(test.seconds for test in batch)
         limit += _COMPILING if mutant.area == "kernels" else 0
         while names:
             ended = self._run_changed(mutant, names, limit)

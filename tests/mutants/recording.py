@@ -1,8 +1,8 @@
 """Which tests execute which lines of the package, and how long they take.
 
 Records are kept one file for each file of tests, and hold as long as neither that file nor a file of the package that
-its tests execute has changed. Compiled kernels cannot be traced; `judge` looks for their tests by their folder. What
-PyTorch compiles is not traced either: a compiler reads the code instead of running it, and takes minutes when traced.
+its tests execute has changed. Compiled kernels cannot be traced; `judge` looks for their tests by their folder. Nor is
+all of a test that makes millions of calls: finite differences repeat themselves, and a compiler is no longer traced.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.mutants import forks
 
 Lines = dict[str, set[int]]
 _SECONDS = 1800.0
+_MOST_CALLS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Recorded:
 
     Attributes:
         name: pytest's name of it.
-        seconds: what it took, its fixtures included.
+        seconds: of computing that it took, its fixtures included.
         lines: the numbers of the lines that it executes, by the path of their file relative to the repository.
     """
 
@@ -51,8 +52,13 @@ class Recorder:
         self.seen: Lines = defaultdict(set)
         self.of_fixtures: dict[Any, Lines] = {}
         self._known: dict[str, str] = {}
+        self._calls = 0
 
     def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            _stop_tracing()
+            return None
         name = frame.f_code.co_filename
         if name not in self._known:
             inside = name.startswith(self.prefix)
@@ -72,22 +78,21 @@ class Recorder:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         self.seen = defaultdict(set)
-        self.tests[item.nodeid] = {"seconds": 0.0, "passed": False}
-        begin = time.monotonic()
-        if "compile" not in item.name:
-            threading.settrace(self.trace)
-            sys.settrace(self.trace)
+        self.tests[item.nodeid] = {"seconds": 0.0, "passed": False, "failed": False}
+        begin = time.process_time()
+        self._calls = 0
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
         try:
             return (yield)
         finally:
-            sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            _stop_tracing()
             definitions = getattr(item, "_fixtureinfo", None)
             for fixtures in definitions.name2fixturedefs.values() if definitions else ():
                 for fixture in fixtures:
                     _merge(self.of_fixtures.get(fixture, {}), self.seen)
             lines = {path: sorted(numbers) for path, numbers in self.seen.items()}
-            self.tests[item.nodeid].update(seconds=time.monotonic() - begin, lines=lines)
+            self.tests[item.nodeid].update(seconds=time.process_time() - begin, lines=lines)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
@@ -102,10 +107,9 @@ class Recorder:
             self.seen = before
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            self.tests[report.nodeid]["passed"] = report.passed
-        elif report.failed:
-            self.tests[report.nodeid]["passed"] = False
+        test = self.tests[report.nodeid]
+        test["failed"] |= report.failed
+        test["passed"] = (test["passed"] or (report.when == "call" and report.passed)) and not test["failed"]
 
     def pytest_sessionfinish(self) -> None:
         self.target.write_text(json.dumps(self.tests), encoding="utf-8")
@@ -127,9 +131,11 @@ def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
     fresh.unlink(missing_ok=True)
     status, _ = forks.run(copy, [str(test)], Recorder(copy, fresh), _SECONDS)
     tests = json.loads(fresh.read_text(encoding="utf-8")) if fresh.exists() else {}
-    for name in [name for name, x in tests.items() if not x["passed"]]:
-        print(f"  left out, does not pass or is skipped: {name}", flush=True)
-        del tests[name]
+    for name, known in [*tests.items()]:
+        if not known["passed"]:
+            del tests[name]
+        if known["failed"]:
+            print(f"  left out, since it fails: {name}", flush=True)
     if not tests:
         print(f"  {test} has no test that passes (exit status {status})", flush=True)
     paths = sorted({str(test), *(path for x in tests.values() for path in x["lines"])})
@@ -140,6 +146,11 @@ def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
     fresh.write_text(json.dumps(known), encoding="utf-8")
     fresh.rename(target)
     return record(test, copy, folder)
+
+
+def _stop_tracing() -> None:
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
 
 
 def _merge(lines: Lines, into: Lines) -> None:
