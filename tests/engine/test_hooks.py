@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,21 @@ def test_nothing_is_drawn_without_a_terminal() -> None:
     hook = ProgressHook(console=Console(file=io.StringIO(), force_terminal=False))
     hook.before_train(SimpleNamespace())
     assert hook.bar is None
+
+
+def test_log_lines_pass_through_the_bar_until_it_is_taken_down(tmp_path: Path) -> None:
+    shown, written = logging.StreamHandler(io.StringIO()), logging.FileHandler(tmp_path / "log")
+    before = shown.stream
+    runner: Any = SimpleNamespace(max_iters=2, iter=0, logger=SimpleNamespace(handlers=[shown, written]))
+    hook = ProgressHook(console=Console(file=io.StringIO(), force_terminal=True))
+    hook.before_train(runner)
+    file = written.stream
+    assert shown.stream is sys.stdout
+    hook.after_train(runner)
+    assert hook.bar is None
+    assert shown.stream is before
+    assert written.stream is file
+    written.close()
 
 
 def test_throughput_is_that_of_the_last_seconds_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
