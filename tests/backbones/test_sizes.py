@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
+import pkgutil
 import re
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 
 import visionssm
+import visionssm.layers
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # | family | `name` | parameters: ours | published | …
@@ -43,3 +47,16 @@ def test_class_without_arguments_is_a_published_size(family: str) -> None:
     with torch.device("meta"):
         default = type(sizes[0])()
     assert shapes(default) in [shapes(model) for model in sizes]
+
+
+def test_nothing_is_dropped_unless_it_is_asked_for() -> None:
+    found = 0
+    for package in (visionssm.backbones, visionssm.layers):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+                if issubclass(kind, nn.Module) and kind.__module__ == module.name:
+                    given = {k: x.default for k, x in inspect.signature(kind).parameters.items() if "drop" in k}
+                    defaults = {k: x for k, x in given.items() if x is not inspect.Parameter.empty}
+                    assert all(x in (0, None) for x in defaults.values() if not callable(x)), (kind, defaults)
+                    found += len(defaults)
+    assert found > 10

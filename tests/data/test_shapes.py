@@ -204,3 +204,12 @@ def test_wrong_arguments_are_named_before_anything_is_made(arguments: dict[str, 
             kind.check_available(**arguments)
         with pytest.raises(DatasetError, match=message):
             kind(**arguments)
+
+
+@pytest.mark.parametrize(
+    "name, least", [("size", 32), *((name, 1) for name in ("train", "val", "test", "most")), ("seed", 0)]
+)
+def test_least_values_are_allowed_and_nothing_below(name: str, least: int) -> None:
+    assert getattr(ShapesSpec(**{name: least}), name) == least
+    with pytest.raises(DatasetError, match=f"{name} must be at least {least}, got {least - 1}"):
+        ShapesSpec(**{name: least - 1})

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: Sequence[Mutant], judge: Judge, options: argparse.Namespace) -> int:
     records = options.folder / "records"
     records.mkdir(exist_ok=True)
-    recorded = functools.cache(lambda file: record(file, judge.copy, records))
+    recorded = functools.cache(lambda file: record(file, judge.copy, records, options.longest))
     total: collections.Counter[str] = collections.Counter()
     noticed: collections.Counter[str] = collections.Counter()
     for number, mutant in enumerate(chosen, start=1):
@@ -81,6 +81,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one = "a folder of the package instead of all, or the Triton kernels; more than one may be given"
     parser.add_argument("--area", action="append", choices=AREAS, help=one)
     parser.add_argument("--budget", type=float, default=30, help="seconds of tests that a mutant must survive (30)")
+    longest = "seconds that a test may compute, or else it is left out (60)"
+    parser.add_argument("--longest", type=float, default=60, help=longest)
     parser.add_argument("--survivors", type=Path, metavar="FILE", help="add the survivors to this file")
     parser.add_argument("--again", type=Path, metavar="FILE", help="try the survivors in this file instead")
     usual = Path(tempfile.gettempdir()) / f"visionssm-mutants-{os.getuid()}"

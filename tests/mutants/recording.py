@@ -1,14 +1,15 @@
 """Which tests execute which lines of the package, and how long they take.
 
 Records are kept one file for each file of tests, and hold as long as neither that file nor a file of the package that
-its tests execute has changed. Compiled kernels cannot be traced; `judge` looks for their tests by their folder. Nor is
-all of a test that makes millions of calls: finite differences repeat themselves, and a compiler is no longer traced.
+its tests execute has changed. Compiled kernels cannot be traced; `judge` looks for their tests by their folder. Tests
+that compute for more than some seconds are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -25,7 +26,6 @@ from tests.mutants import forks
 
 Lines = dict[str, set[int]]
 _SECONDS = 1800.0
-_MOST_CALLS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,17 @@ class Recorded:
 class Recorder:
     """A plugin that writes down which lines each test executes, those of its fixtures of any scope included."""
 
-    def __init__(self, copy: Path, target: Path) -> None:
-        self.prefix, self.target = f"{copy}/visionssm/", target
+    def __init__(self, copy: Path, target: Path, longest: float) -> None:
+        self.prefix, self.target, self.longest = f"{copy}/visionssm/", target, longest
         self.tests: dict[str, dict[str, Any]] = {}
         self.seen: Lines = defaultdict(set)
         self.of_fixtures: dict[Any, Lines] = {}
         self._known: dict[str, str] = {}
-        self._calls = 0
+
+    def pytest_sessionstart(self) -> None:
+        signal.signal(signal.SIGPROF, _end)
 
     def trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        self._calls += 1
-        if self._calls > _MOST_CALLS:
-            _stop_tracing()
-            return None
         name = frame.f_code.co_filename
         if name not in self._known:
             inside = name.startswith(self.prefix)
@@ -80,13 +78,15 @@ class Recorder:
         self.seen = defaultdict(set)
         self.tests[item.nodeid] = {"seconds": 0.0, "passed": False, "failed": False}
         begin = time.process_time()
-        self._calls = 0
+        signal.setitimer(signal.ITIMER_PROF, self.longest)
         threading.settrace(self.trace)
         sys.settrace(self.trace)
         try:
             return (yield)
         finally:
-            _stop_tracing()
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             definitions = getattr(item, "_fixtureinfo", None)
             for fixtures in definitions.name2fixturedefs.values() if definitions else ():
                 for fixture in fixtures:
@@ -99,9 +99,11 @@ class Recorder:
         if fixturedef.scope == "function":
             return (yield)
         before, self.seen = self.seen, defaultdict(set)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         try:
             return (yield)
         finally:
+            signal.setitimer(signal.ITIMER_PROF, self.longest)
             self.of_fixtures[fixturedef] = self.seen
             _merge(self.seen, before)
             self.seen = before
@@ -115,10 +117,11 @@ class Recorder:
         self.target.write_text(json.dumps(self.tests), encoding="utf-8")
 
 
-def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
+def record(test: Path, copy: Path, folder: Path, longest: float = 60) -> list[Recorded]:
     """The tests of a file (relative to the repository) that pass, from their record in a folder or from a new run.
 
-    Tests that are marked slow are left out, as in the default run.
+    Left out are tests that are marked slow, as in the default run, and those that compute for more than `longest`
+    seconds, fixtures that they share with others not counted.
     """
     target = folder / f"{'.'.join(test.with_suffix('').parts)}.json"
     if target.exists():
@@ -129,13 +132,13 @@ def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
             ]
     fresh = folder / "fresh.json"
     fresh.unlink(missing_ok=True)
-    status, _ = forks.run(copy, [str(test)], Recorder(copy, fresh), _SECONDS)
+    status, _ = forks.run(copy, [str(test)], Recorder(copy, fresh, longest), _SECONDS)
     tests = json.loads(fresh.read_text(encoding="utf-8")) if fresh.exists() else {}
     for name, known in [*tests.items()]:
         if not known["passed"]:
             del tests[name]
         if known["failed"]:
-            print(f"  left out, since it fails: {name}", flush=True)
+            print(f"  left out, since it fails or computes for more than {longest:.0f} s: {name}", flush=True)
     if not tests:
         print(f"  {test} has no test that passes (exit status {status})", flush=True)
     paths = sorted({str(test), *(path for x in tests.values() for path in x["lines"])})
@@ -145,12 +148,16 @@ def record(test: Path, copy: Path, folder: Path) -> list[Recorded]:
     }
     fresh.write_text(json.dumps(known), encoding="utf-8")
     fresh.rename(target)
-    return record(test, copy, folder)
+    return record(test, copy, folder, longest)
 
 
-def _stop_tracing() -> None:
+class _TooLong(BaseException):
+    """Ends a test."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:
     sys.settrace(None)
-    threading.settrace(None)  # type: ignore[arg-type]
+    raise _TooLong
 
 
 def _merge(lines: Lines, into: Lines) -> None:

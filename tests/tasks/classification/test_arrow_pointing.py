@@ -104,8 +104,31 @@ def test_background_is_zero_where_the_mean_is_white() -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        {"samples": 1},
+        {"size": 180},
+        {"shrink": 2},
+        {"arrow_length": (1, 1)},
+        {"arrow_length": (60, 60)},
+        {"arrow_width": (1, 1)},
+        {"std": (1e-6, 1e-6, 1e-6)},
+    ],
+)
+def test_values_at_the_limits_are_allowed(arguments: dict) -> None:
+    data = ArrowPointingDataset("train", **arguments)
+    assert {name: getattr(data, name) for name in arguments} == arguments
+
+
+@pytest.mark.parametrize(
     "arguments,message",
     [
+        ({"split": "train", "size": 179}, "size=179 leaves no room"),
+        ({"split": "train", "shrink": 0}, "does not divide"),
+        ({"split": "train", "arrow_length": (0, 5)}, "must rise, from 1"),
+        ({"split": "train", "arrow_length": (60, 61)}, "must rise, from 1 to 60"),
+        ({"split": "train", "arrow_width": (0, 2)}, "must rise, from 1"),
+        ({"split": "train", "std": (1.0, 0.0, 1.0)}, "above 0"),
         ({"split": "tset"}, "closest: 'test'"),
         ({"split": "train", "samples": 0}, "at least 1"),
         ({"split": "train", "size": 100}, "180"),

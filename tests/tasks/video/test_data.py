@@ -98,3 +98,8 @@ def test_index_outside_ends_the_data_set(data: MovingDigits) -> None:
     with pytest.raises(IndexError, match="20 is outside"):
         data[20]
     assert len(MovingDigits("val", clips=3, frames=2, size=8)) == 3
+
+
+def test_least_values_are_allowed() -> None:
+    clip = MovingDigits("val", clips=1, frames=1, size=8, digits=1)[0]["inputs"]
+    assert clip.shape == (1, 8, 8, 1)
