@@ -419,3 +419,15 @@ def test_decay_leaves_out_vectors_biases_and_what_the_model_excludes(tmp_path: P
 )
 def test_closest_finds_what_was_meant(name: str, known: list[str], expected: str) -> None:
     assert closest(name, known) == expected
+
+
+def test_options_for_helper_variables_are_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "_epochs = 2\ntrain_cfg['max_epochs'] = _epochs\n")
+    with pytest.raises(ConfigError, match=r"_epochs=… would have no effect.*here: .*train_cfg\.max_epochs"):
+        load_config(config, {"_epochs": 7})
+
+
+def test_a_loop_that_is_named_may_say_that_it_counts_epochs(tmp_path: Path) -> None:
+    loop = {"_delete_": True, "type": "EpochBasedTrainLoop", "by_epoch": True, "max_epochs": 1, "val_interval": 9}
+    options = {"train_cfg": loop, "train_dataloader.num_batch_per_epoch": 1, "param_scheduler": []}
+    assert train(write_config(tmp_path), work_dir=tmp_path, options=options).iter == 1

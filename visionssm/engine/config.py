@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
+    EVALUATOR,
     HOOKS,
     LOOPS,
     METRICS,
@@ -24,6 +27,8 @@ from mmengine.registry import (
     DefaultScope,
     Registry,
 )
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.utils import is_installed
 from torch.utils.data import DataLoader
 
 from visionssm.data.errors import DatasetError
@@ -32,18 +37,13 @@ from visionssm.engine.errors import ConfigError
 from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.sharding import check_sharding
-from visionssm.engine.task import located
+from visionssm.engine.task import all_tasks, located
+from visionssm.engine.top_level import RUNNER_KEYS, check_options, check_top_level
 from visionssm.engine.types import offered_names, use_tasks
 from visionssm.extras import MissingExtraError, extra_of
 
-_RUNNER_KEYS = """
-model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper
-param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor load_from resume launcher
-env_cfg log_processor log_level visualizer default_scope randomness experiment_name cfg runner_type custom_imports
-model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing efficient_conv_bn_eval
-"""
-RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
-"""Top-level keys that mean something to the Runner."""
+if not is_installed(MODULE2PACKAGE["mmseg"]):  # its continuation has another name as a distribution
+    MODULE2PACKAGE["mmseg"] = "mmseg"  # `_base_ = "mmseg::…"` asks for it by that of the module
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {"num_batch_per_epoch"}
@@ -65,11 +65,12 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         cause = _cause(error)
         if isinstance(cause, MissingExtraError):
             raise cause from error
-        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        missing = _missing(cause)
         extra = extra_of(missing)
         if extra is not None:
             raise MissingExtraError(f"{missing} is not installed: pip install 'visionssm[{extra}]'") from error
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {type(cause).__name__}: {cause}") from error
+    check_options(options or (), config, RUNNER_KEYS.union(*(task.options for task in all_tasks())))
     before = lengths(config)
     try:
         config.merge_from_dict(copy.deepcopy(dict(options or {})))  # merging takes `_delete_` keys out
@@ -78,6 +79,14 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     if not any(key.split(".")[0] == "param_scheduler" for key in options or ()):
         follow_length(config, before)
     return config
+
+
+def _missing(error: BaseException) -> str | None:
+    """The module that an error misses; of MMEngine's `_base_ = "mmdet::…"` only the text names it."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    told = re.match(r"(\w+) is not installed", str(error))
+    return told[1] if told else error.name
 
 
 def _whereabouts(path: Path) -> str:
@@ -106,21 +115,15 @@ def check_config(cfg: Mapping[str, Any]) -> None:
 
     Types of the tasks that it names are registered first.
 
-    Variables that only help to write a config start with an underscore.
+    Variables that only help to write a config start with an underscore; of configs for mmdet and mmseg see
+    `check_top_level`.
 
     Raises:
         ConfigError: naming the key, its section and the closest valid key.
     """
-    known = RUNNER_KEYS.union(*(task.options for task in use_tasks(cfg)))
-    scope = SCOPES.get(cfg.get("default_scope") or "")
-    if scope is not None:
-        known |= scope.config_keys
-    for key in cfg:
-        if not key.startswith("_") and key not in known:
-            raise ConfigError(
-                f"unknown key {key!r} at the top level of the config; closest: {closest(key, RUNNER_KEYS)}. "
-                "(Helper variables start with an underscore.)"
-            )
+    tasks = use_tasks(cfg)
+    known = RUNNER_KEYS.union(*(task.options for task in tasks))
+    check_top_level(cfg, known, free=any(task.scope is not None for task in tasks))
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):  # where its names are found
         for where, section, registry in _sections(cfg):
             _check_section(where, section, registry)
@@ -146,10 +149,17 @@ def _check_train_cfg(section: Any) -> None:
     for key in ("max_epochs", "max_iters", "val_interval"):
         if isinstance(section, Mapping) and key in section:
             _check_count(f"train_cfg.{key}", section[key])
-    if not isinstance(section, Mapping) or "type" in section:
+    if not isinstance(section, Mapping):
+        return
+    if "type" in section:
+        by_epoch, named = section.get("by_epoch"), section["type"]
+        kind = LOOPS.get(named) if isinstance(named, str) else named
+        contrary = IterBasedTrainLoop if by_epoch else EpochBasedTrainLoop
+        if by_epoch is not None and inspect.isclass(kind) and issubclass(kind, contrary):
+            raise ConfigError(f"train_cfg.by_epoch={by_epoch}, but its type is {_name(named)}: leave one out")
         return
     loop = "ResumableEpochLoop" if section.get("by_epoch", True) else "ResumableIterLoop"
-    _check_section("train_cfg", {"type": loop, **section}, LOOPS, {"by_epoch"})
+    _check_section("train_cfg", {"type": loop, **section}, LOOPS)
     length = "max_epochs" if section.get("by_epoch", True) else "max_iters"
     if length not in section:
         raise ConfigError(f"train_cfg has no {length!r}, the length of the training")
@@ -173,7 +183,12 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any, Registry]]:
     for name, hook in (hooks or {}).items():
         yield f"default_hooks.{name}", hook, HOOKS
     for name in ("val_evaluator", "test_evaluator"):
-        yield name, cfg.get(name), METRICS
+        evaluator = cfg.get(name)
+        if isinstance(evaluator, Mapping) and "metrics" in evaluator:  # as MMEngine tells evaluators from metrics
+            yield name, {"type": "Evaluator", **evaluator}, EVALUATOR
+            yield f"{name}.metrics", evaluator["metrics"], METRICS
+        else:
+            yield name, evaluator, METRICS
     yield "train_cfg", cfg.get("train_cfg"), LOOPS
     yield "visualizer", cfg.get("visualizer"), VISUALIZERS
 
@@ -184,8 +199,7 @@ _EXTRA_KEYS = {
     "custom_hooks": {"priority"},
     "default_hooks": {"priority"},
     "param_scheduler": {"convert_to_iter_based", "by_epoch", "begin", "end", "last_step", "verbose"},
-    "val_evaluator": {"metrics"},
-    "test_evaluator": {"metrics"},
+    "train_cfg": {"by_epoch"},
 }
 
 

@@ -177,6 +177,8 @@ class VisionRunner(Runner):
             arguments = dict(loop)
             kind = ResumableEpochLoop if arguments.pop("by_epoch", True) else ResumableIterLoop
             return kind(runner=self, dataloader=self._train_dataloader, **arguments)
+        if isinstance(loop, Mapping):
+            loop = {key: value for key, value in loop.items() if key != "by_epoch"}  # which the type says
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: Any) -> Any:

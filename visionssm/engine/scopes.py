@@ -13,14 +13,12 @@ class Scope:
     """How the engine gets on with the models and data sets of another package.
 
     Attributes:
-        config_keys: helper variables that configs of the scope define at the top level, for those that inherit them.
         check_data: looks through the data set of a config, before anything is built; raises a `DatasetError`.
         describe: (config of the run, training set or None) to what a checkpoint says of its model.
         without_downloads: takes out of a config what would fetch weights that a checkpoint brings anyway.
         test_hooks: (folder of pictures or None, file of results or None) to hooks that write these in a test.
     """
 
-    config_keys: frozenset[str]
     check_data: Callable[[Mapping[str, Any]], None]
     describe: Callable[[Mapping[str, Any], Any], dict[str, Any]]
     without_downloads: Callable[[Any], None]

@@ -14,13 +14,6 @@ from visionssm.tasks.openmmlab.description import checkpoint_meta
 from visionssm.tasks.openmmlab.pictures import SamplePicturesHook
 from visionssm.tasks.openmmlab.results import RESULTS
 
-_CONFIG_KEYS = """
-dataset_type data_root backend_args file_client_args img_norm_cfg norm_cfg crop_size img_scale image_size vis_backends
-train_pipeline val_pipeline test_pipeline load_pipeline tta_pipeline tta_model img_ratios albu_train_transforms
-train_dataset val_dataset class_name metainfo num_classes max_epochs max_iters base_lr interval stage2_num_epochs
-backbone_norm_cfg backbone_embed_multi custom_keys checkpoint
-"""
-
 
 def _check_data(scope: str, dataset: Mapping[str, Any]) -> None:
     importlib.import_module(f"{scope}.utils").register_all_modules(init_default_scope=False)
@@ -44,7 +37,6 @@ def _test_hooks(scope: str, pictures: Path | None, out: Path | None) -> list[Any
 
 for _scope in ("mmdet", "mmseg"):
     SCOPES[_scope] = Scope(
-        config_keys=frozenset(_CONFIG_KEYS.split()),
         check_data=partial(_check_data, _scope),
         describe=checkpoint_meta,
         without_downloads=_without_downloads,
