@@ -18,6 +18,7 @@ from visionssm.kernels import (
     routes,
     selective_scan,
     ssd,
+    ttt_linear,
 )
 from visionssm.kernels.cpu import kernel as kernel_module
 from visionssm.kernels.cpu import threads
@@ -31,6 +32,7 @@ from visionssm.kernels.plstm2d.cpu_kernels import pairs_backward, pairs_forward
 from visionssm.kernels.selective_scan.cpu_backward import scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import scan_forward
 from visionssm.kernels.ssd.cpu_kernels import ssd_backward, ssd_forward
+from visionssm.kernels.ttt_linear.cpu_kernels import ttt_backward, ttt_forward
 
 GUARD = 2 * LANES  # floats around every block
 NAN = 0x7F801234  # a signalling one: arithmetic on it makes another
@@ -92,6 +94,16 @@ def _gated(width: int, d_state: int) -> Call:
     return lambda: _values_and_gradients(inputs, call)
 
 
+def _test_time_training(width: int, mini_batch: int) -> Call:
+    inputs = [*(normal(2, 105, 2, width) for _ in range(3)), normal(2, 105, 2), normal(mini_batch)]
+    inputs += [normal(2, width, width), normal(2, width), normal(2, width), normal(2, width)]
+
+    def call(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        return ttt_linear(q, k.sin(), v.cos(), rate.sigmoid() / width, scale.sigmoid(), *rest)
+
+    return lambda: _values_and_gradients(inputs, call)
+
+
 def _deformable(channels: int) -> Call:
     inputs = [normal(1, 16, 5, 2, channels), normal(1, 16, 5, 2, 9, 2), normal(1, 16, 5, 2, 9)]
     return lambda: _values_and_gradients(inputs, deformable_sum)
@@ -125,6 +137,8 @@ CASES: dict[str, Call] = {
     "ssd of odd sizes": _ssd(21, 19),
     "gated linear attention": _gated(32, 16),
     "gated linear attention of odd sizes": _gated(21, 19),
+    "test-time training": _test_time_training(16, 16),
+    "test-time training of odd sizes": _test_time_training(21, 17),
     "deformable sum": _deformable(16),
     "deformable sum of an odd number of channels": _deformable(5),
     "plstm2d of one direction": _plstm(1, 5, 4),
@@ -137,6 +151,8 @@ CASES_OF: dict[Kernel, str] = {
     ssd_backward: "ssd",
     gated_forward: "gated",
     gated_backward: "gated",
+    ttt_forward: "test-time",
+    ttt_backward: "test-time",
     deformable_forward: "deformable",
     deformable_reach: "deformable",
     deformable_backward: "deformable",

@@ -121,6 +121,32 @@ def test_values_and_gradients_equal_the_float64_definition(backend: str, shape: 
         torch.testing.assert_close(ours.double(), want, rtol=0, atol=1e-5 * max(1.0, want.abs().max().item()))
 
 
+def test_views_need_no_copy_by_the_caller() -> None:
+    arguments = make()
+    parts = torch.cat([arguments[name].flatten(2) for name in "qkv"], -1).split(10, -1)
+    views = {name: x.unflatten(-1, (2, 5)) for name, x in zip("qkv", parts, strict=True)}
+    for got, want in zip(values_and_gradients({**arguments, **views}), values_and_gradients(arguments), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_the_registered_operator_passes_pytorchs_own_check() -> None:
+    tensors = [x.requires_grad_() for x in make(steps=37).values()]
+    with use_backend("cpu"):
+        torch.library.opcheck(torch.ops.visionssm.ttt_linear, (*tensors, 1e-6, True))
+
+
+def test_a_program_of_an_open_length_gives_the_same_numbers() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return ttt_linear(*tensors)
+
+    steps = torch.export.Dim("steps", min=2, max=1000)
+    sizes = ((*[{1: steps}] * 4, *[None] * 5),)
+    program = torch.export.export(Layer(), tuple(make().values()), dynamic_shapes=sizes)
+    other = make(steps=50)
+    torch.testing.assert_close(program.module()(*other.values()), ttt_linear(**other))
+
+
 @backends
 def test_later_tokens_change_nothing_before_them(backend: str) -> None:
     arguments = make()

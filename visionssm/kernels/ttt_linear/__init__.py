@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from visionssm.kernels.autocast import without_autocast
+from visionssm.kernels.backend import select_backend
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
+from visionssm.kernels.ttt_linear.op import ttt_linear_op
 from visionssm.kernels.ttt_linear.reference import ttt_linear_reference
 
 __all__ = ["ttt_linear"]
@@ -32,7 +34,8 @@ def ttt_linear(
         f_i = f − Σ_{j ≤ i} token_scale_i eta_j G_j,   y_i = q_i + LN(f_i(q_i)),
 
     and the last f_i of a mini-batch is the f of the next (Sun et al. 2024, arXiv 2407.04620, sections 2.3 to 2.5). The
-    last mini-batch may be shorter than the others.
+    last mini-batch may be shorter than the others. Compiled kernels run it on CPUs; elsewhere it is PyTorch's
+    operations, a mini-batch after the other.
 
     Args:
         q, k, v: (B, L, H, D) queries, keys and values of H heads, any float dtype.
@@ -59,6 +62,8 @@ def ttt_linear(
     """
     _check_inputs(q, k, v, eta, token_scale, weight, bias, norm_weight, norm_bias)
     with without_autocast(q.device.type):
+        if select_backend(q) == "cpu":
+            return ttt_linear_op((q, k, v, eta, token_scale, weight, bias, norm_weight, norm_bias), eps)
         return ttt_linear_reference(q, k, v, eta, token_scale, weight, bias, norm_weight, norm_bias, eps)
 
 
