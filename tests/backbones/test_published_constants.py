@@ -146,6 +146,17 @@ STARTS = {
         },
     ),
     "hrvmamba": _start("hrvmamba_nano_test", SWIN),
+    "mambavision": _start(
+        "mambavision_nano_test",
+        {
+            r"\.(x_proj|dt_projs)_weight$": normal(0.02),  # they are linear layers like any other here
+            r"\.mixer\.dt_projs_bias$": ZEROS,
+            r"\.gamma$": Exactly(1e-5),
+            **SWIN,
+        },
+        layer_scale=1e-5,
+        dim=64,
+    ),
     "vim": _start(
         "vim_nano_test",
         {
@@ -179,7 +190,7 @@ STARTS = {
     ),
 }
 # Constants that are no distribution; a test below has each.
-ELSEWHERE = r"\.(A_logs|gates\.bias|direct_bias|gamma)$|orientation linear bias$"
+ELSEWHERE = r"\.(A_logs|gates\.bias|direct_bias|(?<!scale[12]\.)gamma)$|orientation linear bias$"
 
 
 def _kind(module: nn.Module) -> str:
@@ -235,7 +246,12 @@ def test_every_family_has_a_table_of_starts() -> None:
     assert {timm.model_entrypoint(start.model).__module__ for start in STARTS.values()} == families
 
 
-STATES = {"vmamba_v0_tiny": 16, "efficientvmamba_nano_test": 16, "vim_nano_test": 16} | dict.fromkeys(
+STATES = {
+    "mambavision_nano_test": 8,
+    "vmamba_v0_tiny": 16,
+    "efficientvmamba_nano_test": 16,
+    "vim_nano_test": 16,
+} | dict.fromkeys(
     [f"{name}_nano_test" for name in ("vmamba", "msvmamba", "msvmamba_v3", "groupmamba", "hrvmamba", "spatialmamba")], 1
 )
 
@@ -269,6 +285,7 @@ NOT_DECAYED: dict[str, str] = {
     "efficientvmamba": r"$^",  # A_logs and the steps' biases have two dimensions: the authors decay them
     "groupmamba": r"$^",
     "hrvmamba": r"$^",
+    "mambavision": r"\.dt_projs_bias$",  # of one dimension in the authors' files
     "msvmamba": r"$^",
     "plstm": r"^pos_embed$",
     "spatialmamba": r"\.dt_projs_bias$",
@@ -296,8 +313,9 @@ def test_only_what_is_published_is_spared_the_weight_decay(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------- numbers of norms
 
-SMALL_EPS = {  # families with another than 1e-5, and where
-    "groupmamba": r"\.norm2$|class_block\.norm1$|^head\.norm$|\.downsample\.0$",
+OTHER_EPS = {  # families with another than 1e-5, and where
+    "groupmamba": (r"\.norm2$|class_block\.norm1$|^head\.norm$|\.downsample\.0$", 1e-6),
+    "mambavision": (r"^patch_embed\.", 1e-4),
 }
 
 
@@ -306,8 +324,9 @@ def test_norms_have_the_published_eps(name: str) -> None:
     model = timm.create_model(name)
     norms = {path: module.eps for path, module in model.named_modules() if hasattr(module, "eps")}
     assert norms
+    pattern, other = OTHER_EPS.get(_family(name), ("$^", 1e-5))
     for path, eps in norms.items():
-        assert eps == (1e-6 if re.search(SMALL_EPS.get(_family(name), "$^"), path) else 1e-5), path
+        assert eps == (other if re.search(pattern, path) else 1e-5), path
 
 
 def test_norms_of_convs5_have_the_eps_of_flax() -> None:
@@ -348,12 +367,18 @@ class Images:
 
     size: int = 224
     crop: float = 0.875  # the side of the crop over that of the resized image, 224 of 256
+    mode: str = "center"  # or "squash": both sides of the image are resized to the same length
 
 
 WHOLE = Images(crop=1.0)
 PREPARED: dict[str, Images] = {
     r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim)_.*": Images(),
     r"hrvmamba_(nano|tiny|small).*": Images(256, 1.0),
+    r"mambavision_(tiny|base|large2?)": WHOLE,
+    r"mambavision_tiny2": Images(crop=0.98),
+    r"mambavision_small": Images(crop=0.93),
+    r"mambavision_large3_256_21k": Images(256, 1.0),
+    r"mambavision_large[23]_512_21k": Images(512, 0.93, "squash"),
     r"hrvmamba_base": WHOLE,
     r"plstm_ape": Images(192, 1.0),
     r"plstm_vis_t.*": Images(),  # the tiny models are those of the ablation
@@ -378,4 +403,4 @@ def test_images_are_prepared_as_published(name: str) -> None:
     assert tuple(cfg.mean) == IMAGENET_DEFAULT_MEAN == (0.485, 0.456, 0.406)
     assert tuple(cfg.std) == IMAGENET_DEFAULT_STD == (0.229, 0.224, 0.225)
     assert cfg.num_classes == (2 if name == "plstm_ape" else 1000)
-    assert cfg.crop_mode == "center"
+    assert cfg.crop_mode == images.mode

@@ -13,7 +13,8 @@ from tests.reference_cases import Case, check_gradients, every_case
 
 TOLERANCE = 1e-4  # of outputs and stage maps, relative to the largest value
 every_classifier = every_case(
-    "classifier", slow="small|base|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
+    "classifier",
+    slow="small|base|mambavision_tiny2?$|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$",
 )
 
 
@@ -60,7 +61,9 @@ def _check(case: Case) -> None:
     assert sum(p.numel() for p in model.parameters()) == case.data["n_params"]
     output, stages = recorded_maps(model, case.image())
     outputs = {"output": output, **{f"stage{i}": stage for i, stage in enumerate(stages)}}
-    if case.data["outputs"].keys() - outputs:
+    if "pre_logits" in case.data["outputs"]:
+        outputs["pre_logits"] = model.forward_head(model.forward_features(case.image()), pre_logits=True)
+    elif case.data["outputs"].keys() - outputs:
         outputs |= _heads(model, case.image())
     assert outputs.keys() == case.data["outputs"].keys()
     for name, actual in outputs.items():

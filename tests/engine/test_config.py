@@ -54,6 +54,7 @@ EFFICIENT = SWIN.but(lr=2e-3, batch=2048, first_lr=1e-7, last_lr=1e-6, decay=0.0
 METAFORMER = SWIN.but(lr=4e-3, batch=4096, epochs=310, clip=None, ema=None)
 DEIT = SWIN.but(warm_up=5, clip=None, ema=0.99996, repeats=3)
 FINE_TUNING = DEIT.but(lr=1e-5, first_lr=1e-5, warm_up=0, epochs=30, decay=1e-8)
+MAMBAVISION = SWIN.but(lr=5e-3, batch=4096, last_lr=5e-6, epochs=310, ema=0.9998)
 DEIT3 = Recipe(4e-3, 2048, 4e-6, 4e-6, 5, 400, decay=0.02, clip=1.0, ema=None, repeats=3, size=192)
 
 # configuration: model, drop path, recipe
@@ -73,6 +74,12 @@ PUBLISHED: dict[str, tuple[str, float, Recipe]] = {
     "mambaout_tiny": ("mambaout_tiny", 0.2, METAFORMER),
     "mambaout_small": ("mambaout_small", 0.4, METAFORMER),
     "mambaout_base": ("mambaout_base", 0.6, METAFORMER),
+    "mambavision_tiny": ("mambavision_tiny", 0.2, MAMBAVISION.but(mesa=0.5)),
+    "mambavision_tiny2": ("mambavision_tiny2", 0.2, MAMBAVISION.but(mesa=0.75)),
+    "mambavision_small": ("mambavision_small", 0.2, MAMBAVISION.but(mesa=1.0)),
+    "mambavision_base": ("mambavision_base", 0.3, MAMBAVISION.but(mesa=1.0, warm_up=35, decay=0.075)),
+    "mambavision_large": ("mambavision_large", 0.3, MAMBAVISION.but(mesa=6.0, decay=0.12)),
+    "mambavision_large2": ("mambavision_large2", 0.3, MAMBAVISION.but(mesa=6.0, decay=0.12)),
     "msvmamba_nano": ("msvmamba_nano", 0.2, SWIN),
     "msvmamba_micro": ("msvmamba_micro", 0.2, SWIN),
     "msvmamba_tiny": ("msvmamba_tiny", 0.2, SWIN),
@@ -224,7 +231,9 @@ def test_launcher_without_torchrun_is_told(tmp_path: Path, monkeypatch: pytest.M
 
 def test_there_is_a_config_for_every_published_variant() -> None:
     assert {path.stem.removesuffix("_imagenet") for path in IMAGENET} == PUBLISHED.keys()
-    others = re.compile("_nano_test$|^plstm|^convs5|_nano_plain$|_tiny_plain$")  # their tasks, and the same recipe
+    others = re.compile(
+        "_nano_test$|^plstm|^convs5|_nano_plain$|_tiny_plain$|_21k$"
+    )  # their tasks, the same recipe, none published
     ours = {name for name in visionssm.list_models() if not others.search(name)}
     assert ours <= {model for model, _, _ in PUBLISHED.values()}
     families = {path.stem.split("_")[0] for path in IMAGENET}
@@ -234,7 +243,8 @@ def test_there_is_a_config_for_every_published_variant() -> None:
 def _recipe(cfg: Any) -> Recipe:
     """What a configuration asks for, in the terms of `Recipe`."""
     optimizer, wrapper = cfg.optim_wrapper.optimizer, cfg.optim_wrapper
-    processes = 16 if cfg.model.name.startswith("efficientvmamba") else 8
+    family = cfg.model.name.partition("_")[0]
+    processes = {"efficientvmamba": 16, "mambavision": 32}.get(family, 8)
     schedules = {schedule.type: schedule for schedule in cfg.param_scheduler}
     warm_up, cosine = schedules.get("LinearLR", {}), schedules.get("CosineAnnealingLR", {})
     averages = [hook.momentum for hook in cfg.custom_hooks if hook["type"] == "EMAHook"]
@@ -270,7 +280,7 @@ def test_imagenet_config_is_the_published_recipe_and_fits_its_model(path: Path) 
     has_hook = "MesaHook" in [hook["type"] for hook in cfg.custom_hooks]
     assert has_hook == (recipe.mesa is not None)
     if recipe.mesa:
-        assert cfg.model.begin == recipe.epochs // 4
+        assert cfg.model.begin == int(recipe.epochs * (0.3 if name == "mambavision_base" else 0.25))
 
     assert timm.is_model(name)
     published = timm.get_pretrained_cfg(name)
@@ -300,6 +310,7 @@ AUGMENTATION = {
 AUGMENTED: dict[str, dict[str, Any]] = {
     "efficientvmamba": {"auto_augment": "rand-m9-mstd0.5"},
     "mambaout": {"interpolation": "random"},
+    "mambavision": {"interpolation": "random"},
     "plstm": {"color_jitter": 0.3, "auto_augment": "3a", "re_prob": 0.0},
     "vim": {"color_jitter": 0.3},
 }

@@ -1,4 +1,4 @@
-"""Maps cut into cells."""
+"""Maps cut into cells and windows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from visionssm.layers.cells import into_cells, out_of_cells
+from visionssm.layers.cells import into_cells, into_windows, out_of_cells, out_of_windows
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -21,3 +21,27 @@ def test_cells_hold_the_map_and_zeros_and_give_it_back(sides: tuple[int, int], s
         for column in range(size):
             torch.testing.assert_close(cells[:, :, row, :, column], padded[:, row::size, column::size], rtol=0, atol=0)
     torch.testing.assert_close(out_of_cells(cells, *sides), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("sides", [(6, 12), (5, 7), (1, 4)])
+def test_windows_are_read_row_by_row_and_filled_up_with_zeros(sides: tuple[int, int], size: int) -> None:
+    x = torch.randn(2, *sides, 5)
+    windows = into_windows(x, size)
+    rows, columns = (-(-side // size) for side in sides)
+    padded = F.pad(x, (0, 0, 0, columns * size - sides[1], 0, rows * size - sides[0]))
+    expected = [
+        padded[image, size * row : size * (row + 1), size * column : size * (column + 1)].reshape(-1, 5)
+        for image in range(2)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    torch.testing.assert_close(windows, torch.stack(expected), rtol=0, atol=0)
+    torch.testing.assert_close(out_of_windows(windows, size, *sides), x, rtol=0, atol=0)
+
+
+def test_map_that_is_one_window_is_not_copied() -> None:
+    x = torch.randn(2, 3, 3, 5)
+    windows = into_windows(x, 3)
+    assert windows.data_ptr() == x.data_ptr()
+    assert out_of_windows(windows, 3, 3, 3).data_ptr() == x.data_ptr()

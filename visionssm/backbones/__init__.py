@@ -5,6 +5,7 @@ from visionssm.backbones.convs5 import ConvS5
 from visionssm.backbones.efficientvmamba import EfficientVMamba
 from visionssm.backbones.groupmamba import GroupMamba
 from visionssm.backbones.hrvmamba import HRVMamba
+from visionssm.backbones.mambavision import MambaVision
 from visionssm.backbones.msvmamba import MSVMamba
 from visionssm.backbones.plstm import PLSTM
 from visionssm.backbones.spatialmamba import SpatialMamba
@@ -20,6 +21,7 @@ __all__ = [
     "GroupMamba",
     "HRVMamba",
     "MSVMamba",
+    "MambaVision",
     "SpatialMamba",
     "VMamba",
     "Vim",

@@ -129,6 +129,20 @@ FAMILIES: Sequence[Family] = (
         },
     ),
     Family(
+        _arxiv("MambaVision", "2407.08083"),
+        {
+            "mambavision_tiny": Published("31.8M", "4.4", "82.3"),
+            "mambavision_tiny2": Published("35.1M", "5.1", "82.7"),
+            "mambavision_small": Published("50.1M", "7.5", "83.3"),
+            "mambavision_base": Published("97.7M", "15.0", "84.2", tagged={"authors_in21k_ft_in1k": "84.9"}),
+            "mambavision_large": Published("227.9M", "34.9", "85.0", tagged={"authors_in21k_ft_in1k": "86.1"}),
+            "mambavision_large2": Published("241.5M", "37.5", "85.3"),
+            "mambavision_large2_512_21k": Published("241.5M", "196.3", "87.3", size=512),
+            "mambavision_large3_256_21k": Published("739.6M", "122.3", "87.3", size=256),
+            "mambavision_large3_512_21k": Published("739.6M", "489.1", "88.1", size=512),
+        },
+    ),
+    Family(
         _arxiv("MambaOut (timm's own)", "2405.07992"),
         {
             "mambaout_femto": Published("7.3M", "1.2", "78.9"),

@@ -34,6 +34,24 @@ def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
     return _first(x, height, width) if torch.compiler.is_exporting() else x[:, :height, :width]
 
 
+@leaf_function
+def into_windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) to (B·windows, size², C): pixels row by row in every window, and so the windows of a map.
+
+    A map that is one window is not copied.
+    """
+    cells = into_cells(x, size).transpose(2, 3)  # (B, rows, columns, size, size, C)
+    return cells.flatten(3, 4).flatten(0, 2)
+
+
+@leaf_function
+def out_of_windows(windows: Tensor, size: int, height: int, width: int) -> Tensor:
+    """The inverse of `into_windows`, for a map of `height` × `width` pixels: (B, H, W, C)."""
+    rows, columns = n_cells(height, size), n_cells(width, size)
+    cells = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))
+    return out_of_cells(cells.transpose(2, 3), height, width)
+
+
 def _first(x: Tensor, rows: int, columns: int) -> Tensor:
     """A copy: exporters would ask whether a view is contiguous, which cannot be answered while sizes are open."""
     for axis, side in ((1, rows), (2, columns)):

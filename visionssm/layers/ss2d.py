@@ -74,6 +74,10 @@ class RouteScan(nn.Module):
         """dt, B and C of every pixel and route, side by side: (B, L, D) to (B, L, K, R + 2N)."""
         return F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.n_routes, -1))
 
+    def step_bias(self) -> Tensor:
+        """What the scan adds to the steps before softplus: (K, D)."""
+        return self.dt_projs_bias
+
     def scan_pixels(
         self, u: Tensor, projected: Tensor, order: Tensor, initial_state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -87,7 +91,7 @@ class RouteScan(nn.Module):
             b,
             c,
             d=self.Ds.view(self.n_routes, self.dim),
-            dt_bias=self.dt_projs_bias,
+            dt_bias=self.step_bias(),
             order=order,
             initial_state=initial_state,
             return_final_state=True,
