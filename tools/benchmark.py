@@ -15,7 +15,7 @@ import torch
 
 from visionssm.benchmarks import convolution, deformable, kernels, models, networks, published
 from visionssm.benchmarks.gpu import overhead, scans, stages
-from visionssm.benchmarks.timing import machine, read_rows, table, write_json
+from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
 
 
 def _positive(text: str) -> int:
@@ -48,6 +48,7 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
         throughput_batch=options.throughput_batch,
         size=options.size,
         seconds=min(options.seconds, 1.0) if options.fast else options.seconds,
+        clock=options.clock,
         with_memory=not options.fast,
     )
     rows = models.run(
@@ -143,6 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fast",
         action="store_true",
         help="a second a model and no memory: for a look at all of them, --models '*'",
+    )
+    whole.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="what is measured: time that passes, or the processor's of this process, while others use the machine",
     )
     whole.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     whole.add_argument("--json", default="work_dirs/benchmark_models.json", help="where to write the figures")

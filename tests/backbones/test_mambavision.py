@@ -104,7 +104,7 @@ def test_sizes_are_those_that_are_registered() -> None:
 
 def test_registry_and_readme_say_the_licence_of_the_weights() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert "MambaVision's weights are CC-BY-NC-SA-4.0" in " ".join(readme.split())
+    assert "**MambaVision's weights are CC-BY-NC-SA-4.0**" in " ".join(readme.split())
     tagged = timm.list_models("mambavision*", include_tags=True)
     assert len([name for name in tagged if "." in name]) == 11
     for name in tagged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from visionssm.benchmarks import models, published
 from visionssm.benchmarks.flops import multiply_adds_of
-from visionssm.benchmarks.timing import read_rows, table, write_json
+from visionssm.benchmarks.timing import CLOCKS, median, medians_in_turn, read_rows, table, write_json
 
 ROOT = Path(__file__).parents[2]
 PEER = "test_convnext"  # timm's own model for tests: tiny, any size
@@ -168,11 +169,23 @@ def test_published_command_prints_the_rows(monkeypatch: pytest.MonkeyPatch, caps
     assert "| `vmamba_tiny_s1l8` | 30.25M | 30.2M | 4.90 | 4.9 | 82.6 |" in printed[2]
 
 
-def test_table_in_the_docs_is_of_the_recorded_run_and_has_every_variant() -> None:
-    rows = json.loads((ROOT / "docs/benchmarks/models.json").read_text())["rows"]
-    assert table(models.shown(rows)) in (ROOT / "docs/models.md").read_text()
-    assert set(models.select(["*"])) <= {row["model"] for row in rows}
-    assert len({(row["size"], row["batch"], row["throughput_batch"], row["reference"]) for row in rows}) == 1
+def test_tables_in_the_docs_are_of_the_recorded_runs_and_have_every_variant() -> None:
+    measured: set[str] = set()
+    for name in ("models", "models_one_thread"):
+        rows = json.loads((ROOT / f"docs/benchmarks/{name}.json").read_text())["rows"]
+        assert table(models.shown(rows)) in (ROOT / "docs/models.md").read_text()
+        assert len({(row["size"], row["batch"], row["throughput_batch"], row["reference"]) for row in rows}) == 1
+        measured |= {row["model"] for row in rows}
+    assert set(models.select(["*"])) <= measured
+
+
+def test_clock_of_the_processor_does_not_see_the_time_that_others_take() -> None:
+    def waits() -> None:
+        time.sleep(0.05)
+
+    times = {name: median(waits, seconds=0.0, clock=clock) for name, clock in CLOCKS.items()}
+    assert times["wall"] >= 0.05 > 5 * times["processor"]
+    assert medians_in_turn({"waits": waits}, seconds=0.0, clock=CLOCKS["processor"])["waits"] < 0.01
 
 
 @pytest.mark.slow

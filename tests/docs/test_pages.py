@@ -135,7 +135,8 @@ def test_rows_of_the_model_zoo_have_accuracy_size_input_licence_and_link() -> No
     assert len(table) == len({row.split("`")[1] for row in table}) > 40
     for row in table:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert re.fullmatch(r"8\d\.\d|7\d\.\d", cells[1]), row
+        unknown = ".e450_in1k" in cells[0]  # EfficientViM's other checkpoints
+        assert re.fullmatch("–" if unknown else r"8\d\.\d|7\d\.\d", cells[1]), row
         assert re.fullmatch(r"[\d.]+M", cells[2]), row
         assert re.fullmatch(r"\d+×\d+", cells[3]), row
         assert cells[4], row

@@ -59,6 +59,10 @@ DEIT3 = Recipe(4e-3, 2048, 4e-6, 4e-6, 5, 400, decay=0.02, clip=1.0, ema=None, r
 
 # configuration: model, drop path, recipe
 PUBLISHED: dict[str, tuple[str, float, Recipe]] = {
+    "efficientvim_m1": ("efficientvim_m1", 0.0, SWIN),
+    "efficientvim_m2": ("efficientvim_m2", 0.0, SWIN),
+    "efficientvim_m3": ("efficientvim_m3", 0.0, SWIN),
+    "efficientvim_m4": ("efficientvim_m4", 0.0, SWIN.but(size=256)),
     "efficientvmamba_tiny": ("efficientvmamba_tiny", 0.1, EFFICIENT),
     "efficientvmamba_small": ("efficientvmamba_small", 0.1, EFFICIENT),
     "efficientvmamba_base": ("efficientvmamba_base", 0.1, EFFICIENT.but(batch=1024)),

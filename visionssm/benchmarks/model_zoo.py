@@ -19,7 +19,7 @@ HEADER = (
 
 
 def checkpoints() -> Iterator[tuple[str, PretrainedCfg]]:
-    """Name with tag and registered configuration of every checkpoint that has a source, timm's MambaOut included."""
+    """Name with tag and registered configuration of every checkpoint that has a source, timm's own models included."""
     timms_own = [name for name in figures() if name not in visionssm.list_models()]
     for name in sorted([*visionssm.list_models(), *timms_own]):
         for tagged in timm.list_models(name, include_tags=True):

@@ -22,7 +22,7 @@ from visionssm.benchmarks.figures import new_figure, save
 from visionssm.benchmarks.flops import create_for_size, multiply_adds_of
 from visionssm.benchmarks.memory import growth
 from visionssm.benchmarks.published import figures
-from visionssm.benchmarks.timing import median, medians_in_turn, progress
+from visionssm.benchmarks.timing import CLOCKS, median, medians_in_turn, progress
 
 REFERENCE = "swin_tiny_patch4_window7_224"
 PEERS = (
@@ -57,6 +57,7 @@ class Setting:
         throughput_batch: images at a time for the throughput.
         size: side of the images.
         seconds: time for a latency, and again for a throughput.
+        clock: one of `CLOCKS`. Where others use the machine, ratios of the processor's time on one thread still stand.
         with_memory: also start a process that measures the memory, which takes longer than all the rest.
     """
 
@@ -65,11 +66,12 @@ class Setting:
     throughput_batch: int = 8
     size: int = 224
     seconds: float = 10.0
+    clock: str = "wall"
     with_memory: bool = True
 
 
 def variants() -> list[str]:
-    """Every variant of the families: the registered ones, and timm's own MambaOut of the authors' sizes."""
+    """Every variant of the families: the registered ones, and timm's own MambaOut and EfficientViM."""
     return list_models() + [name for name in figures() if name not in list_models()]
 
 
@@ -105,7 +107,7 @@ def _images(model: nn.Module, batch: int, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def latencies(names: Sequence[str], *, batch: int, size: int, seconds: float) -> dict[str, float]:
+def latencies(names: Sequence[str], *, batch: int, size: int, seconds: float, clock: str = "wall") -> dict[str, float]:
     """Median seconds of a batch of each model, timed in turn."""
     models = {name: create_for_size(name, size) for name in names}
     runs: dict[str, Callable[[], object]] = {
@@ -113,14 +115,14 @@ def latencies(names: Sequence[str], *, batch: int, size: int, seconds: float) ->
     }
     for run in runs.values():
         run()  # compiles kernels
-    return medians_in_turn(runs, seconds=seconds)
+    return medians_in_turn(runs, seconds=seconds, clock=CLOCKS[clock])
 
 
 @torch.inference_mode()
-def throughput(name: str, *, batch: int, size: int, seconds: float) -> float:
+def throughput(name: str, *, batch: int, size: int, seconds: float, clock: str = "wall") -> float:
     """Images per second in batches."""
     model = create_for_size(name, size)
-    return batch / median(partial(model, _images(model, batch, size)), seconds=seconds)
+    return batch / median(partial(model, _images(model, batch, size)), seconds=seconds, clock=CLOCKS[clock])
 
 
 def peak_memory(name: str, *, batch: int, size: int, threads: int) -> float | None:
@@ -162,11 +164,13 @@ def measure(name: str, setting: Setting, *, counted: tuple[int, int] | None = No
         The figures, and as `reference ms` the reference's latency, the longer one of that beside the model's latency
         and that after the throughput: it tells whether something else was running.
     """
-    size, batch = setting.size, setting.batch
+    size, batch, clock = setting.size, setting.batch, setting.clock
     operations, parameters = counted or multiply_adds_of(name, size)
-    times = latencies((name, setting.reference), batch=batch, size=size, seconds=setting.seconds)
-    images_per_second = throughput(name, batch=setting.throughput_batch, size=size, seconds=setting.seconds)
-    after = latencies((setting.reference,), batch=batch, size=size, seconds=0.0)[setting.reference]
+    times = latencies((name, setting.reference), batch=batch, size=size, seconds=setting.seconds, clock=clock)
+    images_per_second = throughput(
+        name, batch=setting.throughput_batch, size=size, seconds=setting.seconds, clock=clock
+    )
+    after = latencies((setting.reference,), batch=batch, size=size, seconds=0.0, clock=clock)[setting.reference]
     memory = None
     if setting.with_memory:
         memory = peak_memory(name, batch=batch, size=size, threads=torch.get_num_threads())

@@ -16,52 +16,60 @@ import torch
 from visionssm.files import complete_or_absent
 
 TURN = 0.02
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+"""What may measure a call: the time that passes, or what this process has of the processors' while others use them."""
 
 
 def medians_in_turn(
-    candidates: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 3, turn: float = TURN
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    min_rounds: int = 3,
+    turn: float = TURN,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each candidate: A B C A B C … for about `seconds` in all, after one round that does not count.
 
     A turn is the mean of as many calls as fit into `turn` seconds, so that fast candidates are not measured on the
     caches that slow ones leave. A candidate of which one call takes longer than half of `seconds` is not called again.
     """
-    first = {name: _time(run) for name, run in candidates.items()}
+    first = {name: _time(run, clock) for name, run in candidates.items()}
     quick = {name: run for name, run in candidates.items() if first[name] < seconds / 2}
     times: dict[str, list[float]] = {name: [] for name in quick}
-    start = time.perf_counter()
+    start = clock()
     rounds = 0
-    while quick and (rounds < min_rounds or time.perf_counter() - start < seconds):
+    while quick and (rounds < min_rounds or clock() - start < seconds):
         for name, run in quick.items():
-            times[name].append(_turn(run, turn))
+            times[name].append(_turn(run, turn, clock))
         rounds += 1
     return {name: statistics.median(times[name]) if name in times else first[name] for name in candidates}
 
 
-def median(run: Callable[[], object], *, seconds: float) -> float:
+def median(run: Callable[[], object], *, seconds: float, clock: Clock = time.perf_counter) -> float:
     """Median seconds of a call, over about `seconds` of calls and at least one, after one that does not count."""
     run()
     times: list[float] = []
-    start = time.perf_counter()
-    while not times or time.perf_counter() - start < seconds:
-        times.append(_time(run))
+    start = clock()
+    while not times or clock() - start < seconds:
+        times.append(_time(run, clock))
     return statistics.median(times)
 
 
-def _turn(run: Callable[[], object], seconds: float) -> float:
-    began, calls = time.perf_counter(), 0
+def _turn(run: Callable[[], object], seconds: float, clock: Clock) -> float:
+    began, calls = clock(), 0
     while True:
         run()
         calls += 1
-        elapsed = time.perf_counter() - began
+        elapsed = clock() - began
         if elapsed > seconds:
             return elapsed / calls
 
 
-def _time(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _time(run: Callable[[], object], clock: Clock) -> float:
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def available_memory() -> int:
