@@ -65,8 +65,8 @@ CONSTRUCTED = {"num_batches_tracked": 0, "state_fusion.alpha": 1.0}
 GRADIENT_TOLERANCE = 1e-4
 # Of the recorded gradient norms against float64, the root of the mean square over the parameters of one kind.
 RECORDED_NOISE = 5e-4
-# Families whose recorded norms were summed up in float64. The others have PyTorch's float32 norm, which is itself off by
-# up to 3e-4 for a large matrix.
+# Families whose recorded norms were summed up in float64. The others have PyTorch's float32 norm, which is itself off
+# by up to 3e-4 for a large matrix.
 EXACT_NORMS = ("mambavision",)
 # What rounding may move in float32 in these networks: a sampling position by so many pixels, a ReLU's input by so much
 # of the largest one. Farther from its kink no decision may differ, neither ours in float32 nor one that a case pins.

@@ -58,7 +58,14 @@ def test_precision_of_a_detector_is_that_of_the_table(path: Path) -> None:
     assert told == in_table
 
 
-@pytest.mark.parametrize("path", shipped_configs("upernet_*_ade20k_512.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shipped_configs("cascade_mask_rcnn_*_coco.py"), ids=lambda path: path.stem)
+def test_precision_of_a_cascade_is_that_of_the_table(path: Path) -> None:
+    name = path.stem.removeprefix("cascade_mask_rcnn_").removesuffix("_fpn_3x_coco")
+    cell = _row(DENSE[DENSE.index("/cascade_mask_rcnn") : DENSE.index("| `configs/segmentation")], name)
+    assert re.findall(r"(?:box|mask) AP ([\d.]+\d)", _head(path)) == re.findall(r"\d\d\.\d", cell[3])
+
+
+@pytest.mark.parametrize("path", shipped_configs("upernet_*_ade20k_*.py"), ids=lambda path: path.stem)
 def test_mean_iou_of_a_segmentor_is_that_of_the_table(path: Path) -> None:
     cell = _row(DENSE[DENSE.index("| `configs/segmentation") :], path.stem.split("_", 1)[1].split("_160k")[0])
     told = re.findall(r"mIoU (?:\(second-hand\) )?([\d.]+\d)", _head(path))

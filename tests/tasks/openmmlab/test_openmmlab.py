@@ -470,6 +470,7 @@ LAYOUTS = [
     ("spatialmamba", "spatialmamba_tiny"),
     ("vssd", "vssd_micro"),
     ("groupmamba", "groupmamba_tiny"),
+    ("mambavision", "mambavision_tiny"),
 ]
 
 
