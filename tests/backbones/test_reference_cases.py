@@ -12,10 +12,15 @@ import visionssm
 from tests.reference_cases import Case, check_gradients, every_case
 
 TOLERANCE = 1e-4  # of outputs and stage maps, relative to the largest value
-every_classifier = every_case(
-    "classifier",
-    slow="small|base|mambavision_tiny2?$|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$",
+HEAVY = (
+    "small|base|mambavision_tiny2?$|(vssd|spatialmamba)_(micro|tiny)$|msvmamba_(micro|tiny|v3_tiny)$|plstm_vis_[sb]$"
 )
+# The definition takes the steps of a scan one by one. Of a family it runs the lightest cases; the kernels run all.
+HEAVY_ON_THE_DEFINITION = (
+    "hrvmamba_(nano_grad|nano_plain|tiny|tiny_plain)$|groupmamba_tiny_grad$|v3_tiny_grad$|plstm_vis_t_"
+    "|mambavision_tiny_odd$"
+)
+every_classifier = every_case("classifier", slow=HEAVY)
 
 
 def model_name(case: Case) -> str:
@@ -79,7 +84,7 @@ def test_backbone_equals_authors_on_the_cpu_kernels(case: Case) -> None:
         _check(case)
 
 
-@every_classifier
+@every_case("classifier", slow=f"{HEAVY}|{HEAVY_ON_THE_DEFINITION}")
 def test_backbone_equals_authors_on_the_definition(case: Case) -> None:
     with torch.set_grad_enabled("grad_norms" in case.data), visionssm.use_backend("reference"):
         _check(case)

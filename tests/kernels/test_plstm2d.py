@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels.loops import scan_in_a_loop
 from tests.reference_cases import Case, every_case, find_cases
 from visionssm.kernels import plstm2d, plstm2d_four_directions, use_backend
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
@@ -156,6 +158,15 @@ def test_exportable_form_equals_definition(
 ) -> None:
     (q, k, v), gates, direct = _random_inputs(grid, sizes=sizes, seed=seed)
     state = _border_states(grid, sizes[0], seed) if with_state else None
+    expected = plstm2d_reference(q, k, v, gates, direct, state)
+    with patch("visionssm.kernels.plstm2d.export.scan", scan_in_a_loop):
+        torch.testing.assert_close(plstm2d_by_diagonals(q, k, v, gates, direct, state), expected)
+
+
+@pytest.mark.parametrize("with_state", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_exportable_form_equals_definition_with_pytorchs_scan(with_state: bool) -> None:
+    (q, k, v), gates, direct = _random_inputs((3, 4), sizes=(2, 1, 2, 1, 1))
+    state = _border_states((3, 4), 2, 0) if with_state else None
     expected = plstm2d_reference(q, k, v, gates, direct, state)
     torch.testing.assert_close(plstm2d_by_diagonals(q, k, v, gates, direct, state), expected)
 

@@ -335,8 +335,16 @@ def test_two_threads_may_scan_at_the_same_time() -> None:
         assert all(pool.map(work, range(4)))
 
 
+# Spawned children, which import everything anew, are also in test_workers.py.
+METHODS = [
+    pytest.param(method, marks=[pytest.mark.slow] if method == "spawn" else [])
+    for method in ("fork", "spawn")
+    if method in multiprocessing.get_all_start_methods()
+]
+
+
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_child_process_scans_after_its_parent_has(method: str) -> None:
     expected = _small_scan(1)

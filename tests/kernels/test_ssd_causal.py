@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels.loops import scan_in_a_loop
 from visionssm.kernels import routes, selective_scan, ssd, use_backend
 
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -79,6 +81,13 @@ def test_two_steps_by_hand(backend: str) -> None:
     torch.testing.assert_close(state.flatten(), torch.tensor([45.5]))
 
 
+@pytest.fixture
+def steps_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exportable form without the compiler that PyTorch's `scan` starts for each shape, and for gradients again."""
+    monkeypatch.setattr(importlib.import_module("visionssm.kernels.ssd.export"), "scan", scan_in_a_loop)
+
+
+@pytest.mark.usefixtures("steps_in_a_loop")
 @pytest.mark.parametrize("backend", ["reference", "export"])
 def test_definition_and_chunks_equal_the_recurrence_in_float64(backend: str) -> None:
     arguments = make(dtype=torch.float64)
@@ -114,9 +123,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(
-    "backend, shape", [("export", "small"), ("export", "one_of_each"), *[("cpu", shape) for shape in SHAPES]]
-)
+def test_exportable_form_has_values_and_gradients_with_pytorchs_scan() -> None:
+    got = values_and_gradients(lambda leaves: run("export", leaves), make())
+    arguments = {name: x.double() for name, x in make().items()}
+    for ours, want in zip(got, values_and_gradients(lambda leaves: run("reference", leaves), arguments), strict=True):
+        torch.testing.assert_close(ours.double(), want, rtol=0, atol=1e-5 * want.abs().max().item())
+
+
+@pytest.mark.usefixtures("steps_in_a_loop")
+@pytest.mark.parametrize("backend, shape", [(backend, shape) for backend in ("export", "cpu") for shape in SHAPES])
 def test_values_and_gradients_equal_the_float64_definition(backend: str, shape: str) -> None:
     sizes = SHAPES[shape]
     got = values_and_gradients(lambda leaves: run(backend, leaves), make(**sizes))
@@ -135,6 +150,7 @@ def test_options_left_out_are_zeros_and_no_softplus() -> None:
             torch.testing.assert_close(ssd(**arguments), ssd(**arguments, **zeros), **CLOSE)
 
 
+@pytest.mark.usefixtures("steps_in_a_loop")
 @pytest.mark.parametrize("backend", ["reference", "export", "cpu"])
 def test_decays_that_are_given_may_be_any(backend: str) -> None:
     """The input's factor Δ and the decay are two gates: a sum over pairs, weighted by what lies between them."""
@@ -258,6 +274,7 @@ def test_empty_sizes_give_empty_results_and_the_given_state(backend: str, empty:
     assert all(x.grad is None or x.grad.isfinite().all() for x in arguments.values())
 
 
+@pytest.mark.usefixtures("steps_in_a_loop")
 @pytest.mark.parametrize("backend", ["export", "cpu"])
 def test_a_large_decay_costs_later_steps_no_accuracy(backend: str) -> None:
     arguments = make(steps=16)

@@ -100,7 +100,7 @@ def test_two_processes_compute_at_the_same_time(method: str) -> None:
 
 
 @fork_warning
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m == "spawn")) for m in METHODS])
 def test_workers_of_a_data_loader_compute_what_the_parent_computes(method: str) -> None:
     wanted = torch.stack([results(index) for index in range(len(Scans()))])
     loader = DataLoader(Scans(), batch_size=2, num_workers=2, multiprocessing_context=method, timeout=240)
