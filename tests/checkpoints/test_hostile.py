@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import random
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -224,6 +225,24 @@ def test_zip_file_that_pytorch_does_not_write_is_refused(tmp_path: Path, change:
     }[change]
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(write(tmp_path, bytes(content)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numbers_of_the_other_byte_order_are_refused(tmp_path: Path, legacy: bool) -> None:
+    other = {"little": "big", "big": "little"}[sys.byteorder]
+    if legacy:
+        content = saved({"w": torch.ones(3)}, _use_new_zipfile_serialization=False)
+        name = content.index(b"little_endian") + len("little_endian")
+        place = content.index(b"\x88" if sys.byteorder == "little" else b"\x89", name)
+        content = content[:place] + (b"\x89" if sys.byteorder == "little" else b"\x88") + content[place + 1 :]
+    else:
+        buffer = io.BytesIO(zipped(in_model(tensor((2,), (1,), numel=2)), {"0": bytes(8)}))
+        read_checkpoint(write(tmp_path, buffer.getvalue()))
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.writestr("archive/byteorder", other)
+        content = buffer.getvalue()
+    with pytest.raises(CheckpointError, match=f"{other}-endian"):
+        read_checkpoint(write(tmp_path, content))
 
 
 def test_dictionary_in_memory_that_contains_itself_is_an_error() -> None:

@@ -21,6 +21,7 @@ from tests.engine.tiny import logged, write_config
 from visionssm.cli.launch import prepare, train
 from visionssm.engine.hooks import progress
 from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
+from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
 from visionssm.engine.runner import VisionRunner
 from visionssm.tasks.classification.metric import ClassificationMetric
@@ -70,6 +71,27 @@ def test_log_lines_pass_through_the_bar_until_it_is_taken_down(tmp_path: Path) -
     assert shown.stream is before
     assert written.stream is file
     written.close()
+
+
+def test_pictures_that_metrics_keep_stand_below_one_another_in_a_file(tmp_path: Path) -> None:
+    def kept(*colours: str) -> SimpleNamespace:
+        return SimpleNamespace(pictures=[(number, Image.new("RGB", (8, 4), x)) for number, x in enumerate(colours)])
+
+    evaluator = SimpleNamespace(metrics=[kept("red", "lime"), SimpleNamespace(), kept("blue")])
+    runner: Any = SimpleNamespace(val_loop=SimpleNamespace(evaluator=evaluator), work_dir=str(tmp_path))
+    PredictionPicturesHook().after_val_epoch(runner)
+    with Image.open(tmp_path / "predictions.png") as picture:
+        rows = np.asarray(picture.convert("RGB"))[:, 3].tolist()
+    colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert [row for row in rows if row in colours] == [colour for colour in colours for _ in range(4)]
+
+
+def test_nothing_is_written_without_pictures(tmp_path: Path) -> None:
+    evaluator = SimpleNamespace(metrics=[SimpleNamespace(pictures=[])])
+    PredictionPicturesHook().after_val_epoch(
+        SimpleNamespace(val_loop=SimpleNamespace(evaluator=evaluator), work_dir=str(tmp_path))
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_throughput_is_that_of_the_last_seconds_of_training(monkeypatch: pytest.MonkeyPatch) -> None:

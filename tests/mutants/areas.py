@@ -10,7 +10,7 @@ TESTS = {
     "layers": ["layers", "backbones"],
     "backbones": ["backbones"],
     "data": ["data", "tasks"],
-    "engine": ["engine"],
+    "engine": ["engine", "tasks"],
     "tasks": ["tasks", "tools", "engine"],
     "prediction": ["tools", "tasks", "engine"],
     "heads": ["heads", "tasks"],
