@@ -14,7 +14,7 @@ import pytest
 from tests.mutants import areas, forks
 from tests.mutants.areas import AREAS, GPU, TESTS, files_of
 from tests.mutants.changes import Mutant, choose, mutants_of
-from tests.mutants.judge import Judge, batches, candidates
+from tests.mutants.judge import Judge, candidates, within
 from tests.mutants.recording import Recorded
 
 ROOT = Path(__file__).parents[1]
@@ -163,12 +163,30 @@ def test_tests_that_execute_the_changed_line_come_before_those_of_its_file_and_o
     assert candidates(mutant, tests[:1]) == ([], [])
 
 
-def test_batches_stay_within_the_budget_and_begin_with_a_short_one() -> None:
+def test_tests_stay_within_some_seconds_but_one_runs_in_any_case() -> None:
     tests = [Recorded(f"tests/a.py::{index}", seconds, {}) for index, seconds in enumerate([1.0, 2.0, 3.0, 90.0, 4.0])]
-    assert [[x.seconds for x in batch] for batch in batches(tests, 20)] == [[1.0, 2.0], [3.0, 4.0]]
-    assert [[x.seconds for x in batch] for batch in batches(tests[3:], 200)] == [[90.0], [4.0]]
-    assert [[x.seconds for x in batch] for batch in batches(tests[3:4], 20)] == [[90.0]]
-    assert list(batches([], 20)) == []
+    assert [test.seconds for test in within(tests, 10)] == [1.0, 2.0, 3.0, 4.0]
+    assert [test.seconds for test in within(tests, 5)] == [1.0, 2.0]
+    assert [test.seconds for test in within(tests[3:], 20)] == [90.0]
+    assert within([], 20) == []
+
+
+def test_files_of_tests_are_tried_until_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = _mutants(tmp_path, SOURCE)["+     return LIMIT if x > LIMIT else x + 2"]
+    lines = {"visionssm/data/clip.py": {12}}
+    files = [[Recorded(f"tests/{n}.py::{x}", 1.0, lines) for x in "ab"] for n in range(20)]
+    ran = []
+
+    def run_tests(copy: Path, names: list[str], seconds: float) -> forks.Ended:
+        ran.extend(names)
+        return forks.Ended(0, 1.0, "")
+
+    monkeypatch.setattr(forks, "run_tests", run_tests)
+    assert Judge(tmp_path, budget=20).verdict(mutant, files) is None
+    assert ran == [f"tests/{n}.py::{x}" for n in range(10) for x in "ab"]
+    ran.clear()
+    assert Judge(tmp_path, budget=90).verdict(mutant, files) is None
+    assert len(ran) == 40
 
 
 @pytest.mark.parametrize("quick", [True, False])

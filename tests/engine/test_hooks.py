@@ -160,6 +160,23 @@ def test_metrics_agree_with_their_definition_and_leave_out_unreadable_images() -
     assert metric.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
 
 
+def test_predictions_are_written_with_a_class_and_a_score_for_each_rank(tmp_path: Path) -> None:
+    metric = ClassificationMetric()
+    rows = [
+        {"index": 0, "label": 0, "classes": [0, 2], "scores": [0.75, 0.25], "nll": 0.1},
+        {"index": 1, "label": -1, "classes": [2, 0], "scores": [0.5, 0.5], "nll": 9.0},
+        {"index": 2, "label": 2, "classes": [1, 2], "scores": [0.625, 0.375], "nll": 1.5},
+    ]
+    metric.compute_metrics(rows)
+    metric.write(tmp_path / "named.csv", SimpleNamespace(metainfo={"classes": "abc"}, sample_name=lambda i: f"{i}.png"))
+    metric.write(tmp_path / "numbered.csv", None)
+    header = "sample,label,predicted,correct,class_1,score_1,class_2,score_2"
+    named = [header, "0.png,a,a,1,a,0.75,c,0.25", "1.png,,,,,,,", "2.png,c,b,0,b,0.625,c,0.375"]
+    numbered = [header, "0,0,0,1,0,0.75,2,0.25", "1,,,,,,,", "2,2,1,0,1,0.625,2,0.375"]
+    assert (tmp_path / "named.csv").read_text().splitlines() == named
+    assert (tmp_path / "numbered.csv").read_text().splitlines() == numbered
+
+
 class Collect(Hook):
     """Keeps the metrics of the last validation."""
 

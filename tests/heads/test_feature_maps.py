@@ -172,3 +172,9 @@ def test_other_input_channels_and_checkpointing() -> None:
 def test_mistakes_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FeatureMaps(**{"name": "vmamba_nano_test", **arguments})
+
+
+@pytest.mark.parametrize("out_indices", [(), (-1, 2), (0, 4), (2, 2), (3, 0), (0.0, 1)])
+def test_levels_of_plain_backbones_are_increasing_numbers_too(out_indices: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be increasing numbers from 0 to 3, the levels of 'vim_nano_test'"):
+        FeatureMaps("vim_nano_test", out_indices=out_indices, img_size=32)

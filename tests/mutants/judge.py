@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,13 @@ from tests.mutants.changes import Mutant
 from tests.mutants.forks import Ended
 from tests.mutants.recording import Recorded
 
-_FIRST = 4.0  # seconds of tests that run first, as far as they were recorded
-_OTHERS = 1 / 3  # of the budget, for those tests of a file that do not execute the changed line
+_FIRST = 4.0  # seconds of tests that run first
+_FILES = (
+    1,
+    3,
+    8,
+)  # whose tests run together, since each run takes some time to start: most mutants need the first only
+_SHARE = 1 / 3  # of the budget, for the tests of one file that execute the changed line, and as much for its others
 _COMPILING = 300.0  # seconds that changed kernels may take to be compiled
 _FAR_BELOW = 3  # how much quicker the unchanged code must be before a mutant without end counts as noticed
 
@@ -40,20 +46,13 @@ def candidates(mutant: Mutant, tests: Sequence[Recorded]) -> tuple[list[Recorded
     return [x for x in ranked if not distances[x.name]], [x for x in ranked if distances[x.name]]
 
 
-def batches(tests: Sequence[Recorded], budget: float) -> Iterator[list[Recorded]]:
-    """Some seconds of tests, then the others, as far as the budget of seconds goes."""
-    batch: list[Recorded] = []
-    spent, limit = 0.0, min(_FIRST, budget)
+def within(tests: Sequence[Recorded], seconds: float) -> list[Recorded]:
+    """Those of the tests, in their order, that fit into some seconds together; the first in any case."""
+    chosen: list[Recorded] = []
     for test in tests:
-        if batch and spent + test.seconds > limit:
-            if limit == budget:
-                continue  # a quicker one, of those that are less likely to notice, may still fit
-            yield batch
-            batch, limit = [], budget
-        spent += test.seconds
-        batch.append(test)
-    if batch:
-        yield batch
+        if not chosen or sum(x.seconds for x in chosen) + test.seconds <= seconds:
+            chosen.append(test)
+    return chosen
 
 
 @dataclass
@@ -76,17 +75,25 @@ class Judge:
 
         A failure counts only if the same tests pass on the unchanged code.
         """
-        left = self.budget
-        for tests in files:
-            near, others = candidates(mutant, tests)
-            for batch in [*batches(near, left), *batches(others, min(left, self.budget * _OTHERS))]:
+        left, several = self.budget, iter(files)
+        for count in itertools.chain(_FILES, itertools.repeat(_FILES[-1])):
+            near: list[Recorded] = []
+            others: list[Recorded] = []
+            group = list(itertools.islice(several, count))
+            for tests in group:
+                executing, rest = candidates(mutant, tests)
+                near += within(executing, self.budget * _SHARE)
+                others += within(rest, self.budget * _SHARE)
+            every = within([*near, *others], left)
+            first = within(every, _FIRST)
+            for batch in (first, [test for test in every if test not in first]):
                 verdict = self._failure(mutant, batch)
                 if verdict:
                     return verdict
-                left -= sum(test.seconds for test in batch)
-            if left <= 0:
-                break
-        return None
+            left -= sum(test.seconds for test in every)
+            if not group or left <= 0:
+                return None
+        raise AssertionError("the counts have no end")
 
     def _failure(self, mutant: Mutant, batch: Sequence[Recorded]) -> str | None:
         names = [test.name for test in batch]

@@ -25,7 +25,9 @@ from visionssm.tasks.detection.metric import DetectionMetric, plain_objects
 from visionssm.tasks.detection.model import TorchvisionDetector
 from visionssm.tasks.detection.predictor import Detector
 from visionssm.tasks.segmentation.model import TorchvisionSegmentor
-from visionssm.tasks.video.data import DIGIT_SHARE, bouncing_path
+from visionssm.tasks.video.data import DIGIT_SHARE, MovingDigits, bouncing_path
+from visionssm.tasks.video.model import NextFramePredictor
+from visionssm.tasks.video.predictor import NextFrames
 
 
 def _default(function: Any, name: str) -> Any:
@@ -186,3 +188,9 @@ def test_moving_digits_cover_seven_sixteenths_and_move_by_15_hundredths() -> Non
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     inside = ((path > 0) & (path < 1)).all(axis=1)
     assert steps[inside[1:] & inside[:-1]] == pytest.approx(0.15)
+
+
+def test_ten_frames_are_given_and_ten_follow_as_in_moving_mnist() -> None:
+    assert _default(MovingDigits, "frames") == 20
+    assert _default(NextFramePredictor, "context") == 10
+    assert NextFrames.steps == 10
