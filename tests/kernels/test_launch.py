@@ -200,3 +200,20 @@ def test_second_call_waits_for_no_value(name: str, monkeypatch: pytest.MonkeyPat
     forward_and_backward()
     with torch.no_grad():
         call(*inputs)
+
+
+def test_table_that_is_first_seen_in_a_capture_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionssm.kernels.checks import check_order
+
+    class OnGpu(Tensor):
+        """A table that says that it is on a GPU."""
+
+        device = torch.device("cuda", 0)  # type: ignore[assignment]
+
+    monkeypatch.setattr("visionssm.kernels.checks.Tensor", OnGpu)
+    order = torch.tensor([[[0, 9]]]).as_subclass(OnGpu)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    check_order(order, pixels=4)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(ValueError, match="order names pixels 0 to 9"):
+        check_order(order, pixels=4)

@@ -109,3 +109,77 @@ def _values_and_gradients(shape: Any, dtype: torch.dtype, device: str) -> dict[s
     grads = torch.autograd.grad((y * weights).float().sum(), x.leaves())
     names = ("y", "u", "low", "weight", "a", "b", "c", "d", "bias")
     return {name: t.detach().double().cpu() for name, t in zip(names, (y, *grads), strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------------ CUDA graphs
+
+LAUNCHING = ("selective_scan", "scan_states", "ssd", "deformable_sum", "linear_recurrence", "plstm2d_four_directions")
+on_hardware = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU whose work could be captured")
+
+
+class _Module(torch.nn.Module):
+    """An operator's example: its first input comes with the call, the others are parameters."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        from tests.kernels.examples import OPERATORS as EXAMPLES
+
+        (first, *others), self.operator = EXAMPLES[name]()
+        self.first = torch.nn.Parameter(first.detach().to(DEVICE))
+        self.others = torch.nn.ParameterList([x.detach().to(DEVICE) for x in others])
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.operator(x, *self.others)
+        return found if isinstance(found, Tensor) else found[0]
+
+
+def _trained(module: Any, own: _Module, x: Tensor) -> list[Tensor]:
+    x = x.detach().clone().requires_grad_()
+    y = module(x)
+    leaves = [x, *own.others]
+    return [y.detach().clone(), *(g.clone() for g in torch.autograd.grad(y.float().sin().sum(), leaves))]
+
+
+def _assert_near(found: list[Tensor], wanted: list[Tensor]) -> None:
+    """Atomic additions come in another order, and nothing else differs."""
+    for x, y in zip(found, wanted, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-4 * max(1.0, y.abs().max().item()))
+
+
+@on_hardware
+@pytest.mark.parametrize("name", LAUNCHING)
+def test_graphed_callable_computes_what_the_operator_does(name: str) -> None:
+    own = _Module(name)
+    first = own.first.detach()
+    wanted = _trained(own, own, 0.5 * first)
+    graphed = torch.cuda.make_graphed_callables(own, (first.clone().requires_grad_(),))
+    for _ in range(2):  # replayed, with other values than the captured ones
+        _trained(graphed, own, first)
+        _assert_near(_trained(graphed, own, 0.5 * first), wanted)
+
+
+@on_hardware
+@pytest.mark.parametrize("name", LAUNCHING)
+def test_compiled_with_reduced_overhead_computes_what_the_operator_does(name: str) -> None:
+    own = _Module(name)
+    first = own.first.detach()
+    wanted = _trained(own, own, 0.5 * first)
+    torch._dynamo.reset()
+    compiled = torch.compile(own, mode="reduce-overhead")
+    for _ in range(4):  # compiled, warmed up, captured, replayed
+        torch.compiler.cudagraph_mark_step_begin()
+        found = _trained(compiled, own, 0.5 * first)
+    _assert_near(found, wanted)
+
+
+@on_hardware
+@pytest.mark.parametrize("name", LAUNCHING)
+def test_deterministic_results_have_the_same_bits_in_every_run(name: str) -> None:
+    own = _Module(name)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, *others = (_trained(own, own, own.first.detach()) for _ in range(5))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for other in others:
+        assert all(torch.equal(x, y) for x, y in zip(other, first, strict=True))

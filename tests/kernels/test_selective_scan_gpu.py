@@ -11,7 +11,6 @@ pytest.importorskip("triton", reason="Triton is only published for Linux")
 
 from tests.children import errors_of_cases
 from tests.kernels.interpreted_selective_scan import CASES
-from visionssm.benchmarks.gpu.stand_in import stand_in
 from visionssm.kernels import selective_scan, use_backend
 from visionssm.kernels.aot import TARGETS, KernelLaunch, compile_for
 from visionssm.kernels.selective_scan import gpu
@@ -204,22 +203,3 @@ def test_slices_are_one_projection_only_where_they_lie_side_by_side() -> None:
     assert not follows(low, b, projected[..., 5:6])
     assert not follows(low.contiguous(), b, c)
     assert not follows(low, b.half(), c)
-
-
-def test_scan_refuses_to_add_in_any_order_where_pytorch_is_told_to_be_deterministic() -> None:
-    u, a, b = torch.randn(1, 9, 4), -torch.rand(1, 4, 2), torch.randn(1, 9, 1, 2)
-
-    def call() -> None:
-        with stand_in(), use_backend("triton"):
-            selective_scan(u, torch.randn(1, 9, 1, 4), a, b, b, order=torch.arange(9).int()[None, None])
-
-    call()
-    try:
-        torch.use_deterministic_algorithms(True)
-        with pytest.raises(RuntimeError, match="selective_scan adds atomically"):
-            call()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.warns(UserWarning, match="last bits vary"):
-            call()
-    finally:
-        torch.use_deterministic_algorithms(False)

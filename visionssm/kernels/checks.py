@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -66,6 +65,8 @@ def check_order(order: Tensor, pixels: int) -> None:
     """Raise ValueError unless `order` is an integer table of pixel numbers below `pixels` (−1: outside the map).
 
     Reading the table costs a pass (and on a GPU a synchronisation), so the largest entry is remembered on the tensor.
+    A table that is first seen while a CUDA graph is captured is not read, which would end the capture: as in compiled
+    graphs, a number that is no pixel counts as a step outside the map then.
     """
     if order.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"order has dtype {order.dtype}; expected int32")
@@ -76,6 +77,8 @@ def check_order(order: Tensor, pixels: int) -> None:
     version = None if order.is_inference() else order._version
     known = getattr(order, "_visionssm_range", None)
     if known is None or version is None or known[0] != version:
+        if order.device.type != "cpu" and torch.cuda.is_current_stream_capturing():
+            return
         known = (version, int(order.min()), int(order.max()))
         order._visionssm_range = known  # type: ignore[attr-defined]
     _, low, high = known
@@ -83,20 +86,3 @@ def check_order(order: Tensor, pixels: int) -> None:
         raise ValueError(
             f"order names pixels {low} to {high}, but the map has pixels 0 to {pixels - 1} (−1 for a step outside)"
         )
-
-
-def check_deterministic(name: str) -> None:
-    """Refuse, as PyTorch's operators do, to add in an order that varies where `use_deterministic_algorithms` is set.
-
-    Raises:
-        RuntimeError: it is set, and not to `warn_only`.
-    """
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        f"{name} adds atomically on GPUs, so that last bits vary from run to run, and"
-        " torch.use_deterministic_algorithms(True) is set: run it with use_backend('reference'), or set warn_only=True"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(message)
-    warnings.warn(message, stacklevel=2)

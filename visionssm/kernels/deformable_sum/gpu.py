@@ -1,6 +1,8 @@
 """Triton backend of the deformable sum: strides, tiles and launches of `gpu_kernels`.
 
 Gradients of the values are float32 atomic sums: the order of additions, hence the last bits, vary from run to run.
+Where PyTorch is told to be deterministic, they are those of the definition, which adds in a fixed order and takes many
+times the memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.deformable_sum import gpu_kernels
-from visionssm.kernels.deformable_sum.reference import POINTS
+from visionssm.kernels.deformable_sum.reference import POINTS, deformable_sum_by_corners
 from visionssm.kernels.layout import with_packed_pairs, with_unit_stride
 
 TILE = 512  # numbers of a block of pixels and channels
@@ -34,7 +36,15 @@ def backward(
     """Gradients of value, offset and mask."""
     grad_value, grad_offset, grad_mask, launch = backward_launch(grad_y, value, offset, mask, scale=scale)
     launch.run()
+    if grad_value is None:
+        grad_value = _grad_value_of_definition(grad_y, value, offset, mask, scale)
     return grad_value.to(value.dtype), grad_offset, grad_mask
+
+
+def _grad_value_of_definition(grad_y: Tensor, value: Tensor, offset: Tensor, mask: Tensor, scale: float) -> Tensor:
+    _, pull_back, *_ = torch.func.vjp(lambda x: deformable_sum_by_corners(x, offset, mask, scale), value.float())
+    found: Tensor = pull_back(grad_y.float())[0]
+    return found
 
 
 def forward_launch(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float) -> tuple[Tensor, KernelLaunch]:
@@ -46,10 +56,11 @@ def forward_launch(value: Tensor, offset: Tensor, mask: Tensor, *, scale: float)
 
 def backward_launch(
     grad_y: Tensor, value: Tensor, offset: Tensor, mask: Tensor, *, scale: float
-) -> tuple[Tensor, Tensor, Tensor, KernelLaunch]:
-    """The gradients, which the launch fills (that of the values in float32), and the launch."""
+) -> tuple[Tensor | None, Tensor, Tensor, KernelLaunch]:
+    """The gradients, which the launch fills (that of the values in float32 or not at all), and the launch."""
+    in_order = torch.are_deterministic_algorithms_enabled()
     grads = {
-        "grad_value": value.new_zeros(value.shape, dtype=torch.float32),
+        "grad_value": None if in_order else value.new_zeros(value.shape, dtype=torch.float32),
         "grad_offset": offset.new_empty(offset.shape),
         "grad_mask": mask.new_empty(mask.shape),
     }
@@ -61,7 +72,7 @@ def backward_launch(
     return *grads.values(), _launch(gpu_kernels.deformable_backward, tensors, scale)  # type: ignore[return-value]
 
 
-def _launch(kernel: Any, tensors: dict[str, Tensor], scale: float) -> KernelLaunch:
+def _launch(kernel: Any, tensors: dict[str, Any], scale: float) -> KernelLaunch:
     """One program for every block of pixels and group."""
     batch, height, width, groups, channels = tensors["value"].shape
     block_d = min(WIDEST_BLOCK, triton.next_power_of_2(max(channels, 1)))

@@ -77,7 +77,7 @@ def deformable_backward(
     n_pixels, height, width, groups,
     D: tl.constexpr, SCALE: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Add to grad_value, float32, what comes from each sample; gradients are without gaps, like value."""
+    """Add to grad_value, float32 or None, what comes from each sample; gradients are without gaps, like value."""
     group = (tl.program_id(0) % groups).to(tl.int64)
     number = (tl.program_id(0) // groups).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = number < n_pixels
@@ -105,9 +105,10 @@ def deformable_backward(
                     to_mask += across * along * met
                     to_x += along * met if right else -along * met
                     to_y += across * met if below else -across * met
-                    target = grad_value + place + pixel[:, None] * (groups * D)
-                    on_map = inside[:, None] & (channel < D)[None, :]
-                    tl.atomic_add(target, (factor * across * along)[:, None] * dy, mask=on_map, sem="relaxed")
+                    if grad_value is not None:
+                        target = grad_value + place + pixel[:, None] * (groups * D)
+                        on_map = inside[:, None] & (channel < D)[None, :]
+                        tl.atomic_add(target, (factor * across * along)[:, None] * dy, mask=on_map, sem="relaxed")
         point = (number * groups + group) * POINTS + p
         tl.store(grad_mask + point, to_mask, mask=exists)
         tl.store(grad_offset + 2 * point, SCALE * factor * to_x, mask=exists)

@@ -1,7 +1,8 @@
 """Triton backend of the pairwise weights of `plstm2d`: allocates, chooses tiles and launches `gpu_kernels`.
 
 Gradients of transitions and marks are float32 atomics into zeroed tensors: the order of additions, hence the last bits,
-vary from run to run.
+vary from run to run. Where PyTorch is told to be deterministic, each block of sources has gradients of its own, which
+are summed in a fixed order.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def backward(grad_weights: Tensor, gates: tuple[Tensor | None, ...]) -> tuple[Te
     """Gradients of the gates, in their order; None for a missing one."""
     grads, launch = backward_launch(grad_weights, gates)
     launch.run()
-    return grads
+    return tuple(None if x is None else x.sum(0) if x.ndim == 5 else x for x in grads)
 
 
 def forward_launch(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> tuple[Tensor, KernelLaunch]:
@@ -72,28 +73,34 @@ def forward_launch(gates: tuple[Tensor | None, ...], direct: Tensor | None) -> t
 def backward_launch(
     grad_weights: Tensor, gates: tuple[Tensor | None, ...]
 ) -> tuple[tuple[Tensor | None, ...], KernelLaunch]:
-    """Gradients that the launch fills, and the launch."""
+    """Gradients that the launch fills, and the launch; with an axis of blocks in front where those are to be summed."""
     first = gates[0]
     assert first is not None
-    grads = tuple(None if x is None else x.new_zeros(x.shape) for x in gates)
+    apart = torch.are_deterministic_algorithms_enabled()
+    tile = backward_tile(first.shape[3])
+    blocks = triton.cdiv(first.shape[2] * first.shape[3], tile.sources)
+    grads = tuple(None if x is None else x.new_zeros((blocks, *x.shape) if apart else x.shape) for x in gates)
     tensors = {
         **_named(gates),
         "grad_weights": grad_weights.contiguous(),
         **{f"grad_{name}": x for name, x in zip(GATES, grads, strict=True)},
         "entered": torch.empty_like(grad_weights, memory_format=torch.contiguous_format),
     }
-    return grads, _launch(gpu_kernels.pairs_backward, tensors, first, backward_tile(first.shape[3]))
+    return grads, _launch(gpu_kernels.pairs_backward, tensors, first, tile, APART=apart)
 
 
 def _named(gates: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
     return {name: None if x is None else x.contiguous() for name, x in zip(GATES, gates, strict=True)}
 
 
-def _launch(kernel: Any, tensors: dict[str, Tensor | None], gate: Tensor, tile: Tile) -> KernelLaunch:
+def _launch(
+    kernel: Any, tensors: dict[str, Tensor | None], gate: Tensor, tile: Tile, **constants_of_kernel: bool
+) -> KernelLaunch:
     """One program for every batch element and block of sources."""
     batch, n_directions, rows, columns = gate.shape
     blocks = triton.cdiv(rows * columns, tile.sources)
     constants = {"K": n_directions, "BLOCKS": blocks, "COLUMNS": tile.columns, "SOURCES": tile.sources}
+    constants |= constants_of_kernel
     arguments = {**tensors, "n_rows": rows, "n_columns": columns}
     return KernelLaunch(kernel, (batch * blocks,), arguments, constants, tile.num_warps)
 

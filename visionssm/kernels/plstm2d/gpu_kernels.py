@@ -197,11 +197,12 @@ def pairs_backward(
     entered,
     n_rows, n_columns,
     K: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, SOURCES: tl.constexpr,
+    APART: tl.constexpr,
 ):  # fmt: skip
     """Add the gradients of all gates that come from a block of sources; the grid is (B·BLOCKS,).
 
     A direction is walked again, and the l of every row goes to `entered`, as large as the weights. Then the
-    gradients of the states walk back.
+    gradients of the states walk back. With APART, each block of sources has gradients of its own, (BLOCKS, B, K, C).
     """
     n_cells = n_rows * n_columns
     batch = (tl.program_id(0) // BLOCKS).to(tl.int64)
@@ -212,6 +213,18 @@ def pairs_backward(
     last_row = tl.minimum(first + SOURCES - 1, n_cells - 1) // n_columns
     grad_weights += batch * n_cells * n_cells
     entered += batch * n_cells * n_cells
+    if APART:
+        own = (tl.program_id(0) % BLOCKS).to(tl.int64) * (tl.num_programs(0) // BLOCKS * K) * n_cells
+        grad_source_r += own
+        grad_source_d += own
+        grad_t_rl += own
+        grad_t_du += own
+        grad_mark_l += own
+        grad_mark_u += own
+        if grad_t_ru is not None:
+            grad_t_ru += own
+        if grad_t_dl is not None:
+            grad_t_dl += own
     for against_x in range(1 if K == 1 else 2):
         begin = tl.where(against_x == 1, n_rows - 1 - last_row, first_row)
         for against_y in tl.static_range(1 if K == 1 else 2):

@@ -2,7 +2,7 @@
 
 Sums over routes, over channel blocks (b, c, low-rank dt) and over the batch (parameters) are float32 atomics into
 zeroed tensors: the order of additions, hence the last bits, vary from run to run. Where PyTorch is told to be
-deterministic, the scan refuses to run.
+deterministic, `gpu_sums` adds in a fixed order.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
-from visionssm.kernels.checks import check_deterministic
 from visionssm.kernels.layout import with_unit_stride
-from visionssm.kernels.selective_scan import gpu_arguments, gpu_backward, gpu_forward
+from visionssm.kernels.selective_scan import gpu_arguments, gpu_backward, gpu_forward, gpu_sums
 from visionssm.kernels.selective_scan.gpu_arguments import (
     Arguments,
     Carried,
@@ -33,6 +32,7 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     tensors_of,
     whole_projection,
 )
+from visionssm.kernels.selective_scan.gpu_sums import GradientsApart
 from visionssm.kernels.selective_scan.scan import Scan
 
 FEW_STATES = 4
@@ -111,14 +111,17 @@ def states_shape(scan: Scan) -> tuple[int, ...]:
 
 def forward(scan: Scan, *, merge: bool, save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Map, final state and saved states (empty unless `save_states`); shapes as in `reference.py`."""
-    check_deterministic("selective_scan")
-    scan, plan = plan_of(scan, merge, saved_apart)
+    apart = torch.are_deterministic_algorithms_enabled()
+    scan, plan = plan_of(scan, merge, saved_apart, apart=apart)
     parts = _parts_of(scan, plan)
     carried = _carried_states(scan, plan, parts) if parts.count > 1 else None
     if carried is not None:
         carried.run()
     y, final_state, states, launch = _forward(scan, plan, parts, carried, save_states)
     launch.run()
+    if apart:
+        y = gpu_sums.to_pixels(y, scan)
+        y = gpu_sums.merged(y, scan) if merge else y
     return y.to(scan.u.dtype), final_state, states
 
 
@@ -127,9 +130,9 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `scan.differentiable()`; None where the input is None. They may be views."""
     del merge  # grad_y's shape says it
-    check_deterministic("selective_scan")
+    apart = torch.are_deterministic_algorithms_enabled()
     grad_y = with_unit_stride(grad_y)
-    read, plan = plan_of(scan, grad_y, saved_apart)
+    read, plan = plan_of(scan, grad_y, saved_apart, apart=apart)
     parts = _parts_of(read, plan)
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
@@ -138,7 +141,9 @@ def backward(
         carried.run()
     of_maps, grads, launch = _backward(grad_y, grad_final_state, read, plan, parts, carried, states)
     launch.run()
-    if plan.dtype_of_maps is not None:
+    if isinstance(of_maps, GradientsApart):
+        grads |= of_maps.sums()
+    elif plan.dtype_of_maps is not None:
         grads |= plan.maps.tensors(of_maps.to(plan.dtype_of_maps))
     return tuple(
         [
@@ -262,11 +267,17 @@ def _backward(
     parts: Parts,
     carried: Carried | None,
     states: Tensor,
-) -> tuple[Tensor, dict[str, Tensor | None], Launch]:
-    """Memory of the gradients of maps; all float32 gradients, which the launch fills, by its arguments; the launch."""
+) -> tuple[Tensor | GradientsApart, dict[str, Tensor | None], Launch]:
+    """Memory of the gradients that are added to; all float32 gradients, which the launch fills, by name; the launch."""
     device = scan.u.device
-    of_maps = plan.maps.zeros(device)
-    grads = {**plan.maps.tensors(of_maps), **plan.parameters.tensors(plan.parameters.zeros(device))}
+    of_maps: Tensor | GradientsApart
+    if plan.constants["APART"]:
+        tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        of_maps = GradientsApart(scan, plan.follows, ceil_div(scan.route_channels, tile.channels), parts.count)
+        grads = dict(of_maps.tensors)
+    else:
+        of_maps = plan.maps.zeros(device)
+        grads = {**plan.maps.tensors(of_maps), **plan.parameters.tensors(plan.parameters.zeros(device))}
     grads["grad_initial"] = None
     if scan.initial_state is not None:
         grads["grad_initial"] = carried.leaves if carried else _empty(plan.state_shape, device)
@@ -371,11 +382,12 @@ def launches(
     programs = batch * routes * ceil_div(channels, forward_tile(d_state).channels)
     parts = parts_for(programs, pixels, d_state, multiprocessors)
     divided = parts.count > 1
-    scan, plan = plan_of(scan, True, saved_apart)
+    apart = torch.are_deterministic_algorithms_enabled()
+    scan, plan = plan_of(scan, True, saved_apart, apart=apart)
     states_in = _carried_states(scan, plan, parts) if divided else None
-    y, final_state, states, forward = _forward(scan, plan, parts, states_in, True)
-    grad_y, grad_final = y.to(dtype), final_state if initial_state else None
-    _, of_gradients = plan_of(scan, grad_y, saved_apart)
+    _, final_state, states, forward = _forward(scan, plan, parts, states_in, True)
+    grad_y, grad_final = u, final_state if initial_state else None
+    _, of_gradients = plan_of(scan, grad_y, saved_apart, apart=apart)
     flows_in = _carried_flows(grad_y, grad_final, scan, of_gradients, parts) if divided else None
     *_, backward = _backward(grad_y, grad_final, scan, of_gradients, parts, flows_in, states)
     found = {"forward": forward, "backward": backward}

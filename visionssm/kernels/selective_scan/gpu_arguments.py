@@ -15,6 +15,7 @@ from torch import Tensor
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.launch import Starter
 from visionssm.kernels.layout import packed, with_unit_stride
+from visionssm.kernels.selective_scan import gpu_sums
 from visionssm.kernels.selective_scan.scan import Scan
 
 Arguments = dict[str, Tensor | int | None]
@@ -180,7 +181,9 @@ def forget_plans() -> None:
     _PLANS.clear()
 
 
-def plan_of(scan: Scan, y: Tensor | bool, saved_apart: Callable[[int], int]) -> tuple[Scan, Plan]:
+def plan_of(
+    scan: Scan, y: Tensor | bool, saved_apart: Callable[[int], int], *, apart: bool = False
+) -> tuple[Scan, Plan]:
     """A scan as the kernels read it, and its plan, made once for each signature.
 
     Models call the scan dozens of times per image, and arithmetic on sizes takes Python longer than small scans take.
@@ -189,23 +192,27 @@ def plan_of(scan: Scan, y: Tensor | bool, saved_apart: Callable[[int], int]) -> 
         scan: as it came.
         y: the gradient of its map, with neighbouring channels; or, for the forward pass, whether routes are merged.
         saved_apart: steps between saved states, by N.
+        apart: whether nothing is added twice in one place, so that sums have an order (see `gpu_sums`).
     """
     follows = follow(scan)
     of_map = (y.shape, y.stride(), y.dtype) if isinstance(y, Tensor) else y
     signature = tuple([None if x is None else (x.shape, x.stride(), x.dtype) for x in scan])
-    key = (signature, of_map, follows, scan.u.device)
+    key = (signature, of_map, follows, scan.u.device, apart)
     plan = _PLANS.get(key)
     if plan is None:
         if len(_PLANS) >= _MOST_PLANS:
             _PLANS.clear()
         read = as_kernels_read(scan)
         direct = all(x is y for x, y in zip(read, scan, strict=True))
-        plan = _PLANS[key] = _new_plan(scan, y, follows, saved_apart(scan.d_state)) if direct else Plan(False, follows)
-    return (scan, plan) if plan.direct else plan_of(as_kernels_read(scan), y, saved_apart)
+        plan = _new_plan(scan, y, follows, saved_apart(scan.d_state), apart) if direct else Plan(False, follows)
+        _PLANS[key] = plan
+    return (scan, plan) if plan.direct else plan_of(as_kernels_read(scan), y, saved_apart, apart=apart)
 
 
-def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int) -> Plan:
+def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int, apart: bool) -> Plan:
     y_shape = tuple(y.shape) if isinstance(y, Tensor) else scan.y_shape(y)
+    if apart and not isinstance(y, Tensor):
+        y_shape = gpu_sums.steps_shape(scan)
     if not isinstance(y, Tensor):
         y = torch.empty(y_shape, device="meta")
     strides = {"u_batch": scan.u.stride(0), "u_pixel": scan.u.stride(1)}
@@ -224,7 +231,8 @@ def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int) -> 
         "RANK": scan.rank,
         "N_PADDED": next_power_of_two(scan.d_state),
         "RANK_PADDED": rank_padded(scan),
-        "OFFSET": tl.int32 if scan.pixels * widest < 2**31 else tl.int64,
+        "OFFSET": tl.int32 if scan.pixels * widest < 2**31 and not apart else tl.int64,
+        "APART": apart,
     }
     sizes = {"n_pixels": scan.pixels, "n_sequences": scan.n_sequences, "n_steps": scan.n_steps}
     absent = {name for name in strides if follows and name.startswith(("b_", "c_"))}
@@ -238,16 +246,16 @@ def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int) -> 
         state_shape=scan.state_shape,
         states_shape=states_shape(scan, saved_apart),
         widths=(scan.dt.shape[-1], scan.d_state, scan.d_state),
-        maps=_room_of_maps(scan, follows),
-        parameters=Room.of(
-            {
-                f"grad_{name}": None if x is None else (x.shape, x.stride())  # a's memory is (K, N, Dk)
-                for name, x in scan._asdict().items()
-                if name in ("dt_weight", "a", "skip", "dt_bias")
-            }
-        ),
-        dtype_of_maps=_one_dtype(scan),
+        maps=Room.of({}) if apart else _room_of_maps(scan, follows),
+        parameters=Room.of({} if apart else parameter_layouts(scan)),
+        dtype_of_maps=None if apart else _one_dtype(scan),
     )
+
+
+def parameter_layouts(scan: Scan) -> dict[str, tuple[Sequence[int], Sequence[int]] | None]:
+    """Shapes and strides of the parameters' gradients, which are those of the parameters: a's memory is (K, N, Dk)."""
+    given = {"dt_weight": scan.dt_weight, "a": scan.a, "skip": scan.skip, "dt_bias": scan.dt_bias}
+    return {f"grad_{name}": None if x is None else (x.shape, x.stride()) for name, x in given.items()}
 
 
 def _room_of_maps(scan: Scan, follows: bool) -> Room:

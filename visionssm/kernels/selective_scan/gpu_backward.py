@@ -171,7 +171,7 @@ def selective_scan_backward(
     MAP_CHANNELS: tl.constexpr, K: tl.constexpr, D: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     STEPS: tl.constexpr, CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
     N_PADDED: tl.constexpr, RANK_PADDED: tl.constexpr, SAVED_APART: tl.constexpr, OFFSET: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Walk the chunks of a part of one sequence from the last to the first and add every gradient to its tensor.
 
@@ -185,24 +185,35 @@ def selective_scan_backward(
 
         da   = Σ_t g_t decay_t h_{t−1} Δ_t          dΔ_t = Σ_n g_t decay_t h_{t−1} a + u_t Σ_n g_t b_t
         db_t = Σ_d g_t Δ_t u_t,  dc_t = Σ_d dy_t h_t     du_t = Δ_t Σ_n g_t b_t + d dy_t
+
+    With APART, gradients of maps have a place for each step of each row (and, where channels are summed, each block of
+    channels) instead of each pixel, and those of parameters one for each part of each row: nothing is added twice.
     """
     batch, route, sequence, part, block, row, part_row = program_place(K, n_sequences, n_parts, CHANNEL_BLOCKS)
     CHUNKS: tl.constexpr = SAVED_APART // STEPS
     grad_y += batch * y_batch + route * y_route
     group = route * (D if MAP_CHANNELS > D else 0)  # route k reads channels from k·D on, or all of them
     u += batch * u_batch + group
-    grad_u += batch * n_pixels * MAP_CHANNELS + group
+    grad_u += row * n_steps * D if APART else batch * n_pixels * MAP_CHANNELS + group
     dt += batch * dt_batch + route * dt_route
     STEP_WIDTH: tl.constexpr = D if dt_weight is None else RANK
     ALONE: tl.constexpr = b is not None
     GRAD_WIDTH: tl.constexpr = STEP_WIDTH if ALONE else STEP_WIDTH + 2 * N
     GRAD_WIDTH_B: tl.constexpr = N if ALONE else GRAD_WIDTH
-    grad_dt += (batch * n_pixels * K + route) * GRAD_WIDTH
+    # Between two pixels' gradients; dt's of its own channels is summed over no blocks.
+    APART_U: tl.constexpr = D if APART else MAP_CHANNELS
+    APART_DT: tl.constexpr = GRAD_WIDTH * ((1 if dt_weight is None else CHANNEL_BLOCKS) if APART else K)
+    APART_B: tl.constexpr = GRAD_WIDTH_B * (CHANNEL_BLOCKS if APART else K)
+    if APART:
+        grad_dt += row * n_steps * APART_DT + (0 if dt_weight is None else block * GRAD_WIDTH)
+    else:
+        grad_dt += (batch * n_pixels * K + route) * GRAD_WIDTH
     if ALONE:
         b += batch * b_batch + route * b_route
         c += batch * c_batch + route * c_route
-        grad_b += (batch * n_pixels * K + route) * N
-        grad_c += (batch * n_pixels * K + route) * N
+        on_gradients = row * n_steps * APART_B + block * N if APART else (batch * n_pixels * K + route) * N
+        grad_b += on_gradients
+        grad_c += on_gradients
     else:
         b = dt + RANK
         c = b + N
@@ -279,7 +290,8 @@ def selective_scan_backward(
 
         grad_delta = tl.full([STEPS, CHANNELS], -0.0, tl.float32)  # −0, to which adding is nothing
         grad_b_sum = tl.full([STEPS, CHANNELS], -0.0, tl.float32)  # Σ_n g b
-        on_grad_b = pixel * (K * GRAD_WIDTH_B)
+        place = (start + step).to(OFFSET) if APART else pixel
+        on_grad_b = place * APART_B
         for n in tl.range(0, N, num_stages=1):
             if N > 1:
                 a_n, b_n, c_n, before = _of_state(
@@ -309,11 +321,11 @@ def selective_scan_backward(
         if skip is not None:
             grad_u_t += skip_d[None, :] * dy_t
             grad_skip_sum += tl.sum(dy_t * u_t, 0)
-        tl.atomic_add(grad_u + pixel[:, None] * MAP_CHANNELS + d[None, :], grad_u_t, mask=on_map, sem="relaxed")
+        tl.atomic_add(grad_u + place[:, None] * APART_U + d[None, :], grad_u_t, mask=on_map, sem="relaxed")
 
         grad_raw = (grad_delta + u_t * grad_b_sum) * slope
         grad_bias_sum += tl.sum(grad_raw, 0)
-        on_grad_dt = pixel[:, None] * (K * GRAD_WIDTH) + column[None, :]
+        on_grad_dt = place[:, None] * APART_DT + column[None, :]
         if dt_weight is None:
             tl.atomic_add(grad_dt + on_grad_dt, grad_raw, mask=on_map, sem="relaxed")
         else:
@@ -326,12 +338,13 @@ def selective_scan_backward(
     if grad_initial is not None:
         tl.store(grad_initial + by_channel, flow, mask=on_state)
     # Parameters are shared by the batch and by the sequences of a route: one atomic sum per program.
-    tl.atomic_add(grad_a + route * N * D + n_index[:, None] * D + d[None, :], grad_a_sum, mask=on_state, sem="relaxed")
+    owner = part_row if APART else route
+    tl.atomic_add(grad_a + owner * N * D + n_index[:, None] * D + d[None, :], grad_a_sum, mask=on_state, sem="relaxed")
     if skip is not None:
-        tl.atomic_add(grad_skip + route * D + d, grad_skip_sum, mask=on_d, sem="relaxed")
+        tl.atomic_add(grad_skip + owner * D + d, grad_skip_sum, mask=on_d, sem="relaxed")
     if dt_bias is not None:
-        tl.atomic_add(grad_dt_bias + route * D + d, grad_bias_sum, mask=on_d, sem="relaxed")
+        tl.atomic_add(grad_dt_bias + owner * D + d, grad_bias_sum, mask=on_d, sem="relaxed")
     if dt_weight is not None:
         on_weight = on_column[:, None] & on_d[None, :]
         by_rank = column[:, None] * D + d[None, :]
-        tl.atomic_add(grad_dt_weight + route * RANK * D + by_rank, grad_weight_sum, mask=on_weight, sem="relaxed")
+        tl.atomic_add(grad_dt_weight + owner * RANK * D + by_rank, grad_weight_sum, mask=on_weight, sem="relaxed")

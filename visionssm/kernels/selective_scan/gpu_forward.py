@@ -55,12 +55,15 @@ def selective_scan_forward(
     MAP_CHANNELS: tl.constexpr, K: tl.constexpr, D: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     STEPS: tl.constexpr, CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
     N_PADDED: tl.constexpr, RANK_PADDED: tl.constexpr, SAVED_APART: tl.constexpr, OFFSET: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """Walk the chunks of a part of one sequence; add y to its pixels, write the states at its end and between chunks.
 
     Without `y`, it only finds out what a part does to the state that enters it, h → exp(a·delta)·h + end: `states`
     takes `end`, (rows, parts, N, D), and `deltas` the sum of the part's Δ, (rows, parts, D).
+
+    With APART, y has a place for each step of each route instead of each pixel, so that the order of additions to a
+    pixel does not depend on which program comes first.
     """
     batch, route, sequence, part, block, row, part_row = program_place(K, n_sequences, n_parts, CHANNEL_BLOCKS)
     group = route * (D if MAP_CHANNELS > D else 0)  # route k reads channels from k·D on, or all of them
@@ -147,7 +150,8 @@ def selective_scan_forward(
         # a pixel twice: only the table's values could tell, and they are not known when the kernel is launched.
         if y is not None:
             on_map = inside[:, None] & on_d[None, :]
-            tl.atomic_add(y + pixel[:, None] * y_pixel + d[None, :], y_t, mask=on_map, sem="relaxed")
+            place = (sequence * n_steps + start + step).to(OFFSET) if APART else pixel
+            tl.atomic_add(y + place[:, None] * y_pixel + d[None, :], y_t, mask=on_map, sem="relaxed")
         pixel = next_pixel
         u_t = next_u
         steps = next_steps

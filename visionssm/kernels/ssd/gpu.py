@@ -2,7 +2,8 @@
 
 A chunk's states, then the states between chunks, then the outputs: every chunk of every head is a program of its own,
 so small batches fill a GPU too. Gradients of b and c are float32 atomic sums over the heads of a group: where heads
-share them, the order of additions, hence the last bits, vary from run to run.
+share them, the order of additions, hence the last bits, vary from run to run. Where PyTorch is told to be
+deterministic, every head has gradients of its own, which are summed in a fixed order.
 """
 
 from __future__ import annotations
@@ -101,18 +102,18 @@ def backward(
 
     # The log decay of step k takes part in every pair s < k ≤ t: inside the chunk, from before it and to after it.
     inside = grads["grad_decay"] + grads["from_start"].sum(3)
-    from_earlier = (grads["from_end"] * decays.dt).cumsum(-1).roll(1, -1)
+    from_earlier = _running_sums(grads["from_end"] * decays.dt).roll(1, -1)
     from_earlier[..., 0] = 0
     whole = grads["carried"].sum(-1) * decays.whole
-    grad_log = inside.flip(-1).cumsum(-1).flip(-1) + from_earlier + whole[..., None]
+    grad_log = _running_sums(inside.flip(-1)).flip(-1) + from_earlier + whole[..., None]
     n_steps = x.shape[1]
     grad_log, grad_drive = (_in_steps(table, n_steps) for table in (grad_log, grads["grad_drive"]))
     results = (
         grads["grad_x"],
         grad_drive,
         grad_log,
-        grads["grad_b"],
-        grads["grad_c"],
+        _over_heads(grads["grad_b"], b),
+        _over_heads(grads["grad_c"], c),
         grads["grad_skip"].sum((0, 1)),
         grads["grad_initial"],
     )
@@ -183,10 +184,11 @@ def backward_launches(
     n_blocks = triton.cdiv(d_state, narrow["BLOCK_N"])
     n_chunks, size = decays.dt.shape[1], tiles["Q"]
     flows = torch.empty_like(states)
+    summed = 1 if torch.are_deterministic_algorithms_enabled() else tiles["GROUP_HEADS"]
     grads = {
         "grad_x": x.new_empty(x.shape, dtype=torch.float32),
-        "grad_b": b.new_zeros(b.shape, dtype=torch.float32),
-        "grad_c": c.new_zeros(c.shape, dtype=torch.float32),
+        "grad_b": b.new_zeros((batch, x.shape[1], heads // summed, d_state), dtype=torch.float32),
+        "grad_c": b.new_zeros((batch, x.shape[1], heads // summed, d_state), dtype=torch.float32),
         "grad_decay": torch.empty_like(decays.dt),
         "grad_drive": torch.empty_like(decays.dt),
         "from_end": torch.empty_like(decays.dt),
@@ -217,13 +219,28 @@ def backward_launches(
         **common,
     }
     final = None if grad_final_state is None else grad_final_state.contiguous()
+    of_vectors = {**narrow, "SUMMED_HEADS": summed}
     steps = {
         "chunk_flows": _states_launch(c, grad_y, decays.since_start, flows, _tiles(x, b, chunk_size)),
         "pass_flows": _pass_launch(flows, decays, final, grads["grad_initial"], reverse=True),
         "backward_inputs": _launch(gpu_kernels.ssd_backward_inputs, states, 1, inputs, narrow),
-        "backward_vectors": _launch(gpu_kernels.ssd_backward_vectors, states, n_blocks, vectors, narrow),
+        "backward_vectors": _launch(gpu_kernels.ssd_backward_vectors, states, n_blocks, vectors, of_vectors),
     }
     return grads, decays, steps
+
+
+def _over_heads(grad: Tensor, given: Tensor) -> Tensor:
+    """A gradient for each group from one for each group or head."""
+    return grad if grad.shape == given.shape else grad.unflatten(2, (given.shape[2], -1)).sum(3)
+
+
+def _running_sums(x: Tensor) -> Tensor:
+    """`x.cumsum(-1)`, which PyTorch refuses on GPUs where it is told to be deterministic."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return x.cumsum(-1)
+    size = x.shape[-1]
+    earlier = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
+    return torch.where(earlier, x[..., None, :], 0.0).sum(-1)
 
 
 def _decays(dt: Tensor, log_decay: Tensor, size: int) -> Decays:
@@ -235,7 +252,7 @@ def _decays(dt: Tensor, log_decay: Tensor, size: int) -> Decays:
         return F.pad(table, (0, 0, 0, missing)).unflatten(1, (n_chunks, size)).transpose(2, 3)
 
     log = log_decay.double().clamp(-_LARGEST_LOG_DECAY, _LARGEST_LOG_DECAY)
-    sums = in_chunks(log).cumsum(-1)
+    sums = _running_sums(in_chunks(log))
     coarse = (sums * _COARSE).round() / _COARSE
     since_start = sums.float().exp()
     tables = (in_chunks(dt), coarse, sums - coarse, since_start, (sums[..., -1:] - sums).exp(), since_start[..., -1])

@@ -213,10 +213,10 @@ def ssd_backward_vectors(
     grad_b, grad_c, from_start, carried,
     y_batch, y_step, y_head, x_batch, x_step, x_head, b_batch, b_step, b_group, c_batch, c_step, c_group,
     n_steps, n_chunks,
-    H: tl.constexpr, GROUP_HEADS: tl.constexpr, N: tl.constexpr, P: tl.constexpr,
+    H: tl.constexpr, GROUP_HEADS: tl.constexpr, SUMMED_HEADS: tl.constexpr, N: tl.constexpr, P: tl.constexpr,
     Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients of b and c of each head to those of its group, a block of n per program.
+    """Add the gradients of b and c of SUMMED_HEADS neighbouring heads, all of a group or one, a block of n per program.
 
     With S the state before the chunk, F what flows into its last state and W_ts = exp(c_t − c_s) <dy_t, x_s> Δ_s,
 
@@ -257,7 +257,7 @@ def ssd_backward_vectors(
     of_flow *= (tl.load(to_end + row * Q + index) * delta)[:, None]
 
     inside = (step < n_steps)[:, None] & (n < N)[None, :]
-    place = ((batch * n_steps + step[:, None]) * (H // GROUP_HEADS) + group) * N + n[None, :]
+    place = ((batch * n_steps + step[:, None]) * (H // SUMMED_HEADS) + head // SUMMED_HEADS) * N + n[None, :]
     c_tile = _rows(c + batch * c_batch + group * c_group, c_step, step, n_steps, n, N)
     tl.store(from_start + steps_of_block + index, tl.sum(of_state * c_tile.to(tl.float32), 1))
     of_flow = _product(tl.trans(weights), c_tile, of_flow, PRECISION)
