@@ -53,8 +53,8 @@ def neighbour_table(coordinates: Tensor, spatial_shape: Sequence[int], kernel_si
     keys, order = keys.sort()
     _check_keys(keys)
 
-    table = keys.new_full((keys.shape[0], kernel_size ** len(steps)), -1)
-    middle = table.shape[1] // 2
+    table = keys.new_empty(kernel_size ** len(steps), keys.shape[0])  # a row for each tap, in the order of the keys
+    middle = table.shape[0] // 2
     offsets = product(range(-reach, reach + 1), repeat=len(steps) - 1)
     for line, offset in enumerate(offsets):
         first = line * kernel_size  # tap of the line's first offset along the last axis
@@ -64,12 +64,11 @@ def neighbour_table(coordinates: Tensor, spatial_shape: Sequence[int], kernel_si
         place = torch.searchsorted(keys, start)
         for tap in range(first, min(first + kernel_size, middle)):
             place = _search(keys, start + (tap - first), place, table, tap)
-    table[:, middle] = torch.arange(keys.shape[0], device=keys.device)
-    # In the order of the keys; now in the order of the rows, and from places to rows.
-    rows = torch.cat([order, order.new_full((1,), -1)])
-    found = torch.empty_like(table, dtype=torch.int32)
-    found[order] = rows[table].int()
-    return found
+    table[middle] = torch.arange(keys.shape[0], device=keys.device)
+    rows = torch.cat([order, order.new_full((1,), -1)]).int()  # of each place among the keys; −1 stays −1
+    place = torch.empty_like(order)
+    place[order] = torch.arange(keys.shape[0], device=keys.device)
+    return rows[table[:, place].t()]
 
 
 def _search(keys: Tensor, wanted: Tensor, place: Tensor, table: Tensor, tap: int) -> Tensor:
@@ -79,11 +78,10 @@ def _search(keys: Tensor, wanted: Tensor, place: Tensor, table: Tensor, tap: int
     """
     last = keys.shape[0] - 1
     hit = keys[place.clamp(max=last)] == wanted
-    table[:, tap] = torch.where(hit, place, -1)
-    mirrored = torch.where(hit, place, keys.shape[0])  # misses write to a row that is left out
-    column = table.new_full((keys.shape[0] + 1,), -1)
-    column[mirrored] = torch.arange(keys.shape[0], device=keys.device)
-    table[:, -1 - tap] = column[:-1]
+    table[tap] = torch.where(hit, place, -1)
+    mirrored = table.new_full((keys.shape[0] + 1,), -1)  # misses write to the last, which is left out
+    mirrored[torch.where(hit, place, keys.shape[0])] = torch.arange(keys.shape[0], device=keys.device)
+    table[-1 - tap] = mirrored[:-1]
     return place + hit  # keys differ, so the next key is the first not below the next one that is wanted
 
 

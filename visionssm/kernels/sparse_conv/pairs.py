@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS = 4096  # of a block
+ROWS = 2048  # of a block
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def convolve(features: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
     y = features.new_empty(features.shape[0], weight.shape[2])
     for pairs in blocks(neighbours):
         gathered = features.index_select(0, pairs.source)
-        products = torch.cat([x @ w for x, w in zip(gathered.split(pairs.counts), weight, strict=True)])
+        products = gathered.new_empty(len(gathered), weight.shape[2])
+        for x, w, out in zip(gathered.split(pairs.counts), weight, products.split(pairs.counts), strict=True):
+            torch.mm(x, w, out=out)
         rows = len(pairs.starts)
         y[pairs.first : pairs.first + rows] = F.embedding_bag(pairs.by_row, products, pairs.starts, mode="sum")
     return y
