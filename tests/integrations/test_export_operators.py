@@ -16,6 +16,7 @@ from visionssm.integrations.export import export_archive, export_onnx
 from visionssm.kernels import (
     LowRank,
     deformable_sum,
+    gated_linear_attention,
     linear_recurrence,
     non_causal_ssd,
     plstm2d,
@@ -90,6 +91,16 @@ class _Ssd(_FromAnImage):
         return y
 
 
+class _GatedLinearAttention(_FromAnImage):
+    """From both ends."""
+
+    def operate(self, made: _Made, height: int, width: int) -> Tensor:
+        q, k, v = made.pixels(HEADS, STATES), made.pixels(HEADS, STATES), made.pixels(HEADS, 4)
+        log_decay = -made.pixels(HEADS, STATES).exp()
+        past = gated_linear_attention(q, k, v, log_decay, self.parameter(HEADS, STATES))
+        return past + gated_linear_attention(q, k, v, log_decay, reverse=True)
+
+
 class _NonCausalSsd(_FromAnImage):
     def operate(self, made: _Made, height: int, width: int) -> Tensor:
         return non_causal_ssd(made.pixels(HEADS, 4), made.pixels(HEADS), made.pixels(STATES), made.pixels(STATES))
@@ -135,6 +146,7 @@ OPERATORS = [
     _SelectiveScan,
     _ScanStates,
     _Ssd,
+    _GatedLinearAttention,
     _NonCausalSsd,
     _LinearRecurrence,
     _DeformableSum,
