@@ -89,6 +89,7 @@ def test_readme_points_to_every_guide() -> None:
         "export",
         "visualize",
         "models",
+        "pointcloud",
         "benchmarks",
         "gpu",
         "index",

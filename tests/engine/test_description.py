@@ -17,11 +17,13 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.engine.description import at_most, check_model, is_plain
 from visionssm.heads.detectors import torchvision_detector
 from visionssm.heads.segmentors import segmentation_model
+from visionssm.pointcloud.variants import create_detector
 from visionssm.prediction import load_predictor
 
 NAME = "vmamba_nano_test"
 DETECTOR = {"architecture": "FasterRCNN", "name": NAME, "num_classes": 2, "channels": 8, "size": [32, 32]}
 SEGMENTOR = {"name": NAME, "num_classes": 3, "channels": 8, "head": "fcn"}
+LION = {"name": "lion_mamba_nano", "changes": {"dim": 8, "backbone": {"group_sizes": [32, 32]}}}
 CONVS5 = {"name": "convs5_nano", "widths": [8, 8], "dim": 8, "states": 8, "depth": 1}
 
 
@@ -30,6 +32,7 @@ def _network(task: str) -> tuple[nn.Module, dict[str, Any]]:
         "classification": lambda: (timm.create_model(NAME, num_classes=3), {"name": NAME, "num_classes": 3}),
         "detection": lambda: (torchvision_detector(**DETECTOR), DETECTOR),  # type: ignore[arg-type]
         "segmentation": lambda: (segmentation_model(**SEGMENTOR), SEGMENTOR),  # type: ignore[arg-type]
+        "pointcloud": lambda: (create_detector("lion_mamba_nano", **LION["changes"]), LION),  # type: ignore[arg-type]
         "video": lambda: (create_convs5(**CONVS5), CONVS5),
     }
     return networks[task]()
@@ -37,7 +40,7 @@ def _network(task: str) -> tuple[nn.Module, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
-    return {task: _network(task) for task in ("classification", "detection", "segmentation", "video")}
+    return {task: _network(task) for task in ("classification", "detection", "pointcloud", "segmentation", "video")}
 
 
 def write(folder: Path, network: nn.Module, about: dict[str, Any]) -> Path:
@@ -47,7 +50,7 @@ def write(folder: Path, network: nn.Module, about: dict[str, Any]) -> Path:
     return folder / "file.pth"
 
 
-@pytest.mark.parametrize("task", ["classification", "detection", "segmentation", "video"])
+@pytest.mark.parametrize("task", ["classification", "detection", "pointcloud", "segmentation", "video"])
 def test_honest_description_gives_the_network_with_its_weights(
     task: str, networks: dict[str, tuple[nn.Module, dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -71,7 +74,7 @@ def test_published_weights_are_not_looked_for(
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("task", ["classification", "detection", "segmentation", "video"])
+@pytest.mark.parametrize("task", ["classification", "detection", "pointcloud", "segmentation", "video"])
 @pytest.mark.parametrize(
     "field, value",
     [
@@ -115,6 +118,8 @@ def test_fields_that_run_fetch_or_read_are_refused_by_name(
         ("classification", {"num_classes": 10**7}),
         ("classification", {"depths": [10**6] * 4}),
         ("detection", {"channels": 2**20}),
+        ("pointcloud", {"changes": {"dim": 2**14}}),
+        ("pointcloud", {"changes": {**LION["changes"], "bev": {"layers": [10**5, 10**5]}}}),  # type: ignore[dict-item]
         ("segmentation", {"num_classes": 2**22}),
         ("video", {"dim": 2**16}),
         ("video", {"depth": 10**6}),

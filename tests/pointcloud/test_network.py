@@ -183,6 +183,7 @@ def test_map_networks_keep_the_size_of_odd_maps(kind: type[PlainBevNet], size: t
     [
         (lambda: Partition((5, 0, 5), 16), r"window=\(5, 0, 5\)"),
         (lambda: Partition((5, 5, 5), 0), "group_size=0"),
+        (lambda: Partition((5, 5, 5), 10**9), "group_size=1000000000"),
         (lambda: VoxelMerging(4, (2, 0, 2)), r"scale=\(2, 0, 2\)"),
         (lambda: VoxelGeneration(4, (1, 1, 2), share=1.5), "share=1.5"),
         (lambda: Grid((0, 0, 0, 1, 1, 0), (1, 1, 1)), "point_range="),

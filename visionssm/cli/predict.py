@@ -30,6 +30,7 @@ import visionssm  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS
 from visionssm.data.text import printable
+from visionssm.engine.task import all_tasks
 from visionssm.prediction import (
     Predictions,
     find_files,
@@ -58,6 +59,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found in every file")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="also write label images, of segmentation")
+    for task in all_tasks():
+        for name, about in task.files.items():
+            parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=about)
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="that makes another task known"
     )
@@ -66,6 +70,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     with silent() if rank() else nullcontext():
         return _checked(parser, parser.parse_args(arguments))
+
+
+def _files_of_tasks(options: argparse.Namespace) -> dict[str, Path | None]:
+    """What the arguments that tasks have added say."""
+    names = {name for task in all_tasks() for name in task.files}
+    return {name: getattr(options, name, None) for name in names}
 
 
 def _checked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.Namespace:
@@ -134,7 +144,11 @@ def _run(options: argparse.Namespace, group: Group) -> int:
         for module in options.imports:
             importlib.import_module(module)
         predictor = load_predictor(
-            options.checkpoint, model_name=options.model, top_k=options.top_k, threshold=options.threshold
+            options.checkpoint,
+            model_name=options.model,
+            top_k=options.top_k,
+            threshold=options.threshold,
+            **_files_of_tasks(options),
         )
         outcomes = predict_share(
             predictor,

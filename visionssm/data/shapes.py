@@ -12,27 +12,22 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from visionssm.data.errors import DatasetError
+from visionssm.data.generated import SPLITS, cache_folder, generated_folder
 from visionssm.data.masks import uncompressed_rle
-from visionssm.files import complete_or_absent
 
 VERSION = 4
 """Part of the folder's name; changes with anything that changes the pictures."""
 
-SPLITS = ("train", "val", "test")
 BACKGROUND = "background"
-_SPEC_FILE = "spec.json"
 
 
 def _regular(corners: int, inner: float | None = None) -> np.ndarray:
@@ -224,45 +219,12 @@ def write_shapes(folder: str | Path, spec: ShapesSpec) -> Path:
         DatasetError: the folder holds something else, for example a set of another specification.
         OSError: the folder cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if folder.is_dir():
-        return _verified(folder, spec)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if folder.is_dir():
-            return _verified(folder, spec)
-        with complete_or_absent(folder) as temporary:
-            try:
-                temporary.mkdir()
-                for split in SPLITS:
-                    _write_split(temporary, spec, split)
-                (temporary / _SPEC_FILE).write_text(json.dumps(_described(spec)), encoding="utf-8")
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-    return folder
 
+    def write(temporary: Path) -> None:
+        for split in SPLITS:
+            _write_split(temporary, spec, split)
 
-def _described(spec: ShapesSpec) -> dict[str, int]:
-    return {"version": VERSION, **asdict(spec)}
-
-
-def _verified(folder: Path, spec: ShapesSpec) -> Path:
-    """The folder, if it holds this very set.
-
-    Raises:
-        DatasetError: it does not.
-    """
-    try:
-        found = json.loads((folder / _SPEC_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found != _described(spec):
-        raise DatasetError(
-            f"{str(folder.absolute())!r} holds {'something else' if found is None else f'the set {found}'}, not "
-            f"{_described(spec)}; remove the folder, or name another one"
-        )
-    return folder
+    return generated_folder(folder, {"version": VERSION, **asdict(spec)}, write)
 
 
 def _write_split(folder: Path, spec: ShapesSpec, split: str) -> None:
@@ -299,11 +261,8 @@ def _write_split(folder: Path, spec: ShapesSpec, split: str) -> None:
 
 
 def default_folder(spec: ShapesSpec) -> Path:
-    """Where a set is kept unless another place is named: below VISIONSSM_CACHE, else the user's cache folder."""
-    named = os.environ.get("VISIONSSM_CACHE")
-    if named:
-        return Path(named).expanduser() / spec.folder_name
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "visionssm" / spec.folder_name
+    """Where a set is kept unless another place is named: see `cache_folder`."""
+    return cache_folder(spec.folder_name)
 
 
 def check_spec(split: str, fields: Mapping[str, int] | None) -> ShapesSpec:

@@ -34,7 +34,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 PREFIX = "model."
 """Of a network's weights in a checkpoint of training, where they are a part of what MMEngine trains."""
 
-_MOST_DEPTH, _MOST_ITEMS, _LONGEST, _LARGEST = 4, 4096, 256, 2**24
+_MOST_DEPTH, _MOST_ITEMS, _LONGEST, _LARGEST = 5, 4096, 256, 2**24
 _MOST_IN_BUFFERS = 2**24  # tables of indices, which checkpoints do not hold
 
 # What timm's factory does with a model before and after it is built: fetching, loading, cutting.

@@ -151,6 +151,8 @@ class Task:
         name: what checkpoints of it say that they are of.
         makes_predictor: "module:function" from what `read_checkpoint` returned to a `Predictor`.
         models, datasets, metrics, hooks: types that configs name. Metrics may be plain `Metric` classes.
+        files: fields of its predictor that take the path of a file, and what they are for; `tools/predict.py` has
+            them as arguments.
         extra: of this package, that installs all that the task needs.
         packages: that configs of it cannot do without, beside those of the extra "train".
         scope: value of `default_scope` in its configs, for tasks whose models belong to another package.
@@ -166,6 +168,7 @@ class Task:
     datasets: Places = field(default_factory=dict)
     metrics: Places = field(default_factory=dict)
     hooks: Places = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     extra: str = "train"
     packages: tuple[str, ...] = ()
     scope: str | None = None

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from visionssm.pointcloud.voxels import Sites
 
+MOST_WINDOW, MOST_GROUP = 2**12, 2**20
+"""Voxels of a window along an axis, and of a group."""
+
 DIRECTIONS = ("x", "y")
 """Axes that voxels may be sorted along first."""
 
@@ -58,7 +61,7 @@ class Partition:
         group_size: voxels of a group.
         shifted: whether windows are moved by half their size.
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive or very large.
     """
 
     window: Sequence[int]
@@ -66,10 +69,12 @@ class Partition:
     shifted: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.window) != 3 or min(self.window) < 1:
-            raise ValueError(f"window={tuple(self.window)} must be three numbers of voxels (x, y, z), at least 1 each")
-        if self.group_size < 1:
-            raise ValueError(f"group_size={self.group_size} must be at least 1 voxel")
+        if len(self.window) != 3 or not all(1 <= size <= MOST_WINDOW for size in self.window):
+            raise ValueError(
+                f"window={tuple(self.window)} must be three numbers of voxels (x, y, z) from 1 to {MOST_WINDOW}"
+            )
+        if not 1 <= self.group_size <= MOST_GROUP:
+            raise ValueError(f"group_size={self.group_size} must be 1 to {MOST_GROUP:,} voxels")
 
     def of(self, sites: Sites) -> Groups:
         """The groups of these voxels; those of the same windows are made once."""

@@ -19,8 +19,8 @@ from visionssm.kernels import neighbour_table
 
 ValueT = TypeVar("ValueT")
 
-MOST_CELLS = 2**28
-"""Cells of a grid, of which a map seen from above has one per column: what a configuration may ask for."""
+MOST_COLUMNS, MOST_HEIGHT = 2**22, 2**10
+"""Cells of a grid seen from above, which maps have as many places as, and one above the other."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Grid:
         point_range: x, y, z of the lowest corner and of the highest, in metres.
         voxel_size: x, y, z in metres.
     Raises:
-        ValueError: the range is empty, or a voxel has no size, or there would be more than `MOST_CELLS`.
+        ValueError: the range is empty, or a voxel has no size, or there would be more than `MOST_COLUMNS`.
 
     Examples:
         >>> Grid((0, -40, -3, 70.4, 40, 1), (0.2, 0.2, 0.125)).shape
@@ -49,10 +49,11 @@ class Grid:
             )
         if len(size) != 3 or not all(math.isfinite(x) and x > 0 for x in size):
             raise ValueError(f"voxel_size={tuple(size)} must be three positive lengths in metres")
-        if not 1 <= math.prod(self.shape) <= MOST_CELLS:
+        depth, height, width = self.shape
+        if not (1 <= depth <= MOST_HEIGHT and 1 <= height * width <= MOST_COLUMNS):
             raise ValueError(
                 f"a point_range of {tuple(self.point_range)} in voxels of {tuple(size)} m makes a grid of {self.shape} "
-                f"(z, y, x), which has no cell or more than {MOST_CELLS:,}; choose other voxels"
+                f"(z, y, x), which has no cell, or more than {MOST_COLUMNS:,} seen from above; choose other voxels"
             )
 
     @property

@@ -11,6 +11,7 @@ MODULES = {
     "detection": "visionssm.tasks.detection",
     "segmentation": "visionssm.tasks.segmentation",
     "video": "visionssm.tasks.video",
+    "pointcloud": "visionssm.tasks.pointcloud",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }

@@ -1,0 +1,191 @@
+"""Detection in point clouds from the training to the tools, on a few rendered scenes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tests.engine.every_task  # noqa: F401  registers all types
+from tests.configs import shipped_config
+from visionssm.cli import predict, test, train
+from visionssm.data.errors import UnreadableFileError
+from visionssm.engine.config import check_config, load_config
+from visionssm.engine.errors import CheckpointError
+from visionssm.prediction import load_predictor
+from visionssm.tasks.pointcloud.kitti import IMAGE_SIZE, read_labels, write_calibration, write_sweep
+from visionssm.tasks.pointcloud.model import PointCloudDetector
+from visionssm.tasks.pointcloud.scenes import CALIBRATION, Scenes, ScenesSpec, render
+
+SPEC = {"train": 4, "val": 2, "test": 1, "columns": 120}
+SMALL = {
+    "dim": 8,
+    "voxel_size": (0.8, 0.8, 0.5),
+    "backbone": {"windows": ((5, 5, 8), (5, 5, 4)), "group_sizes": (64, 32)},
+    "bev": {"layers": (0, 0), "channels": (8, 8), "up_channels": (8, 8)},
+}
+CONFIG = shipped_config("lion_mamba_nano_scenes")
+
+
+EPOCHS = ["--cfg-options", "train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
+
+
+def write_config(folder: Path) -> Path:
+    """The shipped one on a few scenes and with a smaller network."""
+    lines = [f"_base_ = {str(CONFIG)!r}", f"model = dict(changes={SMALL!r})"]
+    for part in ("train", "val", "test"):
+        lines.append(f"{part}_dataloader = dict(dataset=dict(root={str(folder.parent)!r}, spec={SPEC!r}))")
+    path = folder / "config.py"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of a finished training."""
+    folder = tmp_path_factory.mktemp("pointcloud") / "run"
+    folder.mkdir()
+    assert train.main([str(write_config(folder)), "--work-dir", str(folder), *EPOCHS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> dict[str, Any]:
+    """A checkpoint of the run, whose detector finds something everywhere: its scores are raised."""
+    checkpoint = torch.load(run / "best.pth", weights_only=True)
+    checkpoint["state_dict"]["model.dense_head.conv_cls.bias"] += 4
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def keen(run: Path, found: dict[str, Any]) -> Path:
+    path = run / "keen.pth"
+    torch.save(found, path)
+    return path
+
+
+def test_published_config_fits_its_data(tmp_path: Path) -> None:
+    cfg = load_config(CONFIG)
+    check_config(cfg)
+    dataset = dict(cfg.train_dataloader.dataset)
+    dataset.pop("type")
+    data = Scenes(**{**dataset, "root": str(tmp_path), "spec": SPEC})
+    model = PointCloudDetector(**{key: x for key, x in cfg.model.items() if key != "type"})
+    assert model.checkpoint_meta(data, None)["classes"] == ["Car", "Pedestrian", "Cyclist"]
+    assert tuple(model.model.grid.point_range) == tuple(dataset["point_range"])
+
+
+def test_training_writes_pictures_curves_and_a_checkpoint_that_describes_itself(run: Path) -> None:
+    about = torch.load(run / "best.pth", weights_only=True)["meta"]["visionssm"]
+    assert about["task"] == "pointcloud"
+    assert about["model"]["name"] == "lion_mamba_nano"
+    for name in ("predictions.png", "learning_curves.png"):
+        with Image.open(run / name) as image:
+            assert np.asarray(image.convert("L")).min() < 128
+
+
+def test_evaluation_writes_kittis_files_a_table_and_pictures(
+    run: Path, keen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run / "config.py"), str(keen), "--work-dir", str(tmp_path)]
+    options = ["--out", str(tmp_path / "found"), "--pictures", str(tmp_path / "pictures")]
+    assert test.main([*arguments, *options]) == 0
+    assert "car_bev_50" in capsys.readouterr().out
+    labels = read_labels(tmp_path / "found" / "200000.txt")
+    assert labels
+    assert all(0 <= label.score <= 1 for label in labels if label.score is not None)
+    with (tmp_path / "found" / "scores.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * 3 * 6
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+    assert test.main([*arguments, "--out", str(tmp_path / "found.json")]) == 0
+    (frame,) = json.loads((tmp_path / "found.json").read_text())
+    assert frame["sample"] == "200000"
+    assert len(frame["objects"]) == len(labels)
+
+
+def test_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    folder.mkdir()
+    shutil.copy(run / "epoch_1.pth", folder)
+    (folder / "last_checkpoint").write_text(str(folder / "epoch_1.pth"))
+    assert train.main([str(run / "config.py"), "--work-dir", str(folder), "--resume", *EPOCHS]) == 0
+    first, second = (torch.load(x / "epoch_2.pth", weights_only=True)["state_dict"] for x in (run, folder))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(x, second[key]) for key, x in first.items())
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> Path:
+    """A folder with two sweeps and a file that is none."""
+    folder = tmp_path / "sweeps"
+    folder.mkdir()
+    for index in range(2):
+        write_sweep(folder / f"{index}.bin", render(ScenesSpec(columns=120), "test", index).points)
+    (folder / "odd.bin").write_bytes(b"\0" * 21)
+    return folder
+
+
+def test_prediction_gives_boxes_pictures_and_kittis_files(keen: Path, sweeps: Path, tmp_path: Path) -> None:
+    write_calibration(tmp_path / "calib.txt", CALIBRATION)
+    Image.new("RGB", IMAGE_SIZE, (90, 90, 90)).save(tmp_path / "image.png")
+    out, pictures = tmp_path / "boxes.json", tmp_path / "pictures"
+    camera = ["--calib", str(tmp_path / "calib.txt"), "--image", str(tmp_path / "image.png")]
+    options = ["--out", str(out), "--pictures", str(pictures), "--threshold", "0.2"]
+    assert predict.main([str(keen), str(sweeps), *camera, *options]) == 0
+    result = json.loads(out.read_text())
+    assert [len(x["box"]) for entry in result["predictions"] for x in entry["objects"]].count(7) > 0
+    assert "21 bytes are no multiple of 16" in result["unreadable"][0]["reason"]
+    written = {path.name for path in pictures.iterdir()}
+    assert written == {f"000{i}_{i}{end}" for i in range(2) for end in (".png", ".txt", "_image.png")}
+    assert len(read_labels(pictures / "0000_0.txt")) == len(result["predictions"][0]["objects"])
+    with Image.open(pictures / "0000_0_image.png") as image:
+        assert image.size == IMAGE_SIZE
+        assert len(np.unique(np.asarray(image))) > 1
+
+
+def test_points_that_the_camera_does_not_see_are_left_out(keen: Path, tmp_path: Path) -> None:
+    write_calibration(tmp_path / "calib.txt", CALIBRATION)
+    points = render(ScenesSpec(columns=120), "test", 0).points
+    beside = np.concatenate([points, points * np.array([1, 0, 1, 1]) + np.array([0, 18, 0, 0])]).astype(np.float32)
+    predictor = load_predictor(keen, calib=tmp_path / "calib.txt")
+    seen, alone = predictor([beside[CALIBRATION.sees(beside, IMAGE_SIZE)], beside])
+    np.testing.assert_allclose(seen.boxes, alone.boxes, atol=1e-4)  # type: ignore[attr-defined]
+
+
+def test_empty_sweeps_give_empty_results(keen: Path, sweeps: Path, tmp_path: Path) -> None:
+    write_sweep(tmp_path / "empty.bin", np.zeros((0, 4)))
+    write_sweep(tmp_path / "far.bin", np.full((9, 4), 900.0))
+    predictor = load_predictor(keen, threshold=0.99)
+    results = predictor([predictor.read(tmp_path / name) for name in ("empty.bin", "far.bin")])
+    assert [result.rows() for result in results] == [[], []]
+    assert results[0].plain() == {"objects": []}
+
+
+def test_camera_files_that_are_missing_or_do_not_fit_are_told_first(
+    keen: Path, sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(keen), str(sweeps), "--image", str(tmp_path / "image.png")]) == 2
+    assert "image needs calib" in capsys.readouterr().err
+    with pytest.raises(UnreadableFileError, match=r"absent\.txt"):
+        load_predictor(keen, calib=tmp_path / "absent.txt")
+    assert predict.main([str(keen), str(sweeps), "--calib", str(tmp_path / "absent.txt")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_descriptions_that_ask_for_more_than_a_network_are_refused(found: dict[str, Any], tmp_path: Path) -> None:
+    for changes, words in (
+        ({"pretrained": "weights.pth"}, "pretrained"),
+        ({**SMALL, "voxel_size": (1e-3, 1e-3, 0.5)}, "seen from above"),
+        ({**SMALL, "backbone": {**SMALL["backbone"], "group_sizes": (10**7, 32)}}, "group_size=10000000"),  # type: ignore[dict-item]
+    ):
+        found["meta"]["visionssm"]["model"]["changes"] = changes
+        torch.save(found, tmp_path / "file.pth")
+        with pytest.raises(CheckpointError, match=words):
+            load_predictor(tmp_path / "file.pth")

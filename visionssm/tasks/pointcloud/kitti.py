@@ -1,0 +1,307 @@
+"""The files of a KITTI frame (Geiger et al. 2012): sweep, calibration, labels; and boxes in both coordinates.
+
+In LiDAR coordinates x is ahead, y to the left, z up, and a box is x, y, z of its centre, length, width, height, heading
+counter-clockwise. In those of the rectified camera x is to the right, y down, z ahead, and a label gives height, width,
+length, the middle of the lower face, and the rotation about y.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from visionssm.data.errors import UnreadableFileError
+from visionssm.data.folders import regular_file
+from visionssm.files import complete_or_absent
+
+IMAGE_SIZE = (1242, 375)
+"""Width and height of most of KITTI's pictures: of a frame that has none."""
+
+POINT = ("x", "y", "z", "intensity")
+MOST_POINTS = 10_000_000
+_BYTES = 4 * len(POINT)
+_MOST_TEXT = 1 << 20
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From LiDAR to the rectified camera, and from there to its picture.
+
+    Attributes:
+        projection: (3, 4) P2.
+        rectification: (3, 3) R0_rect.
+        velo_to_cam: (3, 4) Tr_velo_to_cam.
+    """
+
+    projection: np.ndarray
+    rectification: np.ndarray
+    velo_to_cam: np.ndarray
+
+    def to_camera(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) of the LiDAR to (N, 3) of the rectified camera."""
+        return (points @ self.velo_to_cam[:, :3].T + self.velo_to_cam[:, 3]) @ self.rectification.T
+
+    def to_lidar(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) of the rectified camera to (N, 3) of the LiDAR."""
+        turned = np.linalg.inv(self.rectification) @ points.T - self.velo_to_cam[:, 3:]
+        return (np.linalg.inv(self.velo_to_cam[:, :3]) @ turned).T
+
+    def to_image(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) of the rectified camera to (N, 2) pixels and (N,) depths, negative behind the camera."""
+        projected = points @ self.projection[:, :3].T + self.projection[:, 3]
+        with np.errstate(divide="ignore", invalid="ignore"):  # in the plane of the camera there is no picture
+            pixels = projected[:, :2] / points[:, 2:3]
+        return pixels, projected[:, 2] - self.projection[2, 3]
+
+    def sees(self, points: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        """(N,) whether (N, 3) points of the LiDAR are within a picture of this width and height."""
+        pixels, depth = self.to_image(self.to_camera(points[:, :3]))
+        with np.errstate(invalid="ignore"):
+            return ((pixels >= 0) & (pixels < np.asarray(size))).all(1) & (depth >= 0)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line of a label file.
+
+    Attributes:
+        kind: class name, or "DontCare".
+        truncated: share of the object outside of the picture; −1 if it is not known.
+        occluded: 0 fully visible to 2 hardly, 3 unknown; −1 if it is not known.
+        alpha: heading as the camera sees it.
+        box: left, top, right, bottom in pixels.
+        size: height, width, length in metres.
+        location: of the middle of the lower face, in coordinates of the rectified camera.
+        rotation: about the camera's y axis.
+        score: of a prediction; None for a truth.
+    """
+
+    kind: str
+    truncated: float
+    occluded: int
+    alpha: float
+    box: tuple[float, float, float, float]
+    size: tuple[float, float, float]
+    location: tuple[float, float, float]
+    rotation: float
+    score: float | None = None
+
+    def __str__(self) -> str:
+        numbers = (self.alpha, *self.box, *self.size, *self.location, self.rotation)
+        score = "" if self.score is None else f" {self.score:.4f}"
+        return f"{self.kind} {self.truncated:.2f} {self.occluded} " + " ".join(f"{x:.2f}" for x in numbers) + score
+
+
+def parse_label(line: str) -> Label:
+    """A label of its line.
+
+    Raises:
+        ValueError: it has not 15 or 16 columns, or one that is no number.
+    """
+    kind, *rest = line.split()
+    if len(rest) not in (14, 15):
+        raise ValueError(f"{len(rest) + 1} columns in place of 15, or 16 with a score")
+    numbers = [float(x) for x in rest]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number that is not finite")
+    truncated, occluded, alpha, *others = numbers
+    left, top, right, bottom, height, width, length, x, y, z, rotation = others[:11]
+    return Label(
+        kind=kind,
+        truncated=truncated,
+        occluded=int(occluded),
+        alpha=alpha,
+        box=(left, top, right, bottom),
+        size=(height, width, length),
+        location=(x, y, z),
+        rotation=rotation,
+        score=others[11] if len(others) > 11 else None,
+    )
+
+
+def read_labels(path: Path) -> list[Label]:
+    """The labels of a file.
+
+    Raises:
+        UnreadableFileError: (a ValueError) it is missing or a line is none of KITTI's; says which.
+    """
+    labels = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        try:
+            if line.strip():
+                labels.append(parse_label(line))
+        except ValueError as error:
+            raise UnreadableFileError(path, f"line {number} is no label of KITTI's: {error}") from error
+    return labels
+
+
+def write_labels(path: Path, labels: Iterable[Label]) -> None:
+    """Write a label file, complete or not at all."""
+    with complete_or_absent(path) as temporary:
+        temporary.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """A calibration file.
+
+    Raises:
+        UnreadableFileError: (a ValueError) it is missing, or has not the three matrices.
+    """
+    rows: dict[str, np.ndarray] = {}
+    shapes = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
+    for line in _text(path).splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() in shapes:
+            try:
+                rows[name.strip()] = np.array([float(x) for x in values.split()]).reshape(shapes[name.strip()])
+            except ValueError as error:
+                raise UnreadableFileError(path, f"{name.strip()} is no matrix {shapes[name.strip()]}") from error
+    missing = [name for name in shapes if name not in rows]
+    if missing:
+        raise UnreadableFileError(path, f"it is no calibration of KITTI's: {', '.join(missing)} is missing")
+    calibration = Calibration(rows["P2"], rows["R0_rect"], rows["Tr_velo_to_cam"])
+    square = (calibration.rectification, calibration.velo_to_cam[:, :3])
+    if not all(np.isfinite(x).all() for x in rows.values()) or any(abs(np.linalg.det(x)) < 1e-6 for x in square):
+        raise UnreadableFileError(path, "its matrices are not finite or cannot be inverted")
+    return calibration
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a calibration file, complete or not at all."""
+    rows = {
+        "P2": calibration.projection,
+        "R0_rect": calibration.rectification,
+        "Tr_velo_to_cam": calibration.velo_to_cam,
+    }
+    text = "".join(f"{name}: {' '.join(f'{x:.9e}' for x in matrix.flatten())}\n" for name, matrix in rows.items())
+    with complete_or_absent(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_sweep(path: Path) -> np.ndarray:
+    """(N, 4) float32 points of a .bin file; those with a number that is not finite are left out and told in the log.
+
+    Raises:
+        UnreadableFileError: (a ValueError) it is missing, no list of points, too large, or all points are not finite.
+    """
+    data = _bytes(path, MOST_POINTS * _BYTES)
+    if len(data) % _BYTES:
+        raise UnreadableFileError(
+            path,
+            f"its {len(data):,} bytes are no multiple of {_BYTES}, {len(data) % _BYTES} are left over; a sweep is "
+            f"little-endian float32, {len(POINT)} per point ({', '.join(POINT)})",
+        )
+    points = np.frombuffer(data, "<f4").reshape(-1, len(POINT)).astype(np.float32)
+    good = np.isfinite(points).all(1)
+    if not good.all():
+        if not good.any():
+            raise UnreadableFileError(path, f"none of its {len(points):,} points has finite numbers")
+        _logger.warning("%s: %d points with NaN or infinite numbers are left out", path, (~good).sum())
+    return points[good]
+
+
+def write_sweep(path: Path, points: np.ndarray) -> None:
+    """Write (N, 4) points, complete or not at all."""
+    with complete_or_absent(path) as temporary:
+        temporary.write_bytes(np.ascontiguousarray(points, dtype="<f4").tobytes())
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    try:
+        regular_file(path)
+        size = path.stat().st_size
+        if size > most:
+            raise UnreadableFileError(path, f"its {size:,} bytes are more than the {most:,} that are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableFileError(path, error.strerror or type(error).__name__) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _bytes(path, _MOST_TEXT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError(path, "it is no text") from error
+
+
+# -- boxes -------------------------------------------------------------------------------------------------------------
+
+
+def lidar_boxes(labels: Sequence[Label], calibration: Calibration) -> np.ndarray:
+    """(M, 7) float64 boxes in LiDAR coordinates."""
+    if not labels:
+        return np.zeros((0, 7))
+    height, width, length = np.array([label.size for label in labels]).T
+    x, y, z = calibration.to_lidar(np.array([label.location for label in labels])).T
+    heading = -(np.pi / 2 + np.array([label.rotation for label in labels]))
+    return np.stack([x, y, z + height / 2, length, width, height, heading], 1)
+
+
+def labels_of_boxes(
+    boxes: np.ndarray,
+    kinds: Sequence[str],
+    calibration: Calibration,
+    size: Sequence[int],
+    scores: Sequence[float] | None = None,
+) -> list[Label]:
+    """(M, 7) boxes in LiDAR coordinates as KITTI's labels; truncation and occlusion are not known.
+
+    Args:
+        boxes: see above.
+        kinds: class names.
+        calibration: of the frame.
+        size: width and height of the picture, which the boxes in pixels are clipped to.
+        scores: of predictions.
+    """
+    bottoms = calibration.to_camera(boxes[:, :3] - [[0, 0, 0.5]] * boxes[:, 5:6])
+    labels = []
+    for number, (box, location) in enumerate(zip(boxes, bottoms, strict=True)):
+        length, width, height = box[3:6]
+        rotation = _turned(-box[6] - np.pi / 2)
+        pixels = image_box(location, (height, width, length), rotation, calibration)
+        limits = np.array([*size, *size]) - 1
+        labels.append(
+            Label(
+                kind=kinds[number],
+                truncated=-1,
+                occluded=-1,
+                alpha=_turned(-math.atan2(-box[1], box[0]) + rotation),
+                box=tuple(np.clip(pixels, 0, limits).tolist()),
+                size=(float(height), float(width), float(length)),
+                location=tuple(location.tolist()),
+                rotation=rotation,
+                score=None if scores is None else float(scores[number]),
+            )
+        )
+    return labels
+
+
+def image_box(location: np.ndarray, size: Sequence[float], rotation: float, calibration: Calibration) -> np.ndarray:
+    """Left, top, right, bottom of what surrounds the projected corners of a box, not clipped to the picture.
+
+    Args:
+        location: of the middle of the lower face, in camera coordinates.
+        size: height, width, length.
+        rotation: about the camera's y axis.
+        calibration: of the frame.
+    """
+    height, width, length = size
+    x = np.array([1, 1, -1, -1, 1, 1, -1, -1]) * length / 2
+    z = np.array([1, -1, -1, 1, 1, -1, -1, 1]) * width / 2
+    y = np.array([0, 0, 0, 0, -1, -1, -1, -1]) * height
+    cos, sin = math.cos(rotation), math.sin(rotation)
+    corners = np.stack([x * cos + z * sin, y, z * cos - x * sin], 1) + location
+    corners[:, 2] = np.maximum(corners[:, 2], 1e-2)  # what is behind the camera
+    pixels, _ = calibration.to_image(corners)
+    return np.concatenate([pixels.min(0), pixels.max(0)])
+
+
+def _turned(angle: float) -> float:
+    """Within (−π, π]."""
+    return float(angle - 2 * math.pi * math.ceil((angle - math.pi) / (2 * math.pi)))
