@@ -44,6 +44,7 @@ KINDS = {
     "LION anchor head": r"lion/head_anchor",
     "LION backbone": r"lion/backbone_.*",
     "LION block": r"lion/block_.*",
+    "LION centre head": r"lion/head_center_.*",
     "LION detector": r"lion/kitti_.*",
     "LION layer": r"lion/layer_.*",
     "LION map network": r"lion/bev_.*",

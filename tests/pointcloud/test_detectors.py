@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.pointcloud.boxes import Detections, Truth, corners, decode, encode, inside, nearest_bev_iou, suppressed
 from visionssm.pointcloud.detector import LionDetector
 from visionssm.pointcloud.heads.anchor import NO_BOX, AnchorHead, AnchorPredictions
+from visionssm.pointcloud.heads.center import CenterHead
 from visionssm.pointcloud.keys import checkpoint_filter_fn
 from visionssm.pointcloud.variants import VARIANTS, arguments_of
 from visionssm.pointcloud.voxels import Grid
@@ -117,6 +119,46 @@ def test_no_score_below_the_threshold_and_no_two_overlapping_boxes_are_given() -
     assert (iou - torch.eye(len(iou)) <= net.overlap + 1e-6).all()
 
 
+def centre_head(**options: Any) -> CenterHead:
+    torch.manual_seed(0)
+    return CenterHead(8, GRID, 2, channels=4, **options).eval()
+
+
+@pytest.mark.parametrize("overlaps", [(0.1,), (0.1, 0.3)])
+def test_a_perfect_centre_head_finds_every_box_once_and_has_no_loss_of_boxes(overlaps: tuple[float, ...]) -> None:
+    net = centre_head(overlaps=overlaps)
+    target = net.targets(TRUTH, (32, 32), 2)
+    assert (target.heat == 1).sum() == 3
+    predictions = {name: x.clone() for name, x in net(torch.zeros(2, 8, 32, 32)).items()}
+    predictions["hm"].fill_(-9)
+    for label, cell, code in zip(TRUTH.labels, target.cells, target.codes, strict=True):
+        row, column = int(cell) // 32, int(cell) % 32
+        predictions["hm"][0, label, row, column] = 9
+        for name, part in zip(("center", "center_z", "dim", "rot"), code.split([2, 1, 3, 2]), strict=True):
+            predictions[name][0, :, row, column] = part
+    first, second = net.detections(predictions)
+    order = first.boxes[:, 0].argsort()
+    torch.testing.assert_close(first.boxes[order], TRUTH.boxes, rtol=1e-4, atol=1e-4)
+    assert first.labels[order].tolist() == TRUTH.labels.tolist()
+    assert len(second.scores) == 0
+    losses = net.losses(predictions, [TRUTH, NOTHING])
+    assert losses["loss_box"] < 1e-5
+    assert losses["loss_heat"] < 0.1
+    assert "loss_iou" not in losses
+
+
+def test_scores_of_centres_are_rectified_by_the_overlap_that_is_expected() -> None:
+    net = centre_head(rectify=(0.5, 0.5), least_score=0.0, limits=(-99.0, -99, -99, 99, 99, 99))
+    predictions = {name: x.clone() for name, x in net(torch.zeros(1, 8, 4, 4)).items()}
+    predictions["hm"].fill_(0)
+    predictions["iou"].fill_(-0.5)  # a quarter
+    (found,) = net.detections(predictions)
+    torch.testing.assert_close(found.scores, torch.full_like(found.scores, (0.5 * 0.25) ** 0.5))
+    loss = net.losses(predictions, [TRUTH])["loss_iou"]
+    assert loss.isfinite()
+    assert net.losses(predictions, [NOTHING])["loss_iou"] == 0
+
+
 def test_boxes_without_a_size_are_no_finding() -> None:
     boxes = torch.tensor([[0.0, 0, 0, 1, 1, 1, 0], [5, 0, 0, math.inf, 1, 1, 0]])
     found = suppressed(Detections(boxes, torch.tensor([0.5, 0.9]), torch.zeros(2, dtype=torch.long)), 0.1, 10, 10)
@@ -196,6 +238,8 @@ def test_changes_of_a_variant_reach_into_its_parts() -> None:
         ({"bev": {"kind": "no_such"}}, "bev.kind='no_such'"),
         ({"backbone": {"group_sizes": (0, 4)}}, "group_size=0"),
         ({"classes": ("Car",)}, "anchors must be 1"),
+        ({"head": {"kind": "center", "overlaps": (0.1, 0.2)}}, r"head\.overlaps must be one number, or 3"),
+        ({"head": {"kind": "center", "rectify": (0.1, 0.2)}}, r"head\.rectify must be 3 numbers"),
         ({"voxel_size": (0.0, 1, 1)}, "voxel_size="),
     ],
 )

@@ -19,7 +19,7 @@ from visionssm.pointcloud.voxels import Grid, Sites, VoxelEncoder
 
 TOLERANCE = 1e-4
 NOISE = {"backbone_xlstm": 8e-4}
-"""Of the recorded gradient norms, where the authors' float32 is itself off by more than the tolerance."""
+"""Of recorded gradients, where the authors' float32 is itself off by more than the tolerance."""
 
 
 def recorded(entry: dict[str, Any]) -> Tensor:
@@ -41,14 +41,15 @@ def loaded(case: Case, model: nn.Module) -> nn.Module:
 
 def check_gradients(case: Case, model: nn.Module, output: Tensor, x: Tensor | None = None) -> None:
     (output * case.cotangent(output)).sum().backward()
+    tolerance = NOISE.get(case.path.stem, TOLERANCE)
     if x is not None and "input_grad" in case.data:
         expected = recorded(case.data["input_grad"])
         assert x.grad is not None
-        assert float((x.grad - expected).abs().max() / expected.abs().max()) <= TOLERANCE
+        assert float((x.grad - expected).abs().max() / expected.abs().max()) <= tolerance
     norms = gradient_norms(case, model, checkpoint_filter_fn)
     assert norms
     worst = {name: relative_gradient_error(*pair) for name, pair in norms.items()}
-    assert max(worst.values()) <= NOISE.get(case.path.stem, TOLERANCE), worst
+    assert max(worst.values()) <= tolerance, worst
 
 
 def features_of(case: Case) -> Tensor:
@@ -58,7 +59,12 @@ def features_of(case: Case) -> Tensor:
 def operators_of(case: Case, count: int) -> list[nn.Module]:
     init = case.data["init"]
     make = OPERATORS[case.data["operator"].lower()]
-    return [make(init["dim"], number=init["layer_id"] + i, total=init["n_layer"]) for i in range(count)]
+    options = options_of(init["operator"])
+    return [make(init["dim"], number=init["layer_id"] + i, total=init["n_layer"], **options) for i in range(count)]
+
+
+def options_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {"heads": config["n_head"]} if "n_head" in config else {}
 
 
 @every_case("LION partition")
@@ -88,9 +94,10 @@ def test_voxel_features_are_the_authors(case: Case) -> None:
 @every_case("LION operator")
 def test_operator_and_its_gradients_are_the_authors(case: Case) -> None:
     init = case.data["init"]
-    heads = {"heads": init["n_head"]} if "n_head" in init else {}
     make = OPERATORS[case.data["operator"].lower()]
-    model: nn.Module = make(init["d_model"], number=init.get("layer_id", 0), total=init.get("n_layer", 1), **heads)
+    model: nn.Module = make(
+        init["d_model"], number=init.get("layer_id", 0), total=init.get("n_layer", 1), **options_of(init)
+    )
     loaded(case, model)
     x = features_of(case)
     if init.get("post_norm", True):
@@ -166,7 +173,11 @@ def test_backbone_and_its_gradients_are_the_authors(case: Case) -> None:
     model = loaded(
         case,
         BACKBONES[case.data["cls"]](
-            init["FEATURE_DIM"], case.data["operator"].lower(), init["WINDOW_SHAPE"], init["GROUP_SIZE"]
+            init["FEATURE_DIM"],
+            case.data["operator"].lower(),
+            init["WINDOW_SHAPE"],
+            init["GROUP_SIZE"],
+            options=options_of(init["OPERATOR"]["CFG"]),
         ),
     )
     x = features_of(case)
@@ -181,6 +192,9 @@ def test_backbone_and_its_gradients_are_the_authors(case: Case) -> None:
     coords = recorded(case.data["out_coords"])
     assert torch.equal(sites.coords[:, [0, 2, 3]] if coords.shape[1] == 3 else sites.coords, coords)
     assert case.relative_error("output", output) <= TOLERANCE
+    if case.path.stem in NOISE:  # amplifies the rounding of float32, ours too: what is true is told by float64
+        x = x.detach().double().requires_grad_()
+        output = model.double()(x, sites_of(case)).output[0]
     if "grad_norms" in case.data:
         check_gradients(case, model, output, x)
 

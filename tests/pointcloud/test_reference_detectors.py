@@ -16,6 +16,7 @@ from visionssm.pointcloud.bev import seen_from_above
 from visionssm.pointcloud.boxes import Truth, encode
 from visionssm.pointcloud.detector import LionDetector
 from visionssm.pointcloud.heads.anchor import AnchorHead
+from visionssm.pointcloud.heads.center import CenterHead
 from visionssm.pointcloud.keys import checkpoint_filter_fn
 from visionssm.pointcloud.variants import create_detector
 from visionssm.pointcloud.voxels import Grid
@@ -101,6 +102,53 @@ def detector_of(case: Case) -> LionDetector:
         },
         head={"kind": "anchor", "anchors": anchors_of(model["DENSE_HEAD"])},
     )
+
+
+@every_case("LION centre head")
+def test_heat_maps_boxes_and_losses_of_centres_are_the_authors(case: Case) -> None:
+    init = case.data["init"]
+    cfg = init["cfg"]
+    grid = Grid(init["point_cloud_range"], init["voxel_size"])
+    biased = cfg["USE_BIAS_BEFORE_NORM"]
+    head = CenterHead(
+        init["input_channels"],
+        grid,
+        len(init["class_names"]),
+        bias=biased,
+        norm=(1e-5, 0.1) if biased else (cfg["BN_EPS"], cfg["BN_MOM"]),
+        box_weight=cfg["LOSS_CONFIG"]["LOSS_WEIGHTS"]["loc_weight"],
+        rectify=cfg["POST_PROCESSING"].get("IOU_RECTIFIER"),
+    )
+    loaded(case, head)
+    x = features_of(case)
+    predictions = head(x)
+    for name, ours in predictions.items():
+        assert case.relative_error(name, ours) <= TOLERANCE
+    truths = truths_of(case.data["input"]["gt_boxes"])
+    expected = case.data["targets"]
+    targets = [head.targets(truth, predictions["hm"].shape[2:], len(init["class_names"])) for truth in truths]
+    heat = torch.stack([x.heat for x in targets])
+    assert int(heat.count_nonzero()) == expected["heatmap_nonzero"]
+    assert float(heat.sum()) == pytest.approx(expected["heatmap_sum"], rel=1e-5)
+    for number, target in enumerate(targets):
+        there = recorded(expected["masks"])[number] > 0
+        assert torch.equal(target.cells, recorded(expected["inds"])[number][there])
+        codes = recorded(expected["target_boxes"])[number][there]
+        torch.testing.assert_close(target.codes, codes, rtol=TOLERANCE, atol=1e-5)
+    for number, (found, overlap) in enumerate(head.best(predictions, 50)):
+        theirs = case.data["decode"][f"decoded{number}"]
+        assert torch.equal(found.labels, recorded(theirs["labels"]))
+        torch.testing.assert_close(found.scores, recorded(theirs["scores"]), rtol=TOLERANCE, atol=0)
+        torch.testing.assert_close(found.boxes, recorded(theirs["boxes"]), rtol=TOLERANCE, atol=1e-4)
+        if "iou" in theirs:
+            torch.testing.assert_close(overlap, recorded(theirs["iou"]), rtol=TOLERANCE, atol=1e-5)
+    losses = head.losses(predictions, truths)
+    names = {"loss_heat": "hm_loss_head_0", "loss_box": "loc_loss_head_0", "loss_iou": "iou_loss_head_0"}
+    check_losses(case, losses, {ours: theirs for ours, theirs in names.items() if ours in losses})
+    assert len(losses) == sum("loss_head" in name for name in case.data["loss"])
+    check_loss_gradients(case, head, torch.stack(list(losses.values())).sum())
+    assert x.grad is not None
+    assert float(x.grad.norm()) == pytest.approx(case.data["loss_input_grad_norm"], rel=TOLERANCE)
 
 
 @with_real_frames

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -45,6 +45,7 @@ class LionBackbone(nn.Module):
         group_sizes: of every stage, in voxels.
         drop_path: share of the groups that an operator leaves as they are while training.
         share: of the voxels around which new ones are made after a stage.
+        options: further arguments of the operators, as `heads` of those that have some.
     Raises:
         ValueError: there is no such operator; windows and group sizes are not as many, or not positive.
     """
@@ -60,6 +61,7 @@ class LionBackbone(nn.Module):
         group_sizes: Sequence[int] = (4096, 2048, 1024, 512),
         drop_path: float = 0.2,
         share: float = 0.2,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if operator not in OPERATORS:
@@ -70,7 +72,7 @@ class LionBackbone(nn.Module):
         per_block = 4 * len(SCALES)
         total = per_block * len(windows) + 2 * len(self.last_layers)
         make = OPERATORS[operator]
-        operators = (make(dim, drop_path=drop_path, number=i, total=total) for i in range(total))
+        operators = (make(dim, drop_path=drop_path, number=i, total=total, **(options or {})) for i in range(total))
         self.stages = nn.ModuleList(
             LionBlock(dim, SCALES, window, size, list(islice(operators, per_block)))
             for window, size in zip(windows, group_sizes, strict=True)
@@ -111,8 +113,9 @@ class LionFlatBackbone(LionBackbone):
         group_sizes: Sequence[int] = (4096, 2048, 1024, 512),
         drop_path: float = 0.2,
         share: float = 0.2,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(dim, operator, windows, group_sizes, drop_path, share)
+        super().__init__(dim, operator, windows, group_sizes, drop_path, share, options)
         self.flatten = VoxelGeneration(dim, FLATTEN, share)
 
     def forward(self, x: Tensor, sites: Sites) -> LionFeatures:

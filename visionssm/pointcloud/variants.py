@@ -9,6 +9,10 @@ from typing import Any
 
 from visionssm.checkpoints import OfficialCfg, fetch_pretrained, load_official
 from visionssm.pointcloud.detector import LionDetector
+from visionssm.pointcloud.operators import OPERATORS
+
+_WIDELY_PUBLISHED = ("mamba", "retnet", "rwkv")
+"""Operators of which there are models for data sets other than KITTI."""
 
 _STAGES = {
     "windows": ((13, 13, 32), (13, 13, 16), (13, 13, 8), (13, 13, 4)),
@@ -39,6 +43,43 @@ def _kitti(operator: str) -> dict[str, Any]:
     }
 
 
+def _waymo(operator: str, dim: int = 64, drop_path: float = 0.0) -> dict[str, Any]:
+    return {
+        "classes": ("Vehicle", "Pedestrian", "Cyclist"),
+        "point_range": (-75.52, -75.52, -2.0, 75.52, 75.52, 4.0),
+        "voxel_size": (0.32, 0.32, 0.1875),
+        "point_features": 5,
+        "dim": dim,
+        "backbone": {"operator": operator, "drop_path": drop_path, **_STAGES},
+        "bev": {
+            "kind": "residual",
+            "layers": (1, 2, 2),
+            "strides": (1, 2, 2),
+            "channels": (128, 128, 256),
+            "up_strides": (1, 2, 4),
+            "up_channels": (128, 128, 128),
+        },
+        "head": {
+            "kind": "center",
+            "rectify": (0.68, 0.71, 0.65),
+            "limits": (-80.0, -80.0, -10.0, 80.0, 80.0, 10.0),
+            "overlaps": (0.75, 0.6, 0.55),
+        },
+    }
+
+
+def _once(operator: str) -> dict[str, Any]:
+    return {
+        "classes": ("Car", "Bus", "Truck", "Pedestrian", "Cyclist"),
+        "point_range": (-75.2, -75.2, -5.0, 75.2, 75.2, 3.0),
+        "voxel_size": (0.4, 0.4, 0.25),
+        "dim": 128,
+        "backbone": {"operator": operator, **_STAGES},
+        "bev": _PLAIN_BEV,
+        "head": {"kind": "center", "bias": True, "norm": (1e-5, 0.1), "box_weight": 1.0},
+    }
+
+
 def _nano(operator: str) -> dict[str, Any]:
     """A seventieth of the parameters of KITTI's, and every part of it."""
     return {
@@ -64,8 +105,11 @@ def _nano(operator: str) -> dict[str, Any]:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lion_mamba_kitti": _kitti("mamba"),
-    "lion_mamba_nano": _nano("mamba"),
+    **{f"lion_{operator}_kitti": _kitti(operator) for operator in OPERATORS},
+    **{f"lion_{operator}_waymo": _waymo(operator) for operator in _WIDELY_PUBLISHED},
+    "lion_mamba_large_waymo": _waymo("mamba", dim=128, drop_path=0.2),
+    **{f"lion_{operator}_once": _once(operator) for operator in _WIDELY_PUBLISHED},
+    **{f"lion_{operator}_nano": _nano(operator) for operator in OPERATORS},
 }
 """Arguments of `LionDetector` by name."""
 
@@ -79,7 +123,7 @@ def list_detectors(pattern: str = "*") -> list[str]:
     Examples:
         >>> import visionssm
         >>> visionssm.list_detectors("*_nano")
-        ['lion_mamba_nano']
+        ['lion_mamba_nano', 'lion_retnet_nano', 'lion_rwkv_nano', 'lion_ttt_nano', 'lion_xlstm_nano']
     """
     return sorted(fnmatch.filter(VARIANTS, pattern))
 

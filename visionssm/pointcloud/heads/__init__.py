@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from visionssm.pointcloud.heads.anchor import AnchorHead
+from visionssm.pointcloud.heads.center import CenterHead
 
-HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead}
+HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead, "center": CenterHead}
 """Name in a configuration, and class."""

@@ -6,18 +6,21 @@ options of its class.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from torch import nn
 
 from visionssm.pointcloud.operators.mamba import MambaOperator
+from visionssm.pointcloud.operators.retnet import RetNetOperator
+from visionssm.pointcloud.operators.rwkv import RWKVOperator
+from visionssm.pointcloud.operators.ttt import TTTOperator
+from visionssm.pointcloud.operators.xlstm import XLSTMOperator
 
-
-class MakesOperator(Protocol):
-    """What stands in `OPERATORS`."""
-
-    def __call__(self, dim: int, *, drop_path: float, number: int, total: int) -> nn.Module: ...
-
-
-OPERATORS: dict[str, MakesOperator] = {"mamba": MambaOperator}
+OPERATORS: dict[str, Callable[..., nn.Module]] = {
+    "mamba": MambaOperator,
+    "retnet": RetNetOperator,
+    "rwkv": RWKVOperator,
+    "ttt": TTTOperator,
+    "xlstm": XLSTMOperator,
+}
 """Name in a configuration, and class."""

@@ -1,0 +1,8 @@
+"""LION with RetNet in place of Mamba, small, on rendered street scenes: no download.
+
+python tools/train.py configs/pointcloud/lion_retnet_nano_scenes.py
+"""
+
+_base_ = "./lion_mamba_nano_scenes.py"
+
+model = dict(name="lion_retnet_nano")
