@@ -101,7 +101,9 @@ def test_loaders_without_workers_may_have_the_settings_of_workers(tmp_path: Path
     assert (tmp_path / "epoch_1.pth").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_the_run_after_a_step_and_resuming_ends_as_if_it_had_not_come(
     number: int, status: int, trained: Path, tmp_path: Path
 ) -> None:

@@ -72,8 +72,10 @@ class _Scan(nn.Module):
         return selective_scan(u, step, self.a, b, c, order=order, return_final_state=True, **options)
 
 
-@pytest.mark.parametrize("merge", [True, False])
-@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize(
+    ("merge", "low_rank"),
+    [(True, True), (False, False), *(pytest.param(m, not m, marks=pytest.mark.slow) for m in (True, False))],
+)
 def test_exportable_form_of_the_scan_equals_the_definition(merge: bool, low_rank: bool) -> None:
     torch.manual_seed(0)
     width = 2 if low_rank else 8
