@@ -226,7 +226,7 @@ def test_empty_sets_have_no_pairs(function: Callable[..., Tensor]) -> None:
 def test_suppression_in_blocks_equals_its_definition(
     spread: float, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("visionssm.kernels.rotated_boxes._BLOCK", 16)
+    monkeypatch.setattr("visionssm.kernels.rotated_boxes.suppression.BLOCK", 16)
     boxes, scores = some_boxes(80, spread=spread), torch.arange(80).mul(37).remainder(11).double()
     kept = rotated_nms(boxes, scores, threshold)
     with use_backend("reference"):
@@ -254,6 +254,27 @@ def test_identical_boxes_leave_the_best_and_the_first_of_equal_ones() -> None:
     assert rotated_nms(boxes, torch.tensor([0.1, 0.9, 0.3, 0.9, 0.2]), 0.99).tolist() == [1]
     assert rotated_nms(boxes[:0], torch.zeros(0), 0.5).tolist() == []
     assert rotated_nms(boxes, torch.zeros(5), 0.5, max_boxes=0).tolist() == []
+
+
+def test_the_registered_operator_passes_pytorchs_own_check() -> None:
+    boxes, scores = some_boxes(40, spread=5), torch.linspace(0, 1, 40)
+    for max_boxes in (None, 5):
+        torch.library.opcheck(torch.ops.visionssm.rotated_nms, (boxes, scores, 0.1, max_boxes))
+
+
+def test_a_program_of_an_open_number_of_boxes_keeps_the_same_ones() -> None:
+    class Suppress(torch.nn.Module):
+        def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+            kept = rotated_nms(boxes, scores, 0.1, max_boxes=50)
+            return boxes[kept], scores[kept]
+
+    count = torch.export.Dim("count", min=2, max=1000)
+    inputs = some_boxes(40, spread=5), torch.linspace(0, 1, 40)
+    program = torch.export.export(Suppress(), inputs, dynamic_shapes=({0: count}, {0: count}))
+    for size in (30, 90):
+        others = some_boxes(size, spread=5, seed=1), torch.linspace(0, 1, size)
+        for found, expected in zip(program.module()(*others), Suppress()(*others), strict=True):
+            assert torch.equal(found, expected)
 
 
 # ---------------------------------------------------------------------------------------------- errors

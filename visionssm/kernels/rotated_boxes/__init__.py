@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.checks import check_floating, check_same_device, check_shape
-from visionssm.kernels.rotated_boxes.overlap import shared_area
-from visionssm.kernels.rotated_boxes.reference import nms_reference, overlap_reference
+from visionssm.kernels.rotated_boxes.overlap import SMALLEST, bev_iou, bev_overlap
+from visionssm.kernels.rotated_boxes.reference import nms_reference
+from visionssm.kernels.rotated_boxes.suppression import rotated_nms_op
 
 __all__ = ["rotated_iou", "rotated_iou_3d", "rotated_nms", "rotated_overlap"]
-
-_BLOCK = 256  # boxes that are chosen from at once
-_SMALLEST = 1e-8  # what IoUs are divided by, at least
 
 
 def rotated_overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -43,7 +40,7 @@ def rotated_overlap(a: Tensor, b: Tensor) -> Tensor:
         tensor([4.0000, 3.3137])
     """
     _check_boxes({"a": a, "b": b})
-    return _overlap(a.double(), b.double()).to(a.dtype)
+    return bev_overlap(a.double(), b.double()).to(a.dtype)
 
 
 def rotated_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -66,7 +63,7 @@ def rotated_iou(a: Tensor, b: Tensor) -> Tensor:
                 [0.6000, 1.0000]])
     """
     _check_boxes({"a": a, "b": b})
-    return _iou(a.double(), b.double()).to(a.dtype)
+    return bev_iou(a.double(), b.double()).to(a.dtype)
 
 
 def rotated_iou_3d(a: Tensor, b: Tensor) -> Tensor:
@@ -93,9 +90,9 @@ def rotated_iou_3d(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     top = torch.minimum(a[..., 2] + a[..., 5] / 2, b[..., 2] + b[..., 5] / 2)
     bottom = torch.maximum(a[..., 2] - a[..., 5] / 2, b[..., 2] - b[..., 5] / 2)
-    shared = _overlap(a, b) * (top - bottom).clamp(min=0)
+    shared = bev_overlap(a, b) * (top - bottom).clamp(min=0)
     union = a[..., 3:6].prod(-1) + b[..., 3:6].prod(-1) - shared
-    return (shared / union.clamp(min=_SMALLEST)).to(dtype)
+    return (shared / union.clamp(min=SMALLEST)).to(dtype)
 
 
 def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, *, max_boxes: int | None = None) -> Tensor:
@@ -123,52 +120,17 @@ def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, *, max_boxes: i
         tensor([1, 2])
     """
     check_shape("boxes", boxes, ("N", "7"), {"7": 7})
-    check_shape("scores", scores, ("N",), {"N": len(boxes)})
+    check_shape("scores", scores, ("N",), {"N": boxes.shape[0]})
     check_same_device({"boxes": boxes, "scores": scores})
     _check_boxes({"boxes": boxes})
-    if scores.isnan().any():
+    if not torch.compiler.is_compiling() and not scores.is_meta and scores.isnan().any():
         raise ValueError(f"scores holds {int(scores.isnan().sum())} NaN, which have no order; leave those boxes out")
     if max_boxes is not None and max_boxes < 0:
         raise ValueError(f"max_boxes={max_boxes}; give a number that is not negative, or None for all")
     boxes, scores = boxes.detach().double(), scores.detach()
     if reference_requested():
-        return nms_reference(_iou(boxes[:, None], boxes), scores, threshold)[:max_boxes]
-    waiting = scores.argsort(descending=True, stable=True)
-    kept = waiting.new_empty(0)
-    while len(waiting) and (max_boxes is None or len(kept) < max_boxes):
-        block, waiting = waiting[:_BLOCK], waiting[_BLOCK:]
-        block = block[_greedy(_iou(boxes[block][:, None], boxes[block]) > threshold)]
-        waiting = waiting[~(_iou(boxes[block][:, None], boxes[waiting]) > threshold).any(0)]
-        kept = torch.cat([kept, block])
-    return kept[:max_boxes]
-
-
-def _greedy(over: Tensor) -> Tensor:
-    """(N,) which boxes are kept, from (N, N) which are too near each other, best first."""
-    conflicts = over.cpu().numpy()
-    kept = np.ones(len(conflicts), bool)
-    for box in range(len(conflicts)):
-        if kept[box]:
-            kept[box + 1 :] &= ~conflicts[box, box + 1 :]
-    return torch.from_numpy(kept).to(over.device)
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    shared = _overlap(a, b)
-    union = a[..., 3:5].prod(-1) + b[..., 3:5].prod(-1) - shared
-    return shared / union.clamp(min=_SMALLEST)
-
-
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Shared areas of float64 boxes; only those whose circles meet are compared."""
-    if reference_requested():
-        return overlap_reference(a, b)
-    reach = a[..., 3:5].norm(dim=-1) + b[..., 3:5].norm(dim=-1)
-    near = (a[..., 0] - b[..., 0]).square() + (a[..., 1] - b[..., 1]).square() < reach.square() / 4
-    near &= (a[..., 3:5] > 0).all(-1) & (b[..., 3:5] > 0).all(-1)
-    shape = (*near.shape, 7)
-    area = shared_area(a.expand(shape)[near], b.expand(shape)[near])
-    return area.new_zeros(near.shape).masked_scatter(near, area)
+        return nms_reference(bev_iou(boxes[:, None], boxes), scores, threshold)[:max_boxes]
+    return rotated_nms_op(boxes, scores, threshold, max_boxes)
 
 
 def _check_boxes(given: dict[str, Tensor]) -> None:

@@ -11,6 +11,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from visionssm.kernels.backend import reference_requested
+from visionssm.kernels.rotated_boxes.reference import overlap_reference
+
+SMALLEST = 1e-8  # what IoUs are divided by, at least
+
+
+def bev_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of the footprints of boxes (…, 7), which are broadcast."""
+    shared = bev_overlap(a, b)
+    union = a[..., 3:5].prod(-1) + b[..., 3:5].prod(-1) - shared
+    return shared / union.clamp(min=SMALLEST)
+
+
+def bev_overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Areas that the footprints of boxes (…, 7) share; only those whose circles meet are compared."""
+    if reference_requested():
+        return overlap_reference(a, b)
+    reach = a[..., 3:5].norm(dim=-1) + b[..., 3:5].norm(dim=-1)
+    near = (a[..., 0] - b[..., 0]).square() + (a[..., 1] - b[..., 1]).square() < reach.square() / 4
+    near &= (a[..., 3:5] > 0).all(-1) & (b[..., 3:5] > 0).all(-1)
+    shape = (*near.shape, 7)
+    area = shared_area(a.expand(shape)[near], b.expand(shape)[near])
+    return area.new_zeros(near.shape).masked_scatter(near, area)
+
 
 def shared_area(a: Tensor, b: Tensor) -> Tensor:
     """(P,) areas that the footprints of boxes a and b, (P, 7) each, share."""
