@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from visionssm.layers.cells import into_cells, into_windows, out_of_cells, out_of_windows
 
@@ -45,3 +46,16 @@ def test_map_that_is_one_window_is_not_copied() -> None:
     windows = into_windows(x, 3)
     assert windows.data_ptr() == x.data_ptr()
     assert out_of_windows(windows, 3, 3, 3).data_ptr() == x.data_ptr()
+
+
+class _InWindows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return out_of_windows(into_windows(x, 4).cumsum(1), 4, x.shape[1], x.shape[2])
+
+
+def test_windows_of_an_exported_map_of_one_window_can_be_several() -> None:
+    axes = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
+    exported = torch.export.export(_InWindows(), (torch.randn(2, 4, 4, 3),), dynamic_shapes=(axes,)).module()
+    for shape in ((2, 4, 4, 3), (1, 3, 4, 3), (3, 9, 7, 3), (1, 4, 5, 3)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(exported(x), _InWindows()(x))

@@ -1,6 +1,8 @@
-"""Maps cut into square cells; the number of cells is rounded up.
+"""Maps cut into square cells and windows, whose numbers are rounded up.
 
-While a model is exported, sizes are unknown: the code must not branch on whether a map divides into whole cells.
+While a model is exported, sizes are unknown: the code must not branch on whether a map divides into whole cells. Nor
+may a tensor have an axis of as many entries as there are windows, which exporters fix where the example has one window
+only: windows are then read and put back by tables of pixel numbers.
 """
 
 from __future__ import annotations
@@ -38,8 +40,18 @@ def out_of_cells(cells: Tensor, height: int, width: int) -> Tensor:
 def into_windows(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C) to (B·windows, size², C): pixels row by row in every window, and so the windows of a map.
 
-    A map that is one window is not copied.
+    Windows at the ends are filled up with zeros. A map that is one window is not copied.
     """
+    _, height, width, channels = x.shape
+    if torch.compiler.is_exporting():
+        rows, columns = n_cells(height, size), n_cells(width, size)
+        step = torch.arange(rows * columns * size * size, dtype=torch.int64, device=x.device)
+        number, step = step // (size * size), step % (size * size)
+        row, column = number // columns * size + step // size, number % columns * size + step % size
+        outside = height * width  # where a pixel of zeros is put
+        index = torch.where((row < height) & (column < width), row * width + column, outside)
+        pixels = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
+        return pixels.index_select(1, index).flatten().view(-1, size * size, channels)
     cells = into_cells(x, size).transpose(2, 3)  # (B, rows, columns, size, size, C)
     return cells.flatten(3, 4).flatten(0, 2)
 
@@ -48,6 +60,13 @@ def into_windows(x: Tensor, size: int) -> Tensor:
 def out_of_windows(windows: Tensor, size: int, height: int, width: int) -> Tensor:
     """The inverse of `into_windows`, for a map of `height` × `width` pixels: (B, H, W, C)."""
     rows, columns = n_cells(height, size), n_cells(width, size)
+    if torch.compiler.is_exporting():
+        pixel = torch.arange(height * width, dtype=torch.int64, device=windows.device)
+        row, column = pixel // width, pixel % width
+        number = row // size * columns + column // size
+        index = (number * size + row % size) * size + column % size
+        tokens = windows.flatten().view(-1, rows * columns * size * size, windows.shape[2])
+        return tokens.index_select(1, index).unflatten(1, (height, width))
     cells = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))
     return out_of_cells(cells.transpose(2, 3), height, width)
 

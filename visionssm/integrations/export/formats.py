@@ -15,6 +15,7 @@ from visionssm.files import complete_or_absent
 from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list
 
 LIMIT = 1e-4
+ONNX_BYTES = 2**31 - 1  # more than a message of protobuf can be
 
 Runner = Callable[[Tensor], list[Tensor]]
 
@@ -36,7 +37,7 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
 
     Raises:
         ImportError: the export extra is not installed.
-        ExportError: the exporter gave up, or the difference is larger.
+        ExportError: the exporter gave up, the weights are more than 2 GiB, or the difference is larger.
 
     Examples:
         >>> import timm, torch, visionssm
@@ -52,6 +53,12 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
         raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
 
     exportable = _fit(model, "onnx", dynamic)
+    size = sum(x.numel() * x.element_size() for x in exportable.network.state_dict().values())
+    if size > ONNX_BYTES:
+        raise ExportError(
+            f"the weights of this model are {size / 2**30:.1f} GiB, and a file of ONNX holds 2 GiB: convert the model"
+            " to half precision, or write a torch.export archive (.pt2)"
+        )
     # Names without bounds: given bounds, the exporter may conclude from odd sizes that a size is fixed.
     shapes = (dict(exportable.axes),) if dynamic else None
     outputs = None if exportable.outputs is None else list(exportable.outputs)
