@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from visionssm.benchmarks import convolution, deformable, kernels, models, networks, published
-from visionssm.benchmarks.gpu import overhead, scans, stages
+from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
+from visionssm.kernels.tiles import path_of
 
 
 def _positive(text: str) -> int:
@@ -80,7 +81,16 @@ def _overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
     return overhead.run()
 
 
+def _tune(minutes: float) -> None:
+    name = torch.cuda.get_device_name(scans.require_gpu())
+    rows = tuning.tune(setting.ON_GPU, path_of(name), name, minutes=minutes)
+    print(f"{path_of(name)}: {len(rows)} tiles that are faster than the default")
+
+
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.tune:
+        _tune(options.minutes)
+        return []
     if not options.all:
         return scans.run(batches=tuple(options.batches), dtypes=tuple(options.dtypes))
     if not options.dry_run:
@@ -174,7 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="everything: correctness of all operators, scans, whole models; a results.json and a results.md",
     )
-    on_gpu.add_argument("--minutes", type=float, default=8.0, help="for --all (default: 8)")
+    on_gpu.add_argument(
+        "--tune",
+        action="store_true",
+        help="find the fastest tiles for this GPU and write them beside the kernels, visionssm/kernels/tiles",
+    )
+    on_gpu.add_argument("--minutes", type=float, default=8.0, help="for --all and --tune (default: 8)")
     on_gpu.add_argument("--out", default="work_dirs/gpu", metavar="DIR", help="for --all (default: work_dirs/gpu)")
     on_gpu.add_argument("--only", nargs="*", default=(), choices=stages.STAGES, help="stages of --all")
     on_gpu.add_argument(

@@ -23,10 +23,12 @@ done
 cat >"$work/use.py" <<'E'
 import sys
 import timm, torch, visionssm
+from visionssm.kernels.tiles import tile_for
 
 assert visionssm.__file__.startswith(sys.argv[1]), visionssm.__file__
 model = timm.create_model("vmamba_nano_test").eval()
 assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
+assert tile_for("forward", 1).steps == 16  # read from a file of the package
 print("used", visionssm.__file__.rsplit("/", 3)[-3])
 E
 for file in "$work"/dist/*; do

@@ -59,8 +59,8 @@ def small_tiles() -> None:
     """Several programs for everything that is summed."""
     from visionssm.kernels.plstm2d import gpu as pairs
     from visionssm.kernels.selective_scan import gpu
-    from visionssm.kernels.selective_scan.gpu_arguments import Tile
     from visionssm.kernels.ssd import gpu as duality
+    from visionssm.kernels.tiles import Tile
 
     gpu.forward_tile = gpu.backward_tile = lambda *sizes: Tile(4, 4, num_warps=1)
     gpu.saved_apart = lambda d_state: 4

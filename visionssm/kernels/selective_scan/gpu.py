@@ -24,7 +24,6 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
     Launch,
     Parts,
     Plan,
-    Tile,
     ceil_div,
     frame_of,
     next_power_of_two,
@@ -34,37 +33,32 @@ from visionssm.kernels.selective_scan.gpu_arguments import (
 )
 from visionssm.kernels.selective_scan.gpu_sums import GradientsApart
 from visionssm.kernels.selective_scan.scan import Scan
+from visionssm.kernels.tiles import Tile, saved_apart, tile_for
 
-FEW_STATES = 4
 
-
-def forward_tile(d_state: int, rank: int = 0, itemsize: int = 2) -> Tile:
-    """One warp that holds all steps of 32 channels in registers (see `gpu_steps`).
+def forward_tile(d_state: int, rank: int = 0, itemsize: int = 2, gpu: str | None = None) -> Tile:
+    """By default one warp that holds all steps of 32 channels in registers (see `gpu_steps`).
 
     Registers are held down so that twelve warps share a multiprocessor, all that the first stage of a published model
-    has at batch 128; not where that would spill, with many ranks of float32 numbers.
-
-    Args:
-        d_state: N.
-        rank: R of low-rank step sizes.
-        itemsize: bytes of one of their numbers.
+    has at batch 128; not where that would spill, with many ranks of float32 numbers. See `tile_for` for the arguments.
     """
-    few = d_state <= FEW_STATES and (rank <= 32 or itemsize <= 2)
-    return Tile(steps=16, channels=32, num_warps=1, maxnreg=160 if few else None)
+    return tile_for("forward", d_state, rank, itemsize, gpu=gpu)
 
 
-def backward_tile(d_state: int, rank: int = 0, itemsize: int = 2) -> Tile:
+def backward_tile(d_state: int, rank: int = 0, itemsize: int = 2, gpu: str | None = None) -> Tile:
     """As the forward tile, with twice as many live tiles."""
-    few = d_state <= FEW_STATES and rank <= 16 and itemsize <= 2
-    return Tile(steps=16, channels=32, num_warps=1, maxnreg=168 if few else None)
+    return tile_for("backward", d_state, rank, itemsize, gpu=gpu)
 
 
-def saved_apart(d_state: int) -> int:
-    """Steps between two states that are saved for the backward pass: a function of N alone, whatever the tiles are.
+def _tile_of(scan: Scan, tile: Callable[..., Tile]) -> Tile:
+    """The tile for a scan on the GPU that holds it."""
+    gpu = _name(scan.u.device) if scan.u.is_cuda else None
+    return tile(scan.d_state, scan.rank, scan.dt.itemsize, gpu)
 
-    That is K·N/steps bytes for each byte of a float32 map: 64 steps keep four routes of 16 states at one map.
-    """
-    return 16 if d_state <= FEW_STATES else 64
+
+@lru_cache(64)
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 # Least number of saved states in a part. Each part costs work that is done twice, which must stay small.
@@ -99,7 +93,7 @@ def _parts(scan: Scan) -> Parts:
     """`parts_for` a scan on the GPU that holds it; one part where there is none."""
     on_gpu = scan.u.is_cuda
     multiprocessors = _multiprocessors(scan.u.device) if on_gpu else 0
-    blocks = ceil_div(scan.route_channels, forward_tile(scan.d_state).channels)
+    blocks = ceil_div(scan.route_channels, _tile_of(scan, forward_tile).channels)
     programs = scan.batch * scan.n_routes * scan.n_sequences * blocks
     return parts_for(programs, scan.n_steps, scan.d_state, multiprocessors)
 
@@ -165,7 +159,7 @@ def _parts_of(scan: Scan, plan: Plan) -> Parts:
 
 def _launch(
     kernel: Any,
-    tile: Callable[[int, int, int], Tile],
+    tile: Callable[..., Tile],
     tensors: dict[str, Tensor | None],
     scan: Scan,
     plan: Plan,
@@ -176,7 +170,7 @@ def _launch(
     key = (kernel.__name__, parts.count, parts.steps, forms)
     frame = plan.frames.get(key)
     if frame is None:
-        chosen = tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        chosen = _tile_of(scan, tile)
         frame = plan.frames[key] = frame_of(kernel, chosen, tensors, plan, parts, saved_apart(scan.d_state))
     return Launch(frame, tensors)
 
@@ -272,7 +266,7 @@ def _backward(
     device = scan.u.device
     of_maps: Tensor | GradientsApart
     if plan.constants["APART"]:
-        tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        tile = _tile_of(scan, backward_tile)
         of_maps = GradientsApart(scan, plan.follows, ceil_div(scan.route_channels, tile.channels), parts.count)
         grads = dict(of_maps.tensors)
     else:
@@ -304,7 +298,7 @@ def _in_order(grads: dict[str, Tensor | None], plan: Plan) -> tuple[Tensor | Non
 def _states_between(scan: Scan, plan: Plan, parts: Parts) -> Tensor | None:
     """Room for each program's states between the chunks of a block; None if blocks have one chunk."""
     if parts.count not in plan.between:
-        tile = backward_tile(scan.d_state, scan.rank, scan.dt.itemsize)
+        tile = _tile_of(scan, backward_tile)
         programs = plan.rows * parts.count * ceil_div(scan.route_channels, tile.channels)
         chunks = saved_apart(scan.d_state) // tile.steps
         shape = (programs, chunks - 1, scan.d_state, tile.channels)

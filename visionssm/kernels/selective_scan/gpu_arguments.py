@@ -17,19 +17,10 @@ from visionssm.kernels.launch import Starter
 from visionssm.kernels.layout import packed, with_unit_stride
 from visionssm.kernels.selective_scan import gpu_sums
 from visionssm.kernels.selective_scan.scan import Scan
+from visionssm.kernels.tiles import Tile
 
 Arguments = dict[str, Tensor | int | None]
 _ON_AMD = {"PRECISION": "ieee"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Steps × channels that a program holds at once, its warps, and the registers that a thread of them may take."""
-
-    steps: int
-    channels: int
-    num_warps: int
-    maxnreg: int | None = None
 
 
 @dataclass(frozen=True)
@@ -366,6 +357,7 @@ def frame_of(
         {name: given[name] for name in kernel.arg_names if name not in known},
         known,
         tile.num_warps,
+        num_stages=tile.num_stages,
         maxnreg=tile.maxnreg,
         amd_constants=_ON_AMD,
     )

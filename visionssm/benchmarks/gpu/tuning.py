@@ -1,0 +1,105 @@
+"""The fastest tiles of the scan on this GPU: `tools/benchmark.py gpu --tune` measures them and writes their table."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from visionssm.benchmarks.gpu.scans import inputs_on, triton_scan
+from visionssm.benchmarks.gpu.setting import Setting
+from visionssm.benchmarks.kernels import Inputs, Shape, forward_backward
+from visionssm.benchmarks.timing import progress
+from visionssm.kernels.tiles import PASSES, Row, Tile, forget_tables, saved_apart, tile_for, write_table
+
+GAIN = 0.97  # of the default's time that a tile has to need to be worth a row
+CANDIDATES = tuple(
+    Tile(steps, channels, warps, registers)
+    for steps, channels, warps, registers in itertools.product((16, 32, 64), (32, 64), (1, 2), (None, 128, 168))
+)
+
+
+def tune(
+    setting: Setting, path: Path, gpu: str, *, minutes: float, candidates: Sequence[Tile] = CANDIDATES
+) -> list[Row]:
+    """Measure tiles at the setting's shapes and its largest batch in bfloat16, and write a table of the better ones.
+
+    Args:
+        setting: shapes, batches, timer.
+        path: of the table; written again after each shape, so that what was found is not lost.
+        gpu: its name.
+        minutes: in which to begin with shapes.
+        candidates: besides the default.
+
+    Returns:
+        The rows; none where no tile is faster than the default by more than 3 %.
+    """
+    rows: list[Row] = []
+    end = time.perf_counter() + minutes * 60
+    for shape, pass_ in itertools.product(setting.shapes, PASSES):
+        if time.perf_counter() > end:
+            break
+        progress(f"tiles of {shape.name}, {pass_} …")
+        rows += _better(setting, shape, pass_, gpu, candidates)
+        write_table(path, gpu, rows, torch=torch.__version__)
+    forget_tables()
+    return rows
+
+
+def _better(setting: Setting, shape: Shape, pass_: str, gpu: str, candidates: Sequence[Tile]) -> list[Row]:
+    x = inputs_on(_at(shape, setting.batches[-1]), setting.device, torch.bfloat16)
+    sizes = (shape.d_state, shape.dt_rank, torch.bfloat16.itemsize)
+    default = tile_for(pass_, *sizes)
+    usual = _milliseconds(setting, x, pass_, default)
+    assert usual is not None
+    best, fastest = default, usual * GAIN
+    for tile in candidates:
+        if tile == default or saved_apart(shape.d_state) % tile.steps:
+            continue
+        spent = _milliseconds(setting, x, pass_, tile)
+        if spent is not None and spent < fastest:
+            best, fastest = tile, spent
+    if best == default:
+        return []
+    states, rank, itemsize = ((size, size) for size in sizes)
+    return [Row(pass_, states, rank, itemsize, best)]
+
+
+def _at(shape: Shape, batch: int) -> Shape:
+    from dataclasses import replace
+
+    return replace(shape, batch=batch)
+
+
+def _milliseconds(setting: Setting, x: Inputs, pass_: str, tile: Tile) -> float | None:
+    """A forward pass, or both (of which the tile changes the backward one); None where the GPU cannot run the tile."""
+    call: Callable[[], object]
+    with _tile_of_pass(pass_, tile):
+        try:
+            if pass_ == "forward":
+                call = lambda: triton_scan(x)  # noqa: E731
+                with torch.no_grad():
+                    return setting.timer(call)
+            x.require_grad()
+            return setting.timer(forward_backward(triton_scan, x))
+        except Exception as error:  # compilers and drivers have many ways to say that a tile is too large
+            progress(f"{tile}: {type(error).__name__}")
+            return None
+
+
+@contextmanager
+def _tile_of_pass(pass_: str, tile: Tile) -> Iterator[None]:
+    from visionssm.kernels.selective_scan import gpu
+    from visionssm.kernels.selective_scan.gpu_arguments import forget_plans
+
+    forget_plans()
+    try:
+        with patch.object(gpu, f"{pass_}_tile", lambda *_: tile):
+            yield
+    finally:
+        forget_plans()
