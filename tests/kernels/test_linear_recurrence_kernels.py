@@ -158,8 +158,9 @@ def test_exported_program_runs_at_any_batch_and_length(dtype: torch.dtype) -> No
     torch.testing.assert_close(program.module()(*other), layer(*other))
 
 
-@pytest.mark.parametrize("varying", [False, True], ids=["shared", "varying"])
-@pytest.mark.parametrize("reverse", [False, True])
+# Factors that vary are also in tests/integrations/test_export_operators.py, in both directions.
+@pytest.mark.parametrize("varying", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shared", "varying"])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_onnx_graph_runs_at_any_batch_and_length(tmp_path: Path, varying: bool, reverse: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="comes with visionssm[export]")
     pytest.importorskip("onnxscript", reason="comes with visionssm[export]")

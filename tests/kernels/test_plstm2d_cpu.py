@@ -147,6 +147,7 @@ def test_one_direction_takes_the_kernel_unless_states_are_wanted(calls: list[int
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.slow  # a grid of one size; tests/integrations/test_export_operators.py leaves it open
 def test_operator_exports_to_standard_onnx_with_any_batch(tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime", reason="comes with the extra `export`")
 

@@ -123,6 +123,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow  # its compiler runs for seconds; the loop in its place is in the next test
 def test_exportable_form_has_values_and_gradients_with_pytorchs_scan() -> None:
     got = values_and_gradients(lambda leaves: run("export", leaves), make())
     arguments = {name: x.double() for name, x in make().items()}
@@ -375,6 +376,7 @@ def test_exported_program_runs_at_any_batch_and_length() -> None:
         torch.testing.assert_close(got, want, **CLOSE)
 
 
+@pytest.mark.slow  # as the test above, and as tests/integrations/test_export_operators.py
 def test_onnx_graph_runs_at_any_batch_and_length(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="comes with visionssm[export]")
     pytest.importorskip("onnxscript", reason="comes with visionssm[export]")
