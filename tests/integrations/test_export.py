@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import visionssm
+from tests.tools.test_predict import command
 from visionssm.integrations.export import ExportError, export_archive, export_onnx
 from visionssm.kernels import LowRank, routes, selective_scan
 
@@ -112,18 +113,17 @@ def test_export_that_differs_from_eager_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_tool_writes_the_file_and_reports_the_difference(tmp_path: Path) -> None:
+def test_tool_writes_the_file_and_reports_the_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "nano.pt2"
-    command = [sys.executable, TOOL, "vmamba_nano_test", "--format", "pt2", "--size", "64", "48", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "largest difference to eager" in done.stdout
+    arguments = ["vmamba_nano_test", "--format", "pt2", "--size", "64", "48", "--out", str(out)]
+    assert command("export")(arguments) == 0
+    assert "largest difference to eager" in capsys.readouterr().out
     assert out.stat().st_size > 1_000_000
 
 
 def test_tool_explains_an_unknown_source(tmp_path: Path) -> None:
-    command = [sys.executable, TOOL, str(tmp_path / "missing.pth")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    child = [sys.executable, TOOL, str(tmp_path / "missing.pth")]
+    done = subprocess.run(child, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "missing.pth" in done.stderr
     assert "Traceback" not in done.stderr

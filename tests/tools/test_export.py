@@ -35,6 +35,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "best.pth"
 
 
+@pytest.mark.slow  # tests/integrations/test_export.py leaves the sizes of this model open, a test below those of another
 def test_trained_checkpoint_becomes_an_archive_for_images_of_its_channels_and_any_size(
     checkpoint: Path, tmp_path: Path
 ) -> None:
