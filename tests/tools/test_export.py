@@ -35,7 +35,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "best.pth"
 
 
-@pytest.mark.slow  # tests/integrations/test_export.py leaves the sizes of this model open, a test below those of another
+@pytest.mark.slow  # in tests/integrations/test_export.py this model has open sizes, below another one
 def test_trained_checkpoint_becomes_an_archive_for_images_of_its_channels_and_any_size(
     checkpoint: Path, tmp_path: Path
 ) -> None:
