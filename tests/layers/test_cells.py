@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,3 +61,24 @@ def test_windows_of_an_exported_map_of_one_window_can_be_several() -> None:
     for shape in ((2, 4, 4, 3), (1, 3, 4, 3), (3, 9, 7, 3), (1, 4, 5, 3)):
         x = torch.randn(shape)
         torch.testing.assert_close(exported(x), _InWindows()(x))
+
+
+@pytest.mark.slow
+def test_windows_of_an_onnx_graph_of_one_window_can_be_several(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    axes = {0: "batch", 1: "height", 2: "width"}
+    program = torch.onnx.export(
+        _InWindows().eval(),
+        (torch.randn(2, 4, 4, 3),),
+        dynamo=True,
+        dynamic_shapes=(axes,),
+        input_names=["x"],
+        verbose=False,
+    )
+    assert program is not None
+    program.save(tmp_path / "windows.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "windows.onnx")
+    for shape in ((2, 4, 4, 3), (1, 3, 4, 3), (3, 9, 7, 3), (1, 4, 5, 3)):
+        x = torch.randn(shape)
+        (found,) = session.run(None, {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), _InWindows()(x))

@@ -47,7 +47,9 @@ def into_windows(x: Tensor, size: int) -> Tensor:
         rows, columns = n_cells(height, size), n_cells(width, size)
         step = torch.arange(rows * columns * size * size, dtype=torch.int64, device=x.device)
         number, step = step // (size * size), step % (size * size)
-        row, column = number // columns * size + step // size, number % columns * size + step % size
+        of_windows = number // columns  # ONNX has no remainder of a size that is left open
+        row = of_windows * size + step // size
+        column = (number - of_windows * columns) * size + step % size
         outside = height * width  # where a pixel of zeros is put
         index = torch.where((row < height) & (column < width), row * width + column, outside)
         pixels = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
@@ -62,7 +64,8 @@ def out_of_windows(windows: Tensor, size: int, height: int, width: int) -> Tenso
     rows, columns = n_cells(height, size), n_cells(width, size)
     if torch.compiler.is_exporting():
         pixel = torch.arange(height * width, dtype=torch.int64, device=windows.device)
-        row, column = pixel // width, pixel % width
+        row = pixel // width
+        column = pixel - row * width
         number = row // size * columns + column // size
         index = (number * size + row % size) * size + column % size
         tokens = windows.flatten().view(-1, rows * columns * size * size, windows.shape[2])
