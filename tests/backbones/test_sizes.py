@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_class_without_arguments_is_a_published_size(family: str) -> None:
     with torch.device("meta"):
         default = type(sizes[0])()
     assert shapes(default) in [shapes(model) for model in sizes]
+
+
+@pytest.mark.parametrize("name", visionssm.list_models())
+def test_pooled_map_is_as_large_as_the_model_makes_it(name: str) -> None:
+    model, cfg = build(name), timm.get_pretrained_cfg(name)
+    stride = model.feature_info[-1]["reduction"]
+    grid = getattr(model, "grid_size", None) or tuple(side // stride for side in cfg.input_size[1:])
+    assert cfg.pool_size == grid
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("vim_", "plstm_"))])
+def test_feature_maps_of_plain_models_are_four_at_even_distances(name: str) -> None:
+    depth = len(build(name).feature_info)
+    with torch.device("meta"):
+        maps = timm.create_model(name, features_only=True)
+    assert [*maps.feature_info.out_indices] == [math.ceil(depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4)]
 
 
 def test_nothing_is_dropped_unless_it_is_asked_for() -> None:

@@ -129,6 +129,19 @@ def test_small_tables_are_as_written_out(order: Tensor, table: list[list[int]]) 
     assert order[:, 0].tolist() == table
 
 
+@pytest.mark.parametrize(
+    "order, table",
+    [
+        (routes.reversed_raster(2, 3), [[[5, 4, 3, 2, 1, 0]]]),
+        (routes.reversed_column(2, 3), [[[5, 2, 4, 1, 3, 0]]]),
+        (routes.joined_low(1, 2), [[[1, 0, 0, 1, 1, 0]]]),
+        (routes.joined_low(2, 2), [[[3, 2, 1, 0, 0, 2, 1, 3, 3, 1, 2, 0]]]),
+    ],
+)
+def test_reversed_and_joined_tables_are_single_sequences(order: Tensor, table: list[list[list[int]]]) -> None:
+    assert order.tolist() == table
+
+
 def test_window_table_is_as_written_out() -> None:
     assert routes.window(2, 3, 2).tolist() == [[[0, 1, 3, 4], [2, -1, 5, -1]]]
 

@@ -88,6 +88,14 @@ def steps_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("steps_in_a_loop")
+@pytest.mark.parametrize("steps", [1, 15, 16, 17, 31, 32, 33])
+def test_exportable_form_takes_any_number_of_steps(steps: int) -> None:
+    arguments = make(batch=1, steps=steps, heads=2, width=2, groups=1, d_state=2, dtype=torch.float64)
+    for got, want in zip(run("export", arguments), run("reference", arguments), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.usefixtures("steps_in_a_loop")
 @pytest.mark.parametrize("backend", ["reference", "export"])
 def test_definition_and_chunks_equal_the_recurrence_in_float64(backend: str) -> None:
     arguments = make(dtype=torch.float64)
