@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, deformable, kernels, models, networks, published
+from visionssm.benchmarks import convolution, deformable, headlines, kernels, models, networks, published
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
 from visionssm.kernels.tiles import path_of
@@ -85,6 +85,15 @@ def _tune(minutes: float) -> None:
     name = torch.cuda.get_device_name(scans.require_gpu())
     rows = tuning.tune(setting.ON_GPU, path_of(name), name, minutes=minutes)
     print(f"{path_of(name)}: {len(rows)} tiles that are faster than the default")
+
+
+def _headlines(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = headlines.run(
+        sizes=options.sizes, seconds=options.seconds, keep=lambda so_far: write_json(options.json, so_far)
+    )
+    if options.png:
+        headlines.draw(rows, options.png)
+    return rows
 
 
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -173,6 +182,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inside.add_argument("--json", default="work_dirs/benchmark_networks.json", help="where to write the figures")
     inside.add_argument("--png", help="also measure and draw how the cost grows with the image")
     inside.set_defaults(run=_networks)
+
+    papers = commands.add_parser(
+        "headlines",
+        parents=[common],
+        help="the papers' headline results: Vim beside DeiT, ConvS5 beside ConvLSTM and a Transformer",
+    )
+    papers.add_argument(
+        "--sizes", type=_positive, nargs="+", default=list(headlines.SIZES), help="sides of images (224 512 1248)"
+    )
+    papers.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
+    papers.add_argument("--json", default="work_dirs/benchmark_headlines.json", help="where to write the figures")
+    papers.add_argument("--png", help="also draw time against image size and length of the context")
+    papers.set_defaults(run=_headlines)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"
