@@ -73,6 +73,8 @@ def _infer(model: nn.Module, images: Tensor) -> None:
 def images(sizes: Sequence[int] = SIZES, *, seconds: float = 30.0, memory: bool = True) -> list[Row]:
     """Rows of Vim beside DeiT: time in turn, and the most memory that an image takes beside the weights."""
     taken = {title: _memory(title, sizes) if memory else [None] * len(sizes) for title in IMAGE_NETWORKS}
+    for title in IMAGE_NETWORKS:
+        _infer(create(title, 64), torch.rand(1, 3, 64, 64))  # compiles kernels
     rows = []
     for number, size in enumerate(sizes):
         progress(f"{', '.join(IMAGE_NETWORKS)} at {size}² …")
@@ -119,6 +121,8 @@ def _train(model: nn.Module, video: Tensor) -> None:
 def training(clips: Sequence[int] = CLIPS, *, seconds: float = 30.0, config: ConvS5Config = VIDEO) -> list[Row]:
     """Rows of a training step on one clip."""
     networks = video_networks(config)
+    for model in networks.values():
+        _train(model, torch.rand(1, 3, FRAME, FRAME, 1))  # compiles kernels
     rows = []
     for frames in clips:
         progress(f"{', '.join(networks)}: training on {frames} frames …")
@@ -140,6 +144,8 @@ def generation(contexts: Sequence[int] = CONTEXTS, *, seconds: float = 30.0, con
         with torch.inference_mode():
             kept = {name: _kept(model, config, frames) for name, model in networks.items()}
             runs = {name: _next_frame(networks[name], kept[name]) for name in networks}
+            for call in runs.values():
+                call()
         times = medians_in_turn(runs, seconds=seconds, turn=0.1)
         bytes_ = {name: float(sum(x.numel() * x.element_size() for x in _flat(kept[name]))) for name in kept}
         rows += [_row(f"a frame after {frames}", CONVS5, x, times, bytes_) for x in (CONVLSTM, TRANSFORMER)]
