@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, deformable, networks, models; and gpu.
+"""Benchmarks, as ratios of medians in one run: kernels, cores, convolution, deformable, networks, models, …; and gpu.
 
 `published` measures nothing: it counts, and prints the README's model table.
 """
