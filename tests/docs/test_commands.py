@@ -51,6 +51,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photo.jpg", "cat.jpg", "photo.png", "page.png", "folder/a.png", "digits/45_3.png", "photos/b.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.fromarray(numbers.integers(0, 255, (40, 48), dtype=np.uint8)).save(folder / name)
+    points = numbers.uniform((2, -10, -2, 0), (36, 10, 0, 1), (400, 4))
+    (folder / "sweep.bin").write_bytes(points.astype("<f4").tobytes())
     return folder
 
 

@@ -4,6 +4,7 @@
   tools/visualize.py erf vmamba_tiny_s1l8 work_dirs/run/best.pth --images photos/
   tools/visualize.py features work_dirs/run/best.pth photo.jpg
   tools/visualize.py cam vmamba_tiny_s1l8 photo.jpg --pretrained --class 207
+  tools/visualize.py groups sweep.bin --model lion_mamba_nano
 
 A model is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME), or the name
 of a registered model (untrained weights, unless --pretrained).
@@ -22,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import visionssm  # noqa: F401  registers the models
+import visionssm
 from visionssm import visualization
 from visionssm.cli.errors import tell
+from visionssm.drawing import save_picture
 from visionssm.engine.task import View
 from visionssm.prediction import find_files, load_predictor, registered_classifier
 
@@ -111,6 +113,25 @@ def draw_cam(options: argparse.Namespace) -> Path:
     return out
 
 
+def draw_groups(options: argparse.Namespace) -> Path:
+    """Write which voxels of a sweep are a group, and which ones each stage makes; a name has random weights."""
+    from visionssm.pointcloud.detector import LionDetector
+    from visionssm.tasks.pointcloud.groups import picture_of_groups
+    from visionssm.tasks.pointcloud.kitti import read_sweep
+
+    points = read_sweep(options.sweep)
+    if Path(options.model).exists():
+        detector = load_predictor(options.model).model
+    else:
+        torch.manual_seed(0)
+        detector = visionssm.create_detector(options.model).eval()
+    if not isinstance(detector, LionDetector):
+        raise ValueError(f"{options.model!r} has no groups of voxels: it is a {type(detector).__name__}")
+    out = options.out or Path(f"groups_{options.sweep.stem}.png")
+    save_picture(picture_of_groups(detector, points), out)
+    return out
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,6 +167,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     cam.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize to (default: the model's size)")
     cam.add_argument("--class", dest="class_index", type=int, metavar="K", help="class number (default: the predicted)")
     cam.set_defaults(draw=draw_cam)
+
+    groups = commands.add_parser(
+        "groups", parents=[common], help="groups of voxels of a sweep, and voxels that are made"
+    )
+    groups.add_argument("sweep", type=Path, help=".bin file of KITTI's")
+    groups.add_argument("--model", default="lion_mamba_nano", help="checkpoint or name (default: lion_mamba_nano)")
+    groups.set_defaults(draw=draw_groups)
 
     options = parser.parse_args(arguments)
     if options.command == "erf" and options.count < 1:

@@ -15,11 +15,13 @@ from PIL import Image
 
 import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config
-from visionssm.cli import predict, test, train
+from visionssm.cli import predict, test, train, visualize
 from visionssm.data.errors import UnreadableFileError
+from visionssm.drawing import class_colour
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import CheckpointError
 from visionssm.prediction import load_predictor
+from visionssm.tasks.pointcloud.groups import KEPT, MADE
 from visionssm.tasks.pointcloud.kitti import IMAGE_SIZE, read_labels, write_calibration, write_sweep
 from visionssm.tasks.pointcloud.model import PointCloudDetector
 from visionssm.tasks.pointcloud.scenes import CALIBRATION, Scenes, ScenesSpec, render
@@ -37,9 +39,10 @@ CONFIG = shipped_config("lion_mamba_nano_scenes")
 EPOCHS = ["--cfg-options", "train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
 
 
-def write_config(folder: Path) -> Path:
+def write_config(folder: Path, shipped: str = "lion_mamba_nano_scenes") -> Path:
     """The shipped one on a few scenes and with a smaller network."""
-    lines = [f"_base_ = {str(CONFIG)!r}", f"model = dict(changes={SMALL!r})"]
+    small = f"model = dict(name={shipped.removesuffix('_scenes')!r}, changes={SMALL!r})"
+    lines = [f"_base_ = {str(shipped_config(shipped))!r}", small]
     for part in ("train", "val", "test"):
         lines.append(f"{part}_dataloader = dict(dataset=dict(root={str(folder.parent)!r}, spec={SPEC!r}))")
     path = folder / "config.py"
@@ -121,6 +124,20 @@ def test_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) 
     assert all(torch.equal(x, second[key]) for key, x in first.items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["retnet", "rwkv", "ttt", "xlstm"])
+def test_every_operator_trains_by_its_shipped_config(operator: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = write_config(folder, f"lion_{operator}_nano_scenes")
+    assert train.main([str(config), "--work-dir", str(folder), *EPOCHS]) == 0
+    state = torch.load(folder / "epoch_2.pth", weights_only=True)["state_dict"]
+    start = torch.load(folder / "epoch_1.pth", weights_only=True)["state_dict"]
+    still = [key for key, x in state.items() if x.is_floating_point() and torch.equal(x, start[key])]
+    assert not [key for key in still if "backbone_3d" in key or "dense_head" in key]
+    assert load_predictor(folder / "best.pth").model.backbone_3d.dim == SMALL["dim"]  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def sweeps(tmp_path: Path) -> Path:
     """A folder with two sweeps and a file that is none."""
@@ -189,3 +206,23 @@ def test_descriptions_that_ask_for_more_than_a_network_are_refused(found: dict[s
         torch.save(found, tmp_path / "file.pth")
         with pytest.raises(CheckpointError, match=words):
             load_predictor(tmp_path / "file.pth")
+
+
+def test_groups_of_voxels_are_drawn_for_checkpoints_and_names(
+    keen: Path, sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in (str(keen), "lion_retnet_nano"):
+        out = tmp_path / "groups.png"
+        assert visualize.main(["groups", str(sweeps / "0.bin"), "--model", model, "--out", str(out)]) == 0
+        with Image.open(out) as image:
+            colours = {tuple(x) for x in np.asarray(image.convert("RGB")).reshape(-1, 3)}
+        assert {class_colour(0), KEPT, MADE} <= colours
+    for arguments, words in (
+        ([str(sweeps / "odd.bin")], "no multiple of 16"),
+        ([str(sweeps / "0.bin"), "--model", "lion_lstm_nano"], "detector 'lion_lstm_nano' is unknown"),
+    ):
+        assert visualize.main(["groups", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    write_sweep(tmp_path / "far.bin", np.full((9, 4), 900.0))
+    assert visualize.main(["groups", str(tmp_path / "far.bin")]) == 2
+    assert "no point is within the detector's range" in capsys.readouterr().err
