@@ -38,7 +38,7 @@ from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.sharding import check_sharding
 from visionssm.engine.task import all_tasks, located
-from visionssm.engine.top_level import RUNNER_KEYS, check_options, check_top_level
+from visionssm.engine.top_level import RUNNER_KEYS, check_options, check_parts, check_top_level
 from visionssm.engine.types import offered_names, use_tasks
 from visionssm.extras import MissingExtraError, extra_of
 
@@ -124,6 +124,7 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     tasks = use_tasks(cfg)
     known = RUNNER_KEYS.union(*(task.options for task in tasks))
     check_top_level(cfg, known, free=any(task.scope is not None for task in tasks))
+    check_parts(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):  # where its names are found
         for where, section, registry in _sections(cfg):
             _check_section(where, section, registry)
@@ -215,7 +216,7 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
     if target is None:
         if "." in str(kind):  # a name in another package's scope
             return
-        raise ConfigError(f"{where}.type={kind!r} is not registered; closest: {closest(kind, names)}")
+        raise ConfigError(f"{where}.type={kind!r} is not registered; closest: {closest(str(kind), names)}")
     known = _accepted_keys(target)
     if known is None:
         return

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import visionssm
 from visionssm.checkpoints import download_checkpoint
 from visionssm.data.seeding import random_state, set_random_state
+from visionssm.engine.building import building
 from visionssm.engine.checkpoint import (
     LAST,
     find_last_checkpoint,
@@ -84,8 +85,11 @@ class VisionRunner(Runner):
         complete_config(cfg)
         check_data(cfg)
         check_writable(cfg["work_dir"])
+        cfg["env_cfg"] = cfg.get("env_cfg") or {}
+        cfg["randomness"] = {"seed": None, **(cfg.get("randomness") or {})}
         _adopt_seed(cfg)
-        return super().from_cfg(cfg)
+        with building("the run"):
+            return super().from_cfg(cfg)
 
     # -- environment ---------------------------------------------------------------------------------------------------
 
@@ -138,6 +142,7 @@ class VisionRunner(Runner):
 
     # -- building ------------------------------------------------------------------------------------------------------
 
+    @building("model")
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """MMEngine's; no published weights are fetched where a checkpoint brings all of them."""
         if isinstance(model, Mapping) and (self._load_from or (self._resume and find_last_checkpoint(self.work_dir))):
@@ -151,6 +156,7 @@ class VisionRunner(Runner):
         return super().build_model(model)
 
     @staticmethod
+    @building("a data loader")
     def build_dataloader(
         dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
@@ -171,6 +177,7 @@ class VisionRunner(Runner):
         leave_signals_to_the_main_process(loader)
         return loader
 
+    @building("train_cfg")
     def build_train_loop(self, loop: Any) -> Any:
         """A resumable loop for `train_cfg = dict(by_epoch=…, …)`; any other where `type` names it."""
         if isinstance(loop, Mapping) and "type" not in loop:
@@ -181,14 +188,17 @@ class VisionRunner(Runner):
             loop = {key: value for key, value in loop.items() if key != "by_epoch"}  # which the type says
         return super().build_train_loop(loop)
 
+    @building("val_cfg or val_evaluator")
     def build_val_loop(self, loop: Any) -> Any:
         """MMEngine's loop; its data set is told that it evaluates."""
         return _evaluating(super().build_val_loop(loop))
 
+    @building("test_cfg or test_evaluator")
     def build_test_loop(self, loop: Any) -> Any:
         """MMEngine's loop; its data set is told that it evaluates."""
         return _evaluating(super().build_test_loop(loop))
 
+    @building("optim_wrapper")
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
         """MMEngine's wrapper, guarded against a loss that is not finite."""
         is_new = not isinstance(optim_wrapper, OptimWrapper)
@@ -201,6 +211,12 @@ class VisionRunner(Runner):
                 load_whole_states(wrapper.optimizer)
         return wrapper
 
+    @building("param_scheduler")
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """MMEngine's."""
+        return super().build_param_scheduler(scheduler)
+
+    @building("auto_scale_lr")
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """MMEngine's, and the rate of no parameters that it shows and logs as `base_lr`, which it leaves unscaled."""
         before = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
@@ -264,7 +280,8 @@ class VisionRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """MMEngine's; a validation is left at once where the checkpoint of this very step is on disk already."""
-        super().call_hook(fn_name, **kwargs)
+        with building("custom_hooks or default_hooks") if fn_name == "before_run" else contextlib.nullcontext():
+            super().call_hook(fn_name, **kwargs)
         alone = get_world_size() == 1
         if fn_name == "after_val_iter" and alone and self._requests.signal and self._saved_at == self.iter:
             raise Interrupted(self._requests.signal, str(find_last_checkpoint(self.work_dir)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
@@ -70,6 +71,40 @@ def check_top_level(cfg: Mapping[str, Any], known: Collection[str], free: bool) 
             print_log(f"nothing reads {key!r} at the top level of the config: {successor!r} counts", "current", 30)
 
 
+def check_parts(cfg: Mapping[str, Any]) -> None:
+    """Refuse sections that are no sections, and parts of a training, validation or test without the others.
+
+    Raises:
+        ConfigError: naming the key, and what it must be.
+    """
+    if "model" in cfg and not isinstance(cfg["model"], Mapping):
+        raise ConfigError(f"model must be a dict with a type, got {cfg['model']!r}")
+    for together in _TOGETHER:
+        missing = [key for key in together if cfg.get(key) is None]
+        there = [key for key in together if key not in missing]
+        if there and any(key in cfg for key in missing):
+            raise ConfigError(
+                f"{' and '.join(missing)}: None, but {' and '.join(there)}: given; give all of them or none"
+            )
+        loader = cfg.get(together[0])
+        if isinstance(loader, Mapping) and "dataset" in loader and loader["dataset"] is None:
+            raise ConfigError(f"{together[0]}.dataset must be a dict with a type, got None")
+    if not isinstance(cfg.get("resume", False), bool):
+        raise ConfigError(f"resume must be True or False, got {cfg['resume']!r}; a checkpoint: --resume PATH")
+    if not isinstance(cfg.get("load_from"), (str, Path, type(None))):
+        raise ConfigError(f"load_from must be a path, got {cfg['load_from']!r}; a name made of digits: ./NAME")
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 1 << 32):
+        raise ConfigError(f"randomness.seed must be a whole number from 0 to 2³² − 1, got {seed!r}")
+
+
+_TOGETHER = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
+)
+
+
 def check_options(options: Collection[str], cfg: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse options for helper variables: what was made of these when the file was read stays as it is.
 
@@ -82,6 +117,8 @@ def check_options(options: Collection[str], cfg: Mapping[str, Any], known: Colle
     """
     for option in options:
         key = option.split(".")[0]
+        if key in _READ_WITH_THE_FILE:
+            raise ConfigError(f"--cfg-options {option}=… would have no effect: {key!r} acts when the file is read")
         if key in cfg and key not in known:
             places = [place for place in _places(cfg[key], cfg, known) if place]
             told = f" (here: {', '.join(places[:4])})" if places else ""
@@ -116,6 +153,8 @@ def _is_misspelt(key: str, known: Collection[str]) -> bool:
     likely = [name for name in known if not key.startswith(f"{name}_")]
     return any(sorted(key) == sorted(name) or SequenceMatcher(None, key, name).ratio() >= _ALIKE for name in likely)
 
+
+_READ_WITH_THE_FILE = ("custom_imports", "_base_")
 
 _ALIKE = 0.85
 """Closer to a known key is no helper variable of the configs that ship with mmdet and mmseg."""

@@ -35,6 +35,8 @@ def complete(cfg: Any) -> None:
         dataset = loader.dataset
         if dataset.get("root") is None:
             dataset.root = cfg.get("root")
+        if not isinstance(dataset.get("transform") or {}, Mapping):
+            continue  # which will be told
         dataset.transform = {**_data_of_model(cfg.model), **(dataset.get("transform") or {})}
         images = find_images(dataset.root, dataset.get("val_fraction", 0.2), dataset.get("seed", 0))
         count = len(images.train if dataset.split == "train" else images.val)

@@ -85,8 +85,8 @@ def timm_dataset(
         ) from error
     if hasattr(source, "loader"):  # torchvision's folders
         source.loader = partial(read_image, mode=mode)
-    pipeline = create_transform(**transform, is_training=training)
-    about = {"classes": _class_names(source, classes), "input": input_description(transform)}
+    pipeline, given = usable_transform(transform, training)
+    about = {"classes": _class_names(source, classes), "input": given}
     if prefix in STREAMS:
         return ClassificationStream(source, pipeline, about, seed, mode)
     return ClassificationImages(source, pipeline, about, mode, training, corrupt == "raise")
@@ -235,10 +235,31 @@ def check_transform(transform: Mapping[str, Any] | None) -> None:
     Raises:
         DatasetError: with the closest key.
     """
+    if not isinstance(transform or {}, Mapping):
+        raise DatasetError(f"the data set's transform must be a dict, got {transform!r}")
     known = set(inspect.signature(create_transform).parameters) - {"is_training"}
     for key in transform or ():
         if key not in known:
             raise DatasetError(f"unknown key {key!r} in the data set's transform; closest: {closest(key, known)}")
+
+
+def usable_transform(transform: Mapping[str, Any], training: bool) -> tuple[Any, dict[str, Any]]:
+    """timm's transform of these arguments, tried on a blank image, and what a checkpoint says of the images.
+
+    Raises:
+        DatasetError: an argument has no fitting value.
+    """
+    try:
+        about = _input_description(transform)
+        pipeline = create_transform(**transform, is_training=training)
+        if not transform.get("separate"):
+            with isolated_randomness(0):
+                pipeline(Image.new("L" if about["size"][0] == 1 else "RGB", (32, 32)))
+    except Exception as error:  # timm and torchvision raise whatever comes
+        raise DatasetError(
+            f"the data set's transform cannot be used ({type(error).__name__}: {error}): {dict(transform)!r}"
+        ) from error
+    return pipeline, about
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -302,8 +323,7 @@ def _channels(transform: Mapping[str, Any]) -> int:
     return int(size[0]) if isinstance(size, Sequence) and len(size) == 3 else 3
 
 
-def input_description(transform: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the images: size, mean, std, interpolation and crop of a transform."""
+def _input_description(transform: Mapping[str, Any]) -> dict[str, Any]:
     size = transform.get("input_size", 224)
     if isinstance(size, int):
         size = (3, size, size)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from timm.data import create_transform
 
 from visionssm.data.errors import DatasetError
 from visionssm.data.folders import files_below
@@ -19,7 +18,7 @@ from visionssm.tasks.classification.data import (
     VAL_NAMES,
     ClassificationImages,
     check_transform,
-    input_description,
+    usable_transform,
 )
 
 TEST_NAMES = ("test", "testing")
@@ -85,16 +84,15 @@ def folder_dataset(
         DatasetError: the folder is missing, has less than two classes, a class without images, or an argument is
             wrong.
     """
-    _check_arguments(split, val_fraction, transform, corrupt)
+    _check_arguments(split, transform, corrupt)
     found = find_images(root, val_fraction, seed)
     transform, training = dict(transform or {}), split == "train"
     if training:
         _warn_of_single_images(found)
-    given = input_description(transform)
+    pipeline, given = usable_transform(transform, training)
     about: dict[str, Any] = {"classes": found.classes, "input": given}
     mode: Mode = "L" if given["size"][0] == 1 else "RGB"
     source = FolderSource(Path(str(root)).expanduser(), found.train if training else found.val, mode)
-    pipeline = create_transform(**transform, is_training=training)
     return ClassificationImages(source, pipeline, about, mode, training, corrupt == "raise")
 
 
@@ -112,17 +110,15 @@ def check_folder_dataset(
     Raises:
         DatasetError: as `folder_dataset`.
     """
-    _check_arguments(split, val_fraction, transform, corrupt)
+    _check_arguments(split, transform, corrupt)
     find_images(root, val_fraction, seed)
 
 
-def _check_arguments(split: str, val_fraction: float, transform: Mapping[str, Any] | None, corrupt: str) -> None:
+def _check_arguments(split: str, transform: Mapping[str, Any] | None, corrupt: str) -> None:
     if split not in ("train", "val"):
         raise DatasetError(f"split must be 'train' or 'val', got {split!r}")
     if corrupt not in ("skip", "raise"):
         raise DatasetError(f"corrupt must be 'skip' or 'raise', got {corrupt!r}")
-    if not 0 < val_fraction < 1:
-        raise DatasetError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
     check_transform(transform)
 
 
@@ -133,6 +129,8 @@ def find_images(root: Any, val_fraction: float, seed: int) -> FolderImages:
         DatasetError: the folder is missing, has less than two classes, or no images in a class; or the validation
             folder has other classes.
     """
+    if not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
+        raise DatasetError(f"val_fraction must be a number between 0 and 1, got {val_fraction!r}")
     place = _root(root)
     parts = {path.name.lower(): path for path in _folders(place) if _holds_folders_only(path)}
     train, val, test = (

@@ -65,6 +65,13 @@ class ImageClassifier(TaskModel):
             raise ConfigError(f"model.name={name!r} is not registered; closest: {closest(name, timm.list_models())}")
         if num_classes is None:
             raise ConfigError("model.num_classes=None: give the number of classes (a FolderDataset alone says it)")
+        for key, rate in (
+            ("drop_rate", drop_rate),
+            ("drop_path_rate", drop_path_rate or 0.0),
+            ("label_smoothing", label_smoothing),
+        ):
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+                raise ConfigError(f"model.{key} must be a number from 0 to less than 1, got {rate!r}")
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
