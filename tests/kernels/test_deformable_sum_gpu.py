@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is only published for Linux")
 
 from tests.children import errors_of_cases
 from tests.kernels.interpreted_deformable_sum import CASES
-from visionssm.kernels.aot import TARGETS
+from visionssm.kernels.aot import TARGETS, KernelLaunch
 from visionssm.kernels.deformable_sum import gpu
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
@@ -61,3 +63,16 @@ def test_a_program_is_launched_for_every_block_of_pixels_and_group() -> None:
     for launch in gpu.launches(height=8, width=9, groups=3, channels=16, batch=2).values():
         assert launch.constants["BLOCK"] == 32
         assert launch.grid == (5 * 3,)  # of 144 pixels
+
+
+def test_pixels_are_counted_in_32_bits_where_they_can_be() -> None:
+    """GPUs divide 64-bit numbers by long routines."""
+
+    def divisions(launch: KernelLaunch) -> set[str]:
+        return set(re.findall(r"\b(?:div|rem)\.[su](?:32|64)\b", launch.compile_for("sm90").assembly))
+
+    usual = gpu.launches(height=8, width=8, groups=1, channels=16)["forward"]
+    assert divisions(usual) & {"div.s32", "rem.s32"}
+    assert not any(name.endswith("64") for name in divisions(usual))
+    huge = gpu.launches(height=1 << 16, width=1 << 15, groups=1, channels=16)["forward"]
+    assert any(name.endswith("64") for name in divisions(huge))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from visionssm.kernels.aot import KernelLaunch
@@ -85,6 +86,7 @@ def _launch(kernel: Any, tensors: dict[str, Any], scale: float) -> KernelLaunch:
         **{"n_pixels": n_pixels, "height": height, "width": width, "groups": groups},
     }
     constants = {"D": channels, "SCALE": float(scale), "POINTS": POINTS, "BLOCK": block, "BLOCK_D": block_d}
+    constants["NUMBER"] = tl.int32 if n_pixels + block < 2**31 else tl.int64
     return KernelLaunch(kernel, (triton.cdiv(n_pixels, block) * groups,), arguments, constants, NUM_WARPS)
 
 

@@ -9,6 +9,18 @@ import triton.language as tl
 
 
 @triton.jit
+def _pixels(n_pixels, height, width, groups, BLOCK: tl.constexpr, NUMBER: tl.constexpr):
+    """A program's pixels: their numbers in all images, whether they exist, and image, row and column, 64-bit.
+
+    They are counted in NUMBER, 64-bit only where there are so many: GPUs divide such numbers by long routines.
+    """
+    number = (tl.program_id(0) // groups).to(NUMBER) * BLOCK + tl.arange(0, BLOCK)
+    image, within = number // (height * width), number % (height * width)
+    row, column = within // width, within % width
+    return number.to(tl.int64), number < n_pixels, image.to(tl.int64), row.to(tl.int64), column.to(tl.int64)
+
+
+@triton.jit
 def _block(tensor, batch_stride, row_stride, column_stride, group_stride, image, row, column, group):
     """Where the numbers of each pixel's group begin."""
     return tensor + image * batch_stride + row * row_stride + column * column_stride + group * group_stride
@@ -45,12 +57,11 @@ def deformable_forward(
     offset_b, offset_h, offset_w, offset_g, mask_b, mask_h, mask_w, mask_g,
     n_pixels, height, width, groups,
     D: tl.constexpr, SCALE: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    NUMBER: tl.constexpr,
 ):  # fmt: skip
     """value, y: (B, H, W, G, D) without gaps; `n_pixels` of all images."""
     group = (tl.program_id(0) % groups).to(tl.int64)
-    number = (tl.program_id(0) // groups).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists = number < n_pixels
-    image, row, column = number // (height * width), number // width % height, number % width
+    number, exists, image, row, column = _pixels(n_pixels, height, width, groups, BLOCK, NUMBER)
     offset = _block(offset, offset_b, offset_h, offset_w, offset_g, image, row, column, group)
     mask = _block(mask, mask_b, mask_h, mask_w, mask_g, image, row, column, group)
     first_pixel = image * height * width
@@ -76,12 +87,11 @@ def deformable_backward(
     offset_b, offset_h, offset_w, offset_g, mask_b, mask_h, mask_w, mask_g,
     n_pixels, height, width, groups,
     D: tl.constexpr, SCALE: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    NUMBER: tl.constexpr,
 ):  # fmt: skip
     """Add to grad_value, float32 or None, what comes from each sample; gradients are without gaps, like value."""
     group = (tl.program_id(0) % groups).to(tl.int64)
-    number = (tl.program_id(0) // groups).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists = number < n_pixels
-    image, row, column = number // (height * width), number // width % height, number % width
+    number, exists, image, row, column = _pixels(n_pixels, height, width, groups, BLOCK, NUMBER)
     offset = _block(offset, offset_b, offset_h, offset_w, offset_g, image, row, column, group)
     mask = _block(mask, mask_b, mask_h, mask_w, mask_g, image, row, column, group)
     first_pixel = image * height * width

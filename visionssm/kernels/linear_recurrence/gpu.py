@@ -9,9 +9,9 @@ from torch import Tensor
 from visionssm.kernels.aot import KernelLaunch
 from visionssm.kernels.linear_recurrence import gpu_kernels
 
-STEPS = 32  # a chunk that is scanned in parallel
+STEPS = 16  # a chunk, which a thread holds whole
 COLUMNS = 32  # neighbouring numbers of a program: a row is one or two cache lines
-NUM_WARPS = 4
+NUM_WARPS = 1
 
 
 def states(a: Tensor, b: Tensor, state: Tensor | None, *, reverse: bool, adjoint: bool) -> Tensor:

@@ -4,6 +4,9 @@
 
 A step is an affine map h → a·h + b, and affine maps compose associatively: a chunk of STEPS steps is one parallel scan,
 and only the state at its end is carried to the next chunk, in registers. Complex numbers are pairs of floats.
+
+A warp holds all steps of 32 columns: columns lie across its lanes and time in registers, so that a scan needs no
+shuffles, shared memory or barriers.
 """
 
 from __future__ import annotations
@@ -36,6 +39,36 @@ def _row(tile, row, index):
 
 
 @triton.jit
+def _chunk(
+    a, b, first, index, column, on_column, n_steps, width, a_step, a_inner,
+    PAIRS: tl.constexpr, REVERSE: tl.constexpr, ADJOINT: tl.constexpr,
+):  # fmt: skip
+    """Factors and additions of a chunk of steps, real and imaginary, 0 outside."""
+    PARTS: tl.constexpr = 2 if PAIRS else 1
+    visit = first + index  # number of a step in the order of visits
+    exists = visit < n_steps
+    t = n_steps - 1 - visit if REVERSE else visit
+    used = t
+    known = exists
+    if ADJOINT:  # of the step visited before; the first one follows a state of zeros
+        used = t + 1 if REVERSE else t - 1
+        known = exists & (visit > 0)
+    inside = exists[:, None] & on_column[None, :]
+    place = (t.to(tl.int64)[:, None] * width + column[None, :]) * PARTS
+    factor = (used.to(tl.int64)[:, None] * a_step + column[None, :] * a_inner) * PARTS
+    on_factor = known[:, None] & on_column[None, :]
+    b_re = tl.load(b + place, mask=inside, other=0.0)
+    a_re = tl.load(a + factor, mask=on_factor, other=0.0)
+    b_im, a_im = b_re, a_re
+    if PAIRS:
+        b_im = tl.load(b + place + 1, mask=inside, other=0.0)
+        a_im = tl.load(a + factor + 1, mask=on_factor, other=0.0)
+        if ADJOINT:
+            a_im = -a_im
+    return a_re, a_im, b_re, b_im
+
+
+@triton.jit
 def linear_recurrence_states(
     a, b, start, out,
     a_outer, a_step, a_inner,
@@ -49,7 +82,8 @@ def linear_recurrence_states(
     PARTS: tl.constexpr = 2 if PAIRS else 1
     blocks = tl.cdiv(width, COLUMNS)
     outer = (tl.program_id(0) // blocks).to(tl.int64)
-    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    # As if columns were not aligned: no lane then reads two neighbours, which would split time between lanes.
+    column = tl.multiple_of(tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS), 1)
     on_column = column < width
     index = tl.arange(0, STEPS)
     a += outer * a_outer * PARTS
@@ -64,27 +98,20 @@ def linear_recurrence_states(
         if PAIRS:
             h_im = tl.load(start + 1, mask=on_column, other=0.0)
 
-    for first in range(0, n_steps, STEPS):
-        visit = first + index  # number of a step in the order of visits
-        exists = visit < n_steps
+    a_re, a_im, b_re, b_im = _chunk(
+        a, b, 0, index, column, on_column, n_steps, width, a_step, a_inner, PAIRS, REVERSE, ADJOINT
+    )
+    for first in tl.range(0, n_steps, STEPS, num_stages=1):
+        # Few warps are there to hide the way to memory, so the next chunk is asked for first.
+        next_a_re, next_a_im, next_b_re, next_b_im = _chunk(
+            a, b, first + STEPS, index, column, on_column, n_steps, width, a_step, a_inner, PAIRS, REVERSE, ADJOINT
+        )
+        visit = first + index
         t = n_steps - 1 - visit if REVERSE else visit
-        used = t
-        known = exists
-        if ADJOINT:  # of the step visited before; the first one follows a state of zeros
-            used = t + 1 if REVERSE else t - 1
-            known = exists & (visit > 0)
-        inside = exists[:, None] & on_column[None, :]
         place = (t.to(tl.int64)[:, None] * width + column[None, :]) * PARTS
-        factor = (used.to(tl.int64)[:, None] * a_step + column[None, :] * a_inner) * PARTS
-        on_factor = known[:, None] & on_column[None, :]
-        b_re = tl.load(b + place, mask=inside, other=0.0)
-        a_re = tl.load(a + factor, mask=on_factor, other=0.0)
+        inside = (visit < n_steps)[:, None] & on_column[None, :]
         at_start = index[:, None] == 0
         if PAIRS:
-            b_im = tl.load(b + place + 1, mask=inside, other=0.0)
-            a_im = tl.load(a + factor + 1, mask=on_factor, other=0.0)
-            if ADJOINT:
-                a_im = -a_im
             from_re = a_re * h_re[None, :] - a_im * h_im[None, :]
             from_im = a_re * h_im[None, :] + a_im * h_re[None, :]
             b_re += tl.where(at_start, from_re, 0.0)
@@ -97,3 +124,4 @@ def linear_recurrence_states(
             _, b_re = tl.associative_scan((a_re, b_re), 0, _then)
         tl.store(out + place, b_re, mask=inside)
         h_re = _row(b_re, STEPS - 1, index)
+        a_re, a_im, b_re, b_im = next_a_re, next_a_im, next_b_re, next_b_im
