@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -44,6 +45,17 @@ def test_a_work_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"nothing can be written into the work folder.*--work-dir"):
         check_writable(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_one_sentence_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match=r"nothing can be written into the work folder.*No space left"):
+        check_writable(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.fixture(scope="module")

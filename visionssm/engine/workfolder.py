@@ -25,9 +25,11 @@ def check_writable(folder: str | Path) -> None:
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
+        probe.write_bytes(bytes(1 << 16))  # a full disk still has room for names
         probe.unlink()
     except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
         raise ConfigError(
             f"nothing can be written into the work folder {str(folder)!r}: {error}; give --work-dir"
         ) from error
