@@ -30,6 +30,7 @@ from visionssm.kernels.cpu.math import (
 from visionssm.kernels.ttt_linear.cpu_rows import (
     add_product,
     add_rows,
+    called,
     inner,
     normalise,
     project,
@@ -312,7 +313,7 @@ def load_rows(source, step, target, count, width, row):
         copy(source + i * step * FLOAT, target + i * row * FLOAT, width)
 
 
-@inlined
+@called
 def loss_gradients(
     k_rows, target, model, gamma, beta, mask, eps, normed, inverse, gradients, count, width, row
 ):  # fmt: skip
@@ -334,7 +335,7 @@ def loss_gradients(
         project(gradients + first, normed + first, scalar(inverse, i), mask, gradients + first, width, row)
 
 
-@inlined
+@called
 def weigh(scores, seen, scale, count, wide):
     """seen_ij = −c_i (scores_ij + 1) for j ≤ i, else 0."""
     for i in range(count):
@@ -346,7 +347,7 @@ def weigh(scores, seen, scale, count, wide):
                 put(seen, i * wide + j, np.float32(0))
 
 
-@inlined
+@called
 def weigh_gradients(scores, d_scores, scale, d_scale, count, wide):
     """From <dz_i, S_j> to the gradients of the scores, in their place, and of the factors, which are added."""
     for i in range(count):
@@ -362,7 +363,7 @@ def weigh_gradients(scores, d_scores, scale, d_scale, count, wide):
         put(d_scale, i, scalar(d_scale, i) - found)
 
 
-@inlined
+@called
 def learn(k_rows, steps, factor, model, count, width, row):
     """W −= factor Σ_j k_j S_jᵀ and b −= factor Σ_j S_j; `steps` becomes −factor S."""
     negate_scaled(steps, factor, steps, count, row)
@@ -377,7 +378,7 @@ def negate_scaled(source, factor, target, count, row):
         store(target, p, load(source, p) * spread(-factor))
 
 
-@inlined
+@called
 def through_gradient(
     d_gradient, gradient, normed, inverse, target, gamma, beta, mask, d_gamma, d_beta, scratch, dz, width, row
 ):  # fmt: skip

@@ -5,12 +5,14 @@ A matrix is `count` rows of `row` floats, whole vectors; floats past the `width`
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 
 from visionssm.kernels.cpu.blocks import FLOAT
 from visionssm.kernels.cpu.math import (
     LANES,
-    inlined,
     load,
     load_spread,
     multiply_add,
@@ -23,8 +25,11 @@ from visionssm.kernels.cpu.math import (
 
 # mypy: disable-error-code="no-untyped-def"
 
+# Compiled once, and called: put into its callers, so many products would take half a minute to compile.
+called: Any = numba.njit(error_model="numpy")
 
-@inlined
+
+@called
 def add_product(left, down, along, right, target, count, depth, row):
     """target_i += Σ_n left[i·down + n·along] right_n; a transposed `left` has its strides exchanged."""
     whole = count - count % 4
@@ -50,7 +55,7 @@ def add_product(left, down, along, right, target, count, depth, row):
             store(target, i * row + block, y)
 
 
-@inlined
+@called
 def repeat(source, target, count, row):
     """Write the same row `count` times."""
     for i in range(count):
@@ -58,7 +63,7 @@ def repeat(source, target, count, row):
             store(target, i * row + p, load(source, p))
 
 
-@inlined
+@called
 def add_rows(source, target, count, row):
     """Add the sum of `count` rows to one."""
     for p in range(0, row, LANES):
@@ -68,7 +73,7 @@ def add_rows(source, target, count, row):
         store(target, p, y)
 
 
-@inlined
+@called
 def scale_rows(source, factors, step, factor, target, count, row):
     """target_i = factor·factors[i·step]·source_i."""
     for i in range(count):
@@ -77,7 +82,7 @@ def scale_rows(source, factors, step, factor, target, count, row):
             store(target, i * row + p, load(source, i * row + p) * scale)
 
 
-@inlined
+@called
 def transpose(source, target, count, width, row, target_row):
     """(count, width) to (width, count)."""
     for i in range(count):
@@ -85,7 +90,7 @@ def transpose(source, target, count, width, row, target_row):
             put(target, n * target_row + i, scalar(source, i * row + n))
 
 
-@inlined
+@called
 def inner(x, y, row):
     """<x, y> of two rows."""
     sums = spread(np.float32(0))
@@ -94,7 +99,7 @@ def inner(x, y, row):
     return total(sums)
 
 
-@inlined
+@called
 def normalise(z, inverse, mask, eps, count, width, row):
     """Rows without their mean, over the root of their variance and eps, in their place; one over it in `inverse`."""
     for i in range(count):
@@ -114,7 +119,7 @@ def normalise(z, inverse, mask, eps, count, width, row):
         put(inverse, i, scale)
 
 
-@inlined
+@called
 def project(g, normalised, inverse, mask, target, width, row):
     """target = (g − mean(g) − normalised·mean(g·normalised))·inverse, of one row; returns mean(g·normalised).
 
