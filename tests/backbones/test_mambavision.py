@@ -88,7 +88,7 @@ def official() -> dict[str, Tensor]:
     return {name: torch.rand(shape) if shape else torch.tensor(7) for name, shape in _NANO.items()}
 
 
-_NANO = _published_shapes(16, 8, (1, 1, 3, 2))
+_NANO = _published_shapes(12, 8, (1, 1, 3, 2))
 
 
 @pytest.mark.parametrize("name, parameters", PARAMETERS.items())
@@ -161,7 +161,7 @@ def test_last_blocks_attend_and_the_middle_one_of_an_odd_number_scans(depth: int
 @pytest.mark.parametrize("sides", [(6, 6), (7, 5), (2, 8)])
 def test_stage_runs_all_blocks_on_each_window_with_the_zeros_that_fill_it_up(sides: tuple[int, int]) -> None:
     stage = _model(layer_scale=1.0).layers[2]
-    size, x = 3, torch.randn(2, *sides, 64)
+    size, x = 3, torch.randn(2, *sides, 48)
     rows, columns = (-(-side // size) for side in sides)
     padded = F.pad(x, (0, 0, 0, columns * size - sides[1], 0, rows * size - sides[0]))
     expected = torch.empty_like(padded)
@@ -177,9 +177,9 @@ def test_stage_runs_all_blocks_on_each_window_with_the_zeros_that_fill_it_up(sid
 @pytest.mark.parametrize("window, together", [(2, False), (4, True)])
 def test_window_that_holds_the_whole_map_lets_all_tokens_meet(window: int, together: bool) -> None:
     stage = _model(window_size=(window, 1)).layers[2]
-    x = torch.randn(1, 4, 4, 64)
+    x = torch.randn(1, 4, 4, 48)
     changed = x.clone()
-    changed[:, 0, 0] += torch.randn(64)
+    changed[:, 0, 0] += torch.randn(48)
     assert bool((stage(x) != stage(changed))[:, 3, 3].any()) == together
 
 
@@ -237,8 +237,8 @@ def test_authors_files_are_read_whatever_they_are_wrapped_in(
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     mixer = "layers.2.blocks.0.mixer"
     theirs = "levels.2.blocks.0.mixer"
-    assert torch.equal(found[f"{mixer}.conv1d.weight"][:32], official[f"{theirs}.conv1d_x.weight"])
-    assert torch.equal(found[f"{mixer}.conv1d.weight"][32:], official[f"{theirs}.conv1d_z.weight"])
+    assert torch.equal(found[f"{mixer}.conv1d.weight"][:24], official[f"{theirs}.conv1d_x.weight"])
+    assert torch.equal(found[f"{mixer}.conv1d.weight"][24:], official[f"{theirs}.conv1d_z.weight"])
     assert torch.equal(found["head.norm.1.running_mean"], official["norm.running_mean"])
 
 
@@ -251,7 +251,7 @@ def test_safetensors_of_the_wrapped_model_are_read(official: dict[str, Tensor], 
 
 def test_backbone_of_a_dense_model_is_read_without_the_norms_of_its_outputs(official: dict[str, Tensor]) -> None:
     dense = {f"backbone.{name}": x for name, x in official.items() if not name.startswith(("norm.", "head."))}
-    dense |= {f"backbone.outnorm{i}.{part}": torch.rand(16 * 2**i) for i in range(4) for part in ("weight", "bias")}
+    dense |= {f"backbone.outnorm{i}.{part}": torch.rand(12 * 2**i) for i in range(4) for part in ("weight", "bias")}
     dense["neck.lateral_convs.0.conv.weight"] = torch.rand(4, 4)
     maps = visionssm.load_official(_model(features_only=True), {"state_dict": dense})
     expected = visionssm.load_official(_model(), official).state_dict()

@@ -394,7 +394,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mambavision_large3_512_21k": {**_LARGE3, "window_size": (32, 16)},
     "mambavision_nano_test": {
         "depths": (1, 1, 3, 2),
-        "dim": 16,
+        "dim": 12,
         "stem_dim": 8,
         "num_heads": (4, 8),
         "window_size": (3, 2),
