@@ -139,6 +139,12 @@ def test_zero_order_hold_and_the_order_of_bs_columns_are_the_authors(case: Case)
     torch.testing.assert_close(ours, _tensor(expected["B_kernel"]), rtol=2e-4, atol=1e-6)
 
 
+def test_poles_are_of_one_block_unless_more_are_asked_for() -> None:
+    for ours, one, two in zip(hippo_poles(8), hippo_poles(8, 1), hippo_poles(8, 2), strict=True):
+        assert torch.equal(ours, one)
+        assert not torch.equal(ours, two)
+
+
 @pytest.mark.parametrize(
     "name, expected", [output for case in find_cases("ConvS5 poles") for output in case.data["outputs"].items()]
 )
@@ -452,6 +458,8 @@ def test_nested_flax_parameters_and_our_own_state_dict_load(nano: ConvS5) -> Non
         (lambda model: model.generate(torch.zeros(1, 3, 8, 8, 1), 2, torch.zeros(1, 3)), "T \\+ steps=5"),
         (lambda model: create_convs5("convs5_mnist"), "convs5_mnist300"),
         (lambda model: hippo_poles(6, 2), "multiple of 2"),
+        (lambda model: hippo_poles(6, 0), "multiple of 2"),
+        (lambda model: hippo_poles(0, 1), "multiple of 2"),
         (lambda model: ConvSSM(4, 4, b_kernel=2), "odd"),
         (lambda model: ConvS5Layer(4, ConvSSM(4, 4), readout="diag_resnet"), "choose one of resnet"),
     ],

@@ -56,6 +56,7 @@ def test_pooled_map_is_as_large_as_the_model_makes_it(name: str) -> None:
     stride = model.feature_info[-1]["reduction"]
     grid = getattr(model, "grid_size", None) or tuple(side // stride for side in cfg.input_size[1:])
     assert cfg.pool_size == grid
+    assert 0.8 <= cfg.crop_pct <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("vim_", "plstm_"))])

@@ -20,6 +20,7 @@ from rich.console import Console
 from tests.engine.tiny import logged, write_config
 from visionssm.cli.launch import prepare, train
 from visionssm.engine.hooks import progress
+from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
 from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
 from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
@@ -92,6 +93,25 @@ def test_nothing_is_written_without_pictures(tmp_path: Path) -> None:
         SimpleNamespace(val_loop=SimpleNamespace(evaluator=evaluator), work_dir=str(tmp_path))
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "rule, scores, kept",
+    [("greater", [-2.0, -3.0, -2.0, 5.0, 4.0], [-2.0, 5.0]), ("less", [3.0, 4.0, 3.0, -1.0, 0.5], [3.0, -1.0])],
+)
+def test_best_weights_are_those_of_the_first_best_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, scores: list[float], kept: list[float]
+) -> None:
+    hook, saved, info = SafeCheckpointHook(save_best="score", rule=rule), [], {}
+    monkeypatch.setattr(hook, "_save_weights", lambda folder: None)
+    runner: Any = SimpleNamespace(
+        train_loop=SimpleNamespace(iter=1), iter=1, epoch=1, work_dir=str(tmp_path), logger=logging.getLogger("best"),
+        message_hub=SimpleNamespace(get_info=info.get, update_info=info.__setitem__),
+        save_checkpoint=lambda *args, meta, **kwargs: saved.append(meta["metrics"]["score"]),
+    )  # fmt: skip
+    for score in scores:
+        hook.after_val_epoch(runner, {"score": score})
+    assert saved == kept
 
 
 def test_throughput_is_that_of_the_last_seconds_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
