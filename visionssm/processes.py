@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def joined(launched_by: str) -> Iterator[Group]:
     if launched_by == "none" or count() == 1:
         yield Group()
         return
-    with naming_lost_processes(), _ended_by_sigterm():
+    with _ended_by_sigterm(), naming_lost_processes():
         distributed.init_process_group("gloo")
         with channel() as patient:
             yield Group(rank(), count(), patient)
@@ -159,6 +160,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     """SIGTERM raises an error that says so."""
 
     def end(number: int, frame: Any) -> NoReturn:
+        _let_it_be_told()
         raise LostProcessError(_sentence("SIGTERM ended it"))
 
     if threading.current_thread() is not threading.main_thread():
@@ -168,7 +170,14 @@ def _ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, former)
+
+
+def _let_it_be_told() -> None:
+    """torchrun's SIGTERM, which follows the end of another process, does not stop this one before it has said why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -184,6 +193,7 @@ def naming_lost_processes() -> Iterator[None]:
         lost = isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
         if not lost or count() == 1:
             raise
+        _let_it_be_told()
         raise LostProcessError(_sentence("its connection is closed")) from error
 
 
@@ -207,9 +217,10 @@ def is_first_to_say(text: str) -> bool:
         return int(os.environ.get("LOCAL_RANK", "0")) == 0  # nobody to ask yet: one on every machine speaks
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection((address, port), timeout=3).close()  # PyTorch's would print where it failed
         store = distributed.TCPStore(address, port, is_master=False, timeout=datetime.timedelta(seconds=3))
         run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         said = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
         return cast(int, store.add(f"visionssm/said/{run}/{said}", 1)) == 1
-    except (RuntimeError, KeyError):  # the process that keeps count is gone too
+    except (RuntimeError, KeyError, OSError):  # the process that keeps count is gone too
         return True
