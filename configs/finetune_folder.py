@@ -13,7 +13,7 @@ model = dict(
     type="ImageClassifier",
     name="vmamba_tiny_s1l8",
     num_classes=None,  # as many as there are class folders
-    pretrained="if reachable",  # True insists; a path: the file of the weights; False: begin from random weights
+    pretrained=True,  # or the file of the weights; False: begin from random weights
     label_smoothing=0.1,
 )
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-from mmengine.logging import print_log
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import visionssm  # noqa: F401  registers the models
-from visionssm.checkpoints import CheckpointError, DownloadError
+from visionssm.checkpoints import CheckpointError
 from visionssm.data.spelling import closest
 from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
-
-IF_REACHABLE = "if reachable"
-"""Value of `pretrained`, see `ImageClassifier`."""
 
 
 class ImageClassifier(TaskModel):
@@ -30,8 +25,7 @@ class ImageClassifier(TaskModel):
         name: of the model, registered with timm.
         num_classes: must be that of the data set; None only where a `FolderDataset` says it.
         in_chans: image channels.
-        pretrained: start from published weights; `IF_REACHABLE`: from random ones, with a warning, where they cannot be
-            downloaded; a path: from the file of the published weights, or a best.safetensors.
+        pretrained: start from published weights; a path: from the file of them, or a best.safetensors.
         drop_rate: dropout before the classifier.
         drop_path_rate: largest stochastic-depth rate; None for the model's own.
         model_kwargs: further arguments of `timm.create_model`.
@@ -156,12 +150,12 @@ class ImageClassifier(TaskModel):
 
 def _network(name: str, pretrained: bool | str, arguments: Mapping[str, Any]) -> nn.Module:
     source: dict[str, Any] = {"pretrained": bool(pretrained)}
-    if isinstance(pretrained, str) and pretrained != IF_REACHABLE:
+    if isinstance(pretrained, str):
         path = Path(pretrained).expanduser()
         if not path.is_file():
             raise CheckpointError(
-                f"model.pretrained={pretrained!r}: there is no such file. It is True, False, {IF_REACHABLE!r}, or the "
-                "path of a file with the published weights"
+                f"model.pretrained={pretrained!r}: there is no such file. It is True, False, or the path of a file with "
+                "the published weights"
             )
         source["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
@@ -169,17 +163,13 @@ def _network(name: str, pretrained: bool | str, arguments: Mapping[str, Any]) ->
     except (CheckpointError, OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        missing = isinstance(error, (DownloadError, OSError)) or "No pretrained weights exist" in str(error)
-        told = f"no published weights of {name!r}: {' '.join(str(error).split())}"
-        if not missing or pretrained != IF_REACHABLE:
-            raise CheckpointError(f"{told} Begin without: --cfg-options model.pretrained=False") from error
-        print_log(
-            f"{told}\nTraining begins from RANDOM weights, which takes many more images and epochs. With the file of "
-            "the weights: --cfg-options model.pretrained=FILE",
-            "current",
-            logging.WARNING,
-        )
-    return timm.create_model(name, **arguments)
+        told = " ".join(str(error).split())
+        if isinstance(pretrained, str):
+            raise CheckpointError(f"model.pretrained={pretrained!r}: {told}") from error
+        raise CheckpointError(
+            f"no published weights of {name!r}: {told} With their file: --cfg-options model.pretrained=FILE. From random "
+            "weights, which takes many more images and epochs: model.pretrained=False"
+        ) from error
 
 
 def _mixup(arguments: Mapping[str, Any], num_classes: int, label_smoothing: float) -> Mixup:
