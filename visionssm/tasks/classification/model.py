@@ -154,8 +154,8 @@ def _network(name: str, pretrained: bool | str, arguments: Mapping[str, Any]) ->
         path = Path(pretrained).expanduser()
         if not path.is_file():
             raise CheckpointError(
-                f"model.pretrained={pretrained!r}: there is no such file. It is True, False, or the path of a file with "
-                "the published weights"
+                f"model.pretrained={pretrained!r}: there is no such file. It is True, False, or the path of a file "
+                "with the published weights"
             )
         source["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
@@ -167,8 +167,8 @@ def _network(name: str, pretrained: bool | str, arguments: Mapping[str, Any]) ->
         if isinstance(pretrained, str):
             raise CheckpointError(f"model.pretrained={pretrained!r}: {told}") from error
         raise CheckpointError(
-            f"no published weights of {name!r}: {told} With their file: --cfg-options model.pretrained=FILE. From random "
-            "weights, which takes many more images and epochs: model.pretrained=False"
+            f"no published weights of {name!r}: {told} With their file: --cfg-options model.pretrained=FILE. From "
+            "random weights, which takes many more images and epochs: model.pretrained=False"
         ) from error
 
 
