@@ -185,8 +185,10 @@ STARTS = {
             r"^head linear bias$": ZEROS,
             r"(linear|conv) weight$": SMALL,
             r"(qkv|fc[12]) linear bias$": ZEROS,
+            r"\.scale[12]\.gamma$": Exactly(1e-4),
             **NORMS,
         },
+        layer_scale=1e-4,
     ),
 }
 # Constants that are no distribution; a test below has each.

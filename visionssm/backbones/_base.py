@@ -321,7 +321,7 @@ def imagenet_cfg(url: str = "", **overrides: Any) -> OfficialCfg:
     values |= overrides
     hub = values.get("hf_hub_id")
     address = values["url"] if isinstance(values["url"], str) else values["url"][0]
-    repository = re.match(r"https://github\.com/[^/]+/[^/]+", address)
+    repository = re.match(r"https://(github\.com|huggingface\.co)/[^/]+/[^/]+", address)
     page = f"https://huggingface.co/{hub}" if hub else repository[0] if repository else values.get("manual_url")
     return OfficialCfg(**{"origin_url": page, **values})
 

@@ -42,6 +42,7 @@ def observed(inputs: Iterable[Any]) -> bool:
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
     ):

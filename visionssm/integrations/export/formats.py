@@ -186,14 +186,14 @@ def _checked(
     with complete_or_absent(path) as temporary:
         save(temporary)
         own = load(temporary, {})
-        differences = [exportable.compared(own(example), example) for example in examples]
+        differences = [exportable.compared(_run(own, example), example) for example in examples]
         if exportable.probe is not None:
             for example in examples:
                 with torch.no_grad():
                     changed = exportable.probe(example)
                 exported = load(temporary, changed)
                 with _buffers(exportable.network, changed):
-                    differences.append(exportable.compared(exported(example), example))
+                    differences.append(exportable.compared(_run(exported, example), example))
         worst = float("nan") if any(x != x for x in differences) else max(differences)
         if not worst <= LIMIT:
             raise ExportError(
@@ -201,6 +201,17 @@ def _checked(
                 f"{exportable.doubt and '; '}{exportable.doubt}"
             )
     return worst
+
+
+def _run(exported: Runner, example: Tensor) -> Sequence[Tensor]:
+    """What a file gives for an example; runtimes have errors of their own for a file that does not run at its size."""
+    try:
+        return exported(example)
+    except Exception as error:
+        raise ExportError(
+            f"the exported model does not run on an input {tuple(example.shape)}: {_first_cause(error)}. Pooling to a "
+            "fixed number of cells, for one, has no form in ONNX with open sizes: export fixed ones (without --dynamic)"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -205,7 +205,7 @@ def _new_plan(scan: Scan, y: Tensor | bool, follows: bool, saved_apart: int, apa
     if apart and not isinstance(y, Tensor):
         y_shape = gpu_sums.steps_shape(scan)
     if not isinstance(y, Tensor):
-        y = torch.empty(y_shape, device="meta")
+        y = torch.empty(y_shape, dtype=scan.u.dtype, device="meta")
     strides = {"u_batch": scan.u.stride(0), "u_pixel": scan.u.stride(1)}
     for name, x in (("dt", scan.dt), ("b", scan.b), ("c", scan.c)):  # (B, L, K, ·)
         batch, pixel, route, _ = x.stride()
@@ -258,7 +258,7 @@ def _room_of_maps(scan: Scan, follows: bool) -> Room:
         shapes |= {"grad_dt": whole, "grad_b": None, "grad_c": None}
 
     def layout(shape: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        return shape, torch.empty(shape, device="meta").stride()
+        return shape, torch.empty(shape, dtype=torch.float32, device="meta").stride()
 
     return Room.of({name: None if shape is None else layout(shape) for name, shape in shapes.items()})
 

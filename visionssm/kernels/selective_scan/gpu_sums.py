@@ -26,7 +26,7 @@ def to_pixels(steps: Tensor, scan: Scan) -> Tensor:
     order = scan.order.flatten(1).long()
     inside = (order >= 0) & (order < pixels)
     place = torch.where(inside, order, pixels)  # steps outside the map go to a pixel more, which is left out
-    place = place + torch.arange(n_routes, device=order.device)[:, None] * (pixels + 1)
+    place = place + torch.arange(n_routes, dtype=order.dtype, device=order.device)[:, None] * (pixels + 1)
     found = torch.zeros(batch, n_routes * (pixels + 1), width, dtype=steps.dtype, device=steps.device)
     found.index_add_(1, place.flatten(), steps.flatten(1, 2))
     return found.view(batch, n_routes, pixels + 1, width)[:, :, :pixels]

@@ -64,10 +64,10 @@ def neighbour_table(coordinates: Tensor, spatial_shape: Sequence[int], kernel_si
         place = torch.searchsorted(keys, start)
         for tap in range(first, min(first + kernel_size, middle)):
             place = _search(keys, start + (tap - first), place, table, tap)
-    table[middle] = torch.arange(keys.shape[0], device=keys.device)
+    table[middle] = torch.arange(keys.shape[0], dtype=torch.int64, device=keys.device)
     rows = torch.cat([order, order.new_full((1,), -1)]).int()  # of each place among the keys; −1 stays −1
     place = torch.empty_like(order)
-    place[order] = torch.arange(keys.shape[0], device=keys.device)
+    place[order] = torch.arange(keys.shape[0], dtype=torch.int64, device=keys.device)
     return rows[table[:, place].t()]
 
 
@@ -77,10 +77,11 @@ def _search(keys: Tensor, wanted: Tensor, place: Tensor, table: Tensor, tap: int
     `place` is that of the first key not below `wanted`; what is returned, that of the first above it.
     """
     last = keys.shape[0] - 1
+    own = torch.arange(keys.shape[0], dtype=torch.int64, device=keys.device)
     hit = keys[place.clamp(max=last)] == wanted
     table[tap] = torch.where(hit, place, -1)
     mirrored = table.new_full((keys.shape[0] + 1,), -1)  # misses write to the last, which is left out
-    mirrored[torch.where(hit, place, keys.shape[0])] = torch.arange(keys.shape[0], device=keys.device)
+    mirrored[torch.where(hit, place, keys.shape[0])] = own
     table[-1 - tap] = mirrored[:-1]
     return place + hit  # keys differ, so the next key is the first not below the next one that is wanted
 

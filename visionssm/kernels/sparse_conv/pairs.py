@@ -34,7 +34,7 @@ def blocks(neighbours: Tensor) -> Iterator[Pairs]:
         table = neighbours[first : first + ROWS].t()  # (taps, rows)
         present = table >= 0
         number = present.flatten().cumsum(0).view(present.shape) - 1  # of each pair, tap by tap
-        rows = torch.arange(first, first + table.shape[1], device=table.device)
+        rows = torch.arange(first, first + table.shape[1], dtype=torch.int64, device=table.device)
         per_row = present.sum(0)
         yield Pairs(
             source=table[present].long(),

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from mmengine.config import ConfigDict
@@ -23,6 +23,9 @@ from visionssm.engine.task import View
 from visionssm.tasks.detection.predictor import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
 from visionssm.tasks.segmentation.predictor import PixelClasses
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 def detection_of(sample: Any, classes: Sequence[str], threshold: float) -> Detection:
@@ -114,6 +117,15 @@ class OpenMMLabDetector(_Predictor):
         """Objects of every image whose score reaches the threshold."""
         return [detection_of(sample, self.classes, self.threshold) for sample in self.samples(images)]
 
+    def exportable(self) -> Exportable:
+        """Raise ExportError: mmdet's detectors take a form that exporters know from MMDeploy."""
+        from visionssm.integrations.export import ExportError
+
+        raise ExportError(
+            f"a {type(self.model).__name__} of mmdet has no form for export here: that is what OpenMMLab's MMDeploy is "
+            "for. A detector with torchvision's heads on the same backbone can be exported (configs/detection)"
+        )
+
 
 @dataclass(frozen=True)
 class OpenMMLabSegmenter(_Predictor):
@@ -125,6 +137,12 @@ class OpenMMLabSegmenter(_Predictor):
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""
         return [pixel_classes_of(sample, self.classes) for sample in self.samples(images)]
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: images at the size at which the network sees them."""
+        from visionssm.tasks.openmmlab.export import exportable_openmmlab_segmentor
+
+        return exportable_openmmlab_segmentor(self.model, self.classes)
 
 
 def trained(checkpoint: Mapping[str, Any]) -> OpenMMLabDetector | OpenMMLabSegmenter:
