@@ -151,7 +151,7 @@ OPERATORS = [
     _LinearRecurrence,
     _DeformableSum,
     _Plstm2d,
-    _Plstm2dFourDirections,
+    pytest.param(_Plstm2dFourDirections, marks=pytest.mark.slow),  # a graph of four times that size
 ]
 every_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda x: x.__name__.lstrip("_"))
 IMAGE = torch.randn(2, 3, 34, 37, generator=torch.Generator().manual_seed(1)) / 4
