@@ -31,6 +31,7 @@ from visionssm.tasks.pointcloud.kitti import (
     write_labels,
     write_sweep,
 )
+from visionssm.tasks.pointcloud.pictures import seen_from_above, view_of
 from visionssm.tasks.pointcloud.scenes import CALIBRATION, Scenes, ScenesSpec, render, write_scenes
 
 TINY = {"train": 3, "val": 2, "test": 1, "columns": 150}
@@ -111,6 +112,24 @@ def test_files_that_are_no_sweeps_are_told(tmp_path: Path, data: bytes, words: s
     assert str(path) in str(error.value)
     with pytest.raises(UnreadableFileError, match="no such file"):
         read_sweep(tmp_path / "absent.bin")
+
+
+def test_files_of_a_folder_beside_the_sweeps_are_not_taken_for_points(tmp_path: Path) -> None:
+    points = np.arange(8, dtype="<f4").reshape(2, 4)
+    (tmp_path / "epoch_1.pth").write_bytes(points.tobytes())
+    with pytest.raises(UnreadableFileError, match=r"no sweep, whose name ends in \.bin"):
+        read_sweep(tmp_path / "epoch_1.pth")
+    (tmp_path / "SWEEP.BIN").write_bytes(points.tobytes())
+    assert np.array_equal(read_sweep(tmp_path / "SWEEP.BIN"), points)
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_at_any_distance_leave_a_picture_of_those_in_range() -> None:
+    view = view_of((0, -8, -3, 16, 8, 1), side=64)
+    points = np.array([[5, 1, 0, 0], [3e38, -3e38, 0, 0], [5, 3e38, 3e38, 0]], dtype=np.float32)
+    seen = np.asarray(seen_from_above(points, view))
+    assert np.array_equal(seen, np.asarray(seen_from_above(points[:1], view)))
+    assert (seen < 255).any(2).sum() == 1
 
 
 def test_points_that_are_not_finite_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

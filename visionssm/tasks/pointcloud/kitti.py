@@ -188,9 +188,12 @@ def read_sweep(path: Path) -> np.ndarray:
     """(N, 4) float32 points of a .bin file; those with a number that is not finite are left out and told in the log.
 
     Raises:
-        UnreadableFileError: (a ValueError) it is missing, no list of points, too large, or all points are not finite.
+        UnreadableFileError: (a ValueError) it is missing, no list of points, not named .bin, too large, or no point is
+            finite.
     """
     data = _bytes(path, MOST_POINTS * _BYTES)
+    if path.suffix.lower() != ".bin":  # nothing in a sweep says that it is one: any file of some length would be points
+        raise UnreadableFileError(path, "it is no sweep, whose name ends in .bin")
     if len(data) % _BYTES:
         raise UnreadableFileError(
             path,

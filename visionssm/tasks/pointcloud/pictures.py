@@ -57,6 +57,8 @@ def view_of(point_range: Sequence[float], side: int = 640) -> Above:
 def seen_from_above(points: np.ndarray, view: Above) -> Image.Image:
     """Points, the higher the darker."""
     pixels = np.full((view.size[1], view.size[0]), 255, dtype=np.uint8)
+    near = (points[:, :2] >= view.low) & (points[:, :2] <= view.high)  # numbers may be too large for pixels
+    points = points[near.all(1)]
     places = np.floor(view.pixels(points[:, :2])).astype(int)
     inside = ((places >= 0) & (places < view.size)).all(1)
     shade = np.clip(190 - 55 * (points[inside, 2] + 2), 40, 200).astype(np.uint8)
