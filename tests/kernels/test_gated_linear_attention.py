@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.random_tensors import normals
 from visionssm.kernels import gated_linear_attention, ssd, use_backend
 
 backends = pytest.mark.parametrize("backend", ["auto", "reference", "chunks"])
@@ -34,11 +35,7 @@ def make(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Arguments with decays from nearly one to nearly zero, and the bonus."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
+    normal = normals(seed, dtype)
     sizes = (batch, steps, heads, d_state)
     return {
         "q": normal(*sizes),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels.random_tensors import normals
 from visionssm.kernels import LowRank, routes, selective_scan, use_backend
 from visionssm.kernels.checks import check_order
 
@@ -30,11 +31,7 @@ def make(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Arguments of `selective_scan` with every optional one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
+    normal = normals(seed, dtype)
     n_routes, n_sequences, _ = order.shape
     width = channels // n_routes if groups else channels
     return {

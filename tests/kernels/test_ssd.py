@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels.random_tensors import normals
 from visionssm.kernels import non_causal_ssd, use_backend
 
 backends = pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -19,11 +20,7 @@ def make(
     batch: int, pixels: int, heads: int, width: int, d_state: int, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
     """Arguments of `non_causal_ssd` with the optional one."""
-    generator = torch.Generator().manual_seed(batch + 7 * pixels)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
+    normal = normals(batch + 7 * pixels, dtype)
     return {
         "x": normal(batch, pixels, heads, width),
         "m": normal(batch, pixels, heads).exp(),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.loops import scan_in_a_loop
+from tests.kernels.random_tensors import normals
 from visionssm.kernels import routes, selective_scan, ssd, use_backend
 
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -32,11 +33,7 @@ def make(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Arguments of `ssd` with every optional one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
+    normal = normals(seed, dtype)
     return {
         "x": normal(batch, steps, heads, width),
         "dt": normal(batch, steps, heads),

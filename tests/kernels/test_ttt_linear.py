@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.kernels.random_tensors import normals
 from visionssm.kernels import ttt_linear, use_backend
 
 backends = pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -23,11 +24,7 @@ def make(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Arguments as a layer makes them: rates that fall in the mini-batch, a small weight, a norm near the identity."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
+    normal = normals(seed, dtype)
     sizes = (batch, steps, heads, width)
     return {
         "q": normal(*sizes),

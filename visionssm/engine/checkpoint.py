@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
-from visionssm.checkpoints import CheckpointError, read_checkpoint, sealed
+from visionssm.checkpoints import CheckpointError, download_checkpoint, read_checkpoint, sealed
 from visionssm.checkpoints.extent import check_extent
 from visionssm.checkpoints.fitting import check_values, compare
 from visionssm.checkpoints.load import TRAINING_PREFIX
@@ -244,3 +246,12 @@ def check_shapes(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         raise CheckpointError(
             f"the weights of {source!r} do not fit the model: {'; '.join(found)}. Use the config it was trained with."
         )
+
+
+def local_file(path: str) -> str:
+    """A path as it is; the file behind an http(s) address, from PyTorch's cache."""
+    if not path.startswith(("http://", "https://")):
+        return path
+    # runs name their files alike (best.pth): the address tells them apart
+    name = f"{hashlib.sha256(path.encode()).hexdigest()[:12]}_{Path(urlparse(path).path).name}"
+    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / name))

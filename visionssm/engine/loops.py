@@ -109,6 +109,12 @@ def tell_evaluation(loader: Any) -> None:
         tell()
 
 
+def evaluating(loop: Any) -> Any:
+    """A loop whose data set was told so."""
+    tell_evaluation(loop.dataloader)
+    return loop
+
+
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """MMEngine's loop over epochs; resumes within an epoch, and validates if the run was killed before it could."""

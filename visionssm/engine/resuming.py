@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
 
 from visionssm.checkpoints import CheckpointError
+from visionssm.engine.checkpoint import find_last_checkpoint, load_checkpoint
+from visionssm.engine.errors import ConfigError
 
 _AS_IT_STANDS = {"params", "lr", "base_lr"}  # of a parameter group: what a schedule changes
 _OF_SCHEDULES = ("begin", "end", "by_epoch", "total_iters", "T_max", "eta_min", "milestones", "gamma", "power")
@@ -79,3 +82,45 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+@contextlib.contextmanager
+def saying_what_is_wrong(filename: str) -> Iterator[None]:
+    """One error of ours for whatever the state of a training ends in that is damaged, or of another kind."""
+    try:
+        yield
+    except (ConfigError, CheckpointError):
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{filename!r} cannot be used: what it holds of the training is damaged, or of another program or config "
+            f"({type(error).__name__}: {error}). Start a new run from its weights: --cfg-options load_from=CHECKPOINT"
+        ) from error
+
+
+def adopt_seed(cfg: Any) -> None:
+    """A run without a fixed seed that is resumed goes on with the seed it drew."""
+    if not cfg.get("resume") or cfg.get("randomness", {}).get("seed") is not None:
+        return
+    path = cfg.get("load_from") or find_last_checkpoint(cfg["work_dir"])
+    if path is not None:
+        seed = load_checkpoint(path)["meta"].get("seed")
+        if isinstance(seed, int) and 0 <= seed < 1 << 32:
+            cfg["randomness"] = {**cfg.get("randomness", {}), "seed": seed}
+
+
+def scheduler_states(schedulers: Any) -> Any:
+    """What a checkpoint keeps of the schedules, which may be those of several optimizers by name."""
+    if isinstance(schedulers, Mapping):
+        return {name: scheduler_states(items) for name, items in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
+def load_schedulers(schedulers: Any, states: Any) -> None:
+    """Set schedules to what `scheduler_states` gave."""
+    if isinstance(schedulers, Mapping):
+        for name, items in schedulers.items():
+            load_schedulers(items, states[name])
+        return
+    for scheduler, state in zip(schedulers, states, strict=True):
+        scheduler.load_state_dict(state)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlparse
 
 import mmengine
 import torch
@@ -21,13 +19,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import DATASETS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 import visionssm
-from visionssm.checkpoints import download_checkpoint
 from visionssm.data.seeding import random_state, set_random_state
 from visionssm.engine.building import building
 from visionssm.engine.checkpoint import (
@@ -36,19 +33,26 @@ from visionssm.engine.checkpoint import (
     give_new_head,
     load_checkpoint,
     load_strictly,
+    local_file,
     save_checkpoint,
     write_atomically,
 )
 from visionssm.engine.config import check_config, check_data, complete_config
-from visionssm.engine.errors import CheckpointError, ConfigError, NonFiniteError
+from visionssm.engine.errors import CheckpointError, NonFiniteError
 from visionssm.engine.interrupts import Interrupted, Requests
-from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, tell_evaluation
+from visionssm.engine.loops import ResumableEpochLoop, ResumableIterLoop, evaluating
 from visionssm.engine.optim import bare_model, guard_updates, non_finite
 from visionssm.engine.plain import restore_histories, to_plain
-from visionssm.engine.resuming import check_resumed
+from visionssm.engine.resuming import (
+    adopt_seed,
+    check_resumed,
+    load_schedulers,
+    saying_what_is_wrong,
+    scheduler_states,
+)
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.sharding import asks_for_shards, is_sharded
-from visionssm.engine.workers import leave_signals_to_the_main_process, naming_lost_workers
+from visionssm.engine.workers import leave_signals_to_the_main_process, loader_config, naming_lost_workers
 from visionssm.engine.workfolder import check_writable, locked, set_aside
 from visionssm.processes import adopt
 
@@ -87,7 +91,7 @@ class VisionRunner(Runner):
         check_writable(cfg["work_dir"])
         cfg["env_cfg"] = cfg.get("env_cfg") or {}
         cfg["randomness"] = {"seed": None, **(cfg.get("randomness") or {})}
-        _adopt_seed(cfg)
+        adopt_seed(cfg)
         with building("the run"):
             return super().from_cfg(cfg)
 
@@ -163,13 +167,7 @@ class VisionRunner(Runner):
         """MMEngine's loader with a generator of its own, so that making an iterator leaves the global one alone."""
         if isinstance(dataloader, DataLoader):
             return dataloader
-        cfg = dict(dataloader)
-        if not cfg.get("num_workers"):  # what only workers have
-            cfg = {key: x for key, x in cfg.items() if key not in ("persistent_workers", "prefetch_factor", "timeout")}
-        if _brings_order(cfg.get("dataset")):
-            cfg |= {"sampler": None, "persistent_workers": False}
-            cfg.pop("batch_sampler", None)
-        loader = Runner.build_dataloader(cfg, seed=seed, diff_rank_seed=diff_rank_seed)
+        loader = Runner.build_dataloader(loader_config(dataloader), seed=seed, diff_rank_seed=diff_rank_seed)
         loader.generator = torch.Generator()
         loader.generator.manual_seed(0 if seed is None else seed)
         if hasattr(loader.dataset, "set_loader_cfg"):
@@ -191,12 +189,12 @@ class VisionRunner(Runner):
     @building("val_cfg or val_evaluator")
     def build_val_loop(self, loop: Any) -> Any:
         """MMEngine's loop; its data set is told that it evaluates."""
-        return _evaluating(super().build_val_loop(loop))
+        return evaluating(super().build_val_loop(loop))
 
     @building("test_cfg or test_evaluator")
     def build_test_loop(self, loop: Any) -> Any:
         """MMEngine's loop; its data set is told that it evaluates."""
-        return _evaluating(super().build_test_loop(loop))
+        return evaluating(super().build_test_loop(loop))
 
     @building("optim_wrapper")
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
@@ -282,9 +280,9 @@ class VisionRunner(Runner):
         """MMEngine's; a validation is left at once where the checkpoint of this very step is on disk already."""
         with building("custom_hooks or default_hooks") if fn_name == "before_run" else contextlib.nullcontext():
             super().call_hook(fn_name, **kwargs)
-        alone = get_world_size() == 1
-        if fn_name == "after_val_iter" and alone and self._requests.signal and self._saved_at == self.iter:
-            raise Interrupted(self._requests.signal, str(find_last_checkpoint(self.work_dir)))
+        alone, asked = get_world_size() == 1, self._requests.signal
+        if fn_name == "after_val_iter" and alone and asked and self._saved_at == self.iter:
+            raise Interrupted(asked, str(find_last_checkpoint(self.work_dir)))
 
     def _describe(self) -> dict[str, Any] | None:
         describe = getattr(self._bare_model(), "checkpoint_meta", None)
@@ -353,7 +351,7 @@ class VisionRunner(Runner):
             checkpoint["random_states"] = states
             checkpoint["loop"] = self.train_loop.state() if hasattr(self.train_loop, "state") else {}
         if save_param_scheduler and self.param_schedulers is not None:
-            checkpoint["param_schedulers"] = _scheduler_states(self.param_schedulers)
+            checkpoint["param_schedulers"] = scheduler_states(self.param_schedulers)
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         if not save_optimizer:
             checkpoint.pop("ema_state_dict", None)  # the raw weights: only resuming needs them
@@ -380,7 +378,7 @@ class VisionRunner(Runner):
         Raises:
             FileNotFoundError, CheckpointError: no such file, damaged, or of another model.
         """
-        return self._take(load_checkpoint(_local(str(filename)), map_location), str(filename), strict)
+        return self._take(load_checkpoint(local_file(str(filename)), map_location), str(filename), strict)
 
     def start_from(self, filename: str) -> dict[str, Any]:
         """Load weights to start a training from, which may be of other classes: the head is then new.
@@ -388,7 +386,7 @@ class VisionRunner(Runner):
         Raises:
             FileNotFoundError, CheckpointError: no such file, damaged, or of another model.
         """
-        checkpoint = load_checkpoint(_local(filename))
+        checkpoint = load_checkpoint(local_file(filename))
         theirs = list((checkpoint["meta"].get("visionssm") or {}).get("classes") or ())
         ours = list((self._describe() or {}).get("classes") or ())
         new = give_new_head(checkpoint, self._bare_model(), ours)
@@ -404,7 +402,7 @@ class VisionRunner(Runner):
         model = self._bare_model()
         if hasattr(model, "check_checkpoint"):
             cast(Any, model).check_checkpoint(checkpoint["meta"], filename)
-        with _says_what_is_wrong(filename):
+        with saying_what_is_wrong(filename):
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict:
             load_strictly(model, checkpoint["state_dict"], filename)
@@ -426,14 +424,9 @@ class VisionRunner(Runner):
                 self._resume = False
                 return
             path = str(found)
-        if path is None:
-            return
-        if self._resume:
-            self.resume(path)
-        elif self._starts:
-            self.start_from(path)
-        else:
-            self.load_checkpoint(path)
+        if path is not None:
+            take = self.resume if self._resume else self.start_from if self._starts else self.load_checkpoint
+            take(path)
 
     def resume(
         self,
@@ -454,7 +447,7 @@ class VisionRunner(Runner):
                 f"{filename!r} holds weights only (as best.pth does) and cannot be resumed; resume an epoch_*.pth or "
                 "iter_*.pth, or start a new run with --cfg-options load_from=CHECKPOINT"
             )
-        with _says_what_is_wrong(filename):
+        with saying_what_is_wrong(filename):
             self._restore(checkpoint, filename, resume_optimizer, resume_param_scheduler)
         self.logger.info(f"resumed {filename} at epoch {self.epoch}, iteration {self.iter}")
 
@@ -477,7 +470,7 @@ class VisionRunner(Runner):
         if resume_optimizer:
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         if resume_param_scheduler and "param_schedulers" in checkpoint:
-            _load_schedulers(self.param_schedulers, checkpoint["param_schedulers"])
+            load_schedulers(self.param_schedulers, checkpoint["param_schedulers"])
         self.train_loop.load_state(checkpoint.get("loop", {}), meta)
         states = checkpoint.get("random_states", [])
         if len(states) == get_world_size():
@@ -498,69 +491,6 @@ class VisionRunner(Runner):
             super().register_hook(hook, priority)
 
 
-def _evaluating(loop: Any) -> Any:
-    tell_evaluation(loop.dataloader)
-    return loop
-
-
-def _brings_order(dataset: Any) -> bool:
-    """Whether a data set is a stream: the attribute `brings_order` of its type says so of a config."""
-    if not isinstance(dataset, Mapping):
-        return isinstance(dataset, IterableDataset)
-    kind = dataset.get("type")
-    says = getattr(DATASETS.get(kind) if isinstance(kind, str) else kind, "brings_order", None)
-    return says is not None and bool(says(**{key: value for key, value in dataset.items() if key != "type"}))
-
-
-@contextlib.contextmanager
-def _says_what_is_wrong(filename: str) -> Iterator[None]:
-    """One error of ours for whatever the state of a training ends in that is damaged, or of another kind."""
-    try:
-        yield
-    except (ConfigError, CheckpointError):
-        raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{filename!r} cannot be used: what it holds of the training is damaged, or of another program or config "
-            f"({type(error).__name__}: {error}). Start a new run from its weights: --cfg-options load_from=CHECKPOINT"
-        ) from error
-
-
 def _is_for_the_console(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return message.count("\n") < 4 and not message.startswith(("Exp name", "paramwise_options"))  # a line per parameter
-
-
-def _adopt_seed(cfg: Any) -> None:
-    """A run without a fixed seed that is resumed goes on with the seed it drew."""
-    if not cfg.get("resume") or cfg.get("randomness", {}).get("seed") is not None:
-        return
-    path = cfg.get("load_from") or find_last_checkpoint(cfg["work_dir"])
-    if path is not None:
-        seed = load_checkpoint(path)["meta"].get("seed")
-        if isinstance(seed, int) and 0 <= seed < 1 << 32:
-            cfg["randomness"] = {**cfg.get("randomness", {}), "seed": seed}
-
-
-def _scheduler_states(schedulers: Any) -> Any:
-    if isinstance(schedulers, Mapping):
-        return {name: _scheduler_states(items) for name, items in schedulers.items()}
-    return [scheduler.state_dict() for scheduler in schedulers]
-
-
-def _load_schedulers(schedulers: Any, states: Any) -> None:
-    if isinstance(schedulers, Mapping):
-        for name, items in schedulers.items():
-            _load_schedulers(items, states[name])
-        return
-    for scheduler, state in zip(schedulers, states, strict=True):
-        scheduler.load_state_dict(state)
-
-
-def _local(path: str) -> str:
-    """A path as it is; the file behind an http(s) address, from PyTorch's cache."""
-    if not path.startswith(("http://", "https://")):
-        return path
-    # runs name their files alike (best.pth): the address tells them apart
-    name = f"{hashlib.sha256(path.encode()).hexdigest()[:12]}_{Path(urlparse(path).path).name}"
-    return str(download_checkpoint(path, Path(torch.hub.get_dir()) / "checkpoints" / name))

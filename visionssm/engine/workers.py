@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
-from torch.utils.data import DataLoader
+from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader, IterableDataset
 
 from visionssm.engine.errors import USER_ERRORS, LoaderError
 
@@ -79,3 +81,23 @@ def _sentence(ended: re.Match[str]) -> str:
         )
     how = f"by {name}" if name else f"with status {code}"
     return f"{who} ended {how}; loading in the main process shows where: {_FEWER}"
+
+
+def loader_config(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a loader without what cannot apply: to no workers, or to a data set with an order of its own."""
+    cfg = dict(cfg)
+    if not cfg.get("num_workers"):  # what only workers have
+        cfg = {key: x for key, x in cfg.items() if key not in ("persistent_workers", "prefetch_factor", "timeout")}
+    if _brings_order(cfg.get("dataset")):
+        cfg |= {"sampler": None, "persistent_workers": False}
+        cfg.pop("batch_sampler", None)
+    return cfg
+
+
+def _brings_order(dataset: Any) -> bool:
+    """Whether a data set is a stream: the attribute `brings_order` of its type says so of a config."""
+    if not isinstance(dataset, Mapping):
+        return isinstance(dataset, IterableDataset)
+    kind = dataset.get("type")
+    says = getattr(DATASETS.get(kind) if isinstance(kind, str) else kind, "brings_order", None)
+    return says is not None and bool(says(**{key: value for key, value in dataset.items() if key != "type"}))

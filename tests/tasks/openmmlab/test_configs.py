@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as MODELS_REGISTRY
-from mmengine.registry import DefaultScope
 from torch import nn
 
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
@@ -71,13 +69,8 @@ WITHOUT_AUXILIARY_HEAD = ("upernet_vssd_tiny",)
 
 
 @pytest.fixture(autouse=True)
-def same_scope_afterwards() -> Iterator[None]:
-    """Other tests find MMEngine's default scope as it was."""
-    before = dict(DefaultScope._instance_dict)
+def the_same_each_time() -> None:
     torch.manual_seed(0)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def _config(path: Path) -> Config:

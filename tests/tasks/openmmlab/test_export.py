@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
@@ -26,14 +24,6 @@ from visionssm.prediction import load_predictor
 from visionssm.tasks.openmmlab.description import checkpoint_meta
 from visionssm.tasks.openmmlab.export import Scores, exportable_openmmlab_segmentor
 from visionssm.tasks.openmmlab.predictor import OpenMMLabDetector
-
-
-@pytest.fixture(autouse=True)
-def same_scope_afterwards() -> Iterator[None]:
-    before = dict(DefaultScope._instance_dict)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def trained(folder: Path, **head: Any) -> Path:

@@ -6,14 +6,12 @@ import copy
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
@@ -30,14 +28,6 @@ PIPELINE = [
     {"type": "Resize", "scale": (64, 64), "keep_ratio": True},
     {"type": "PackDetInputs", "meta_keys": ("img_id", "ori_shape", "img_shape", "scale_factor")},
 ]
-
-
-@pytest.fixture(autouse=True)
-def same_scope_afterwards() -> Iterator[None]:
-    before = dict(DefaultScope._instance_dict)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope="module")

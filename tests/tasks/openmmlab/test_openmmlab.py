@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import timm
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import Tensor, nn
 
@@ -34,14 +32,10 @@ FAMILIES = [*visionssm.list_models("*_nano_test"), "mambaout_femto"]
 
 
 @pytest.fixture(autouse=True)
-def same_scope_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Other tests find MMEngine's default scope as it was, and runs start without describing the machine."""
+def quick_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs start without describing the machine."""
     monkeypatch.setattr("mmengine.runner.runner.collect_env", dict)
-    before = dict(DefaultScope._instance_dict)
     torch.manual_seed(0)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def _installed(package: str, config: str) -> Config:

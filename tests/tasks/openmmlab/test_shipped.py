@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mmengine.registry import DefaultScope
 
 pytest.importorskip("mmcv", reason="needs the openmmlab extra")
 
@@ -35,15 +33,6 @@ KINDS = [
     "mmdet/solov2",
     "mmdet/deepsort",
 ]
-
-
-@pytest.fixture(autouse=True)
-def same_scope_afterwards() -> Iterator[None]:
-    """Other tests find MMEngine's default scope as it was."""
-    before = dict(DefaultScope._instance_dict)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def folders(package: str) -> list[Path]:
