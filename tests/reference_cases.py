@@ -56,6 +56,7 @@ KINDS = {
     "IoU of rotated boxes": r"lion/rotated_iou",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "timm's EfficientViM": r"efficientvim/.*",
+    "VM-UNet": r"vmunet/.*",
     "Vim": r"vim/.*",
     "classifier": r".*",
 }
@@ -131,6 +132,8 @@ class Case:
                 if re.search(pattern, name):
                     value = value * np.float32(factor)
             state[name] = torch.from_numpy(np.ascontiguousarray(value))
+        for name, source in self.meta.get("tied_keys", {}).items():  # two names of one tensor: the second counts
+            state[name] = state[source]
         return state
 
     @cached_property
@@ -199,19 +202,25 @@ def every_case(kind: str, *, slow: str = "(?!)") -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [parameter(case) for case in find_cases(kind)])
 
 
-def gradient_norms(case: Case, model: nn.Module, filter_fn: Any) -> dict[str, tuple[float, float]]:
+def gradient_norms(
+    case: Case, model: nn.Module, filter_fn: Any, recorded: str = "grad_norms"
+) -> dict[str, tuple[float, float]]:
     """(ours, recorded) gradient norms a group of parameters, after `model`'s backward pass.
 
     The key map is read off by sending tensors through it that hold the number of their authors' parameter; parameters
     that the map splits or merges form one group, whose norm is the root of the sum of squares. Norms are taken as in
-    the recording, in float32 or as `EXACT_NORMS` says.
+    the recording, in float32 or as `EXACT_NORMS` says. `recorded` is the case's entry with the norms.
     """
-    names = list(case.data["grad_norms"])
+    names = list(case.data[recorded])
     numbers = {name: i + 1 for i, name in enumerate(names)}
+    for name, source in case.meta.get("tied_keys", {}).items():
+        known = numbers.get(name, numbers.get(source))
+        if known is not None:
+            numbers[name] = numbers[source] = known
     tagged = {name: torch.full_like(value, numbers.get(name, 0)) for name, value in case.state_dict().items()}
     mapped = filter_fn(tagged, model)
 
-    group_of = {i: i for i in numbers.values()}
+    group_of = {i + 1: i + 1 for i in range(len(names))}
 
     def root(i: int) -> int:
         while group_of[i] != i:
@@ -232,8 +241,8 @@ def gradient_norms(case: Case, model: nn.Module, filter_fn: Any) -> dict[str, tu
             if case.path.parent.name in EXACT_NORMS:
                 gradient = gradient.double()
             squares[root(sources[ours][0])][0] += float(gradient.norm()) ** 2
-    for name, i in numbers.items():
-        squares[root(i)][1] += case.data["grad_norms"][name] ** 2
+    for i, name in enumerate(names):
+        squares[root(i + 1)][1] += case.data[recorded][name] ** 2
     return {names[i - 1]: (actual**0.5, expected**0.5) for i, (actual, expected) in squares.items()}
 
 

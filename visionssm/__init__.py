@@ -40,6 +40,7 @@ from visionssm.kernels import (
 
 if TYPE_CHECKING:
     from visionssm.heads.detection_backbone import detection_backbone
+    from visionssm.heads.medical import create_segmenter, list_segmenters
     from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
     from visionssm.pointcloud.variants import create_detector, list_detectors
@@ -50,6 +51,7 @@ __all__ = [
     "LowRank",
     "__version__",
     "create_detector",
+    "create_segmenter",
     "deformable_sum",
     "detection_backbone",
     "export_archive",
@@ -59,6 +61,7 @@ __all__ = [
     "linear_recurrence_step",
     "list_detectors",
     "list_models",
+    "list_segmenters",
     "load_official",
     "load_predictor",
     "neighbour_table",
@@ -81,10 +84,12 @@ __all__ = [
 
 _IMPORTED_WHEN_USED = {
     "create_detector": "visionssm.pointcloud.variants",
+    "create_segmenter": "visionssm.heads.medical",
     "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
     "list_detectors": "visionssm.pointcloud.variants",
+    "list_segmenters": "visionssm.heads.medical",
     "load_predictor": "visionssm.prediction",
     "segmentation_model": "visionssm.heads.segmentors",
 }

@@ -1,0 +1,105 @@
+"""What holds of every registered network for medical segmentation, on its small variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import visionssm
+from visionssm.heads.medical import Segmenter
+
+SMALL = visionssm.list_segmenters("*_nano*")
+
+
+def finest(y: Tensor | list[Tensor]) -> Tensor:
+    return y if isinstance(y, Tensor) else y[0]
+
+
+def small(name: str, num_classes: int | None = None, in_chans: int | None = None) -> Segmenter:
+    torch.manual_seed(0)
+    return visionssm.create_segmenter(name, num_classes=num_classes, in_chans=in_chans)
+
+
+def odd_sides(model: Segmenter) -> tuple[int, ...]:
+    """Sides that no stride divides, all different."""
+    return (37, 50) if model.spatial_dims == 2 else (9, 18, 35)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_logits_have_the_sides_of_the_input(name: str, in_chans: int) -> None:
+    model = small(name, num_classes=3, in_chans=in_chans).eval()
+    assert (model.num_classes, model.in_chans) == (3, in_chans)
+    sides = odd_sides(model)
+    with torch.inference_mode():
+        y = model(torch.randn(1, in_chans, *sides))
+    assert isinstance(y, Tensor)
+    assert y.shape == (1, 3, *sides)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    model = small(name, num_classes=2)
+    y = model(torch.randn(2, model.in_chans, *odd_sides(model)))
+    levels = [y] if isinstance(y, Tensor) else y
+    sum((level * torch.randn_like(level)).sum() for level in levels).backward()  # type: ignore[union-attr]
+    without = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_images_of_a_batch_do_not_see_each_other(name: str) -> None:
+    model = small(name).eval()
+    x = torch.randn(2, model.in_chans, *odd_sides(model))
+    with torch.inference_mode():
+        torch.testing.assert_close(finest(model(x))[1:], finest(model(x[1:])), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_half_precision_is_finite(name: str) -> None:
+    model = small(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = finest(model(torch.randn(1, model.in_chans, *odd_sides(model))))
+        y.float().square().mean().backward()
+    assert y.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_wrong_channels_and_dimensions_are_told(name: str) -> None:
+    model = small(name)
+    sides = odd_sides(model)
+    with pytest.raises(ValueError, match=f"in_chans={model.in_chans + 1}"):
+        model(torch.randn(1, model.in_chans + 1, *sides))
+    with pytest.raises(ValueError, match=r"x\[None\]"):
+        model(torch.randn(model.in_chans, *sides))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_own_weights_load_strictly(name: str) -> None:
+    model, other = small(name), small(name)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    visionssm.load_official(model, other.state_dict())
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_archive_with_open_sides_equals_eager(name: str, tmp_path: Path) -> None:
+    model = small(name, num_classes=2).eval()
+    image = torch.randn(2, model.in_chans, *(2 * step for step in model.stride))
+    assert visionssm.export_archive(model, tmp_path / "model.pt2", image) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_onnx_with_open_sides_equals_eager(name: str, tmp_path: Path) -> None:
+    model = small(name, num_classes=2).eval()
+    image = torch.randn(2, model.in_chans, *(2 * step for step in model.stride))
+    assert visionssm.export_onnx(model, tmp_path / "model.onnx", image) <= 1e-4

@@ -1,0 +1,25 @@
+"""Networks for the segmentation of medical images and volumes, which need nothing of the train extra.
+
+model = visionssm.create_segmenter("vmunet_synapse")
+logits = model(slices)
+"""
+
+from visionssm.heads.medical.registry import (
+    PUBLISHED,
+    Published,
+    create_segmenter,
+    list_segmenters,
+    register_segmenter,
+)
+from visionssm.heads.medical.segmenter import Segmenter
+from visionssm.heads.medical.vmunet import VMUNet
+
+__all__ = [
+    "PUBLISHED",
+    "Published",
+    "Segmenter",
+    "VMUNet",
+    "create_segmenter",
+    "list_segmenters",
+    "register_segmenter",
+]
