@@ -9,6 +9,7 @@ TASK = Task(
     models={"PointCloudDetector": f"{_HERE}.model:PointCloudDetector"},
     datasets={"KittiFrames": f"{_HERE}.data:KittiFrames", "Scenes": f"{_HERE}.scenes:Scenes"},
     metrics={"KittiMetric": f"{_HERE}.metric:KittiMetric"},
+    hooks={"ChangesEndHook": f"{_HERE}.hooks:ChangesEndHook"},
     files={
         "calib": "of sweeps: the camera's calibration file of KITTI; what the camera does not see is left out",
         "image": "of sweeps: the camera's picture, which boxes are drawn on; needs --calib",

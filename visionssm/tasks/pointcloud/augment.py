@@ -17,7 +17,7 @@ class Cloud(NamedTuple):
 
     Attributes:
         points: (N, F) float32, x, y, z first.
-        boxes: (M, 7) float64.
+        boxes: (M, 7) float64, or (M, 9) with the velocity along x and y.
         labels: (M,) class numbers; −1 for objects of other classes, which are in the way when objects are added.
     """
 
@@ -59,6 +59,7 @@ class Flip:
                 column = "yx".index(axis)
                 cloud.points[:, column] *= -1
                 cloud.boxes[:, column] *= -1
+                cloud.boxes[:, 7 + column : 8 + column] *= -1  # of boxes with velocities
                 cloud.boxes[:, 6] = -cloud.boxes[:, 6] + (math.pi if axis == "y" else 0)
         return cloud
 
@@ -82,6 +83,8 @@ class Rotate:
         cloud.points[:, :2] = cloud.points[:, :2] @ turn.astype(cloud.points.dtype)
         cloud.boxes[:, :2] = cloud.boxes[:, :2] @ turn
         cloud.boxes[:, 6] += angle
+        if cloud.boxes.shape[1] > 7:
+            cloud.boxes[:, 7:9] = cloud.boxes[:, 7:9] @ turn
         return cloud
 
 
@@ -106,6 +109,7 @@ class Scale:
         factor = generator.uniform(self.low, self.high)
         cloud.points[:, :3] *= factor
         cloud.boxes[:, :6] *= factor
+        cloud.boxes[:, 7:] *= factor
         return cloud
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from visionssm.data.errors import DatasetError, UnreadableFileError
-from visionssm.data.problems import Mistake, Problems, checked_classes
-from visionssm.tasks.pointcloud.augment import Cloud, build_changes, wrapped
+from visionssm.data.problems import Mistake, Problems
+from visionssm.tasks.pointcloud.augment import Cloud
+from visionssm.tasks.pointcloud.frames import SweepFrames
 from visionssm.tasks.pointcloud.kitti import (
     IMAGE_SIZE,
     Calibration,
+    Ground,
     Label,
+    difficulty,
     lidar_boxes,
     read_calibration,
     read_labels,
+    read_plane,
     read_sweep,
 )
+from visionssm.tasks.pointcloud.pasting import pasting_from
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 OTHER_CLASSES = ("Van", "Truck", "Person_sitting", "Tram", "Misc")
@@ -35,8 +40,8 @@ HELP = (
 )
 FileT = TypeVar("FileT")
 
-MOST_WITHOUT_BOXES = 50
-"""Frames in a row that may be left without a box while training."""
+_MOST_KEPT = 100_000
+"""Small files whose contents are kept, so that a second data set of the same frames does not read them again."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +53,20 @@ class Frame:
         calibration: of the camera.
         size: width and height of the picture.
         labels: all of them, those of other classes too.
+        ground: the road, if there is a file of its plane.
     """
 
     name: str
     calibration: Calibration
     size: tuple[int, int]
     labels: tuple[Label, ...]
+    ground: Ground | None = None
 
 
-class KittiFrames(Dataset):
-    """A split of a set in KITTI's format, with the points that the camera sees.
+class KittiFrames(SweepFrames):
+    """A split of a set in KITTI's format, with the points that the camera sees; see `SweepFrames`.
 
-    A sample is a dict: `inputs` (N, 4) float32 x, y, z, intensity; `boxes` (M, 7) float32 and `labels` (M,) int64 of
-    the classes; `frame`, a `Frame`; `index` int.
+    The intensity is the fourth number of a point; a sample's `frame` is a `Frame`.
 
     Args:
         root: folder of the set.
@@ -69,6 +75,9 @@ class KittiFrames(Dataset):
         point_range: x, y, z of the lowest and of the highest corner, in metres; points outside of it as seen from above
             are left out, and while training boxes whose centre is outside. None for everything.
         changes: random changes while training, `[dict(type="Flip"), …]`, in their order.
+        pasting: objects of other frames that training samples get: `dict(counts=dict(Car=15, …))` and the further
+            arguments of `visionssm.tasks.pointcloud.pasting.pasting_from`. They are put on the road of
+            training/planes/NAME.txt where that is.
         wrong: "raise" tells all mistakes at once: files that are missing or damaged, unknown classes, sizes that are
             not positive, names that are there twice; "skip" leaves these frames out and logs how many.
     Raises:
@@ -83,15 +92,11 @@ class KittiFrames(Dataset):
         classes: Sequence[str] = CLASSES,
         point_range: Sequence[float] | None = None,
         changes: Sequence[Mapping[str, Any]] | None = None,
+        pasting: Mapping[str, Any] | None = None,
         wrong: str = "raise",
     ) -> None:
         _check_there(root, split)
-        self.classes = checked_classes(classes)
-        if point_range is not None and len(point_range) != 6:
-            raise DatasetError(f"point_range={list(point_range)} must be six numbers, x, y, z of two corners")
-        self.point_range = None if point_range is None else np.array(point_range, dtype=np.float64)
-        self.changes = build_changes(changes)
-        self.evaluating = False
+        super().__init__(classes, point_range, changes)
         self.folder = Path(root).expanduser() / "training"
         self.frames: list[Frame] = []
         problems = Problems()
@@ -107,6 +112,11 @@ class KittiFrames(Dataset):
         problems.settle(repr(str(self.folder)), wrong)
         if not self.frames:
             raise DatasetError(f"{str(self.folder.absolute())!r} has no usable frame of {split!r}. {HELP}")
+        if pasting is not None:
+            try:
+                self.pasting = pasting_from(self, **{"stamp": self._stamp(), **pasting})
+            except TypeError as error:
+                raise DatasetError(f"pasting={dict(pasting)!r}: {error}") from error
 
     @staticmethod
     def check_available(root: str | Path, split: str, **_: Any) -> None:
@@ -118,38 +128,29 @@ class KittiFrames(Dataset):
         _check_there(root, split)
 
     @property
-    def metainfo(self) -> dict[str, Any]:
-        """Class names; number 0 is the first."""
-        return {"classes": list(self.classes)}
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
 
-    def sample_name(self, index: int) -> str:
-        """Name of the frame's files."""
-        return self.frames[index].name
+    def cloud(self, index: int) -> Cloud:
+        """The points that the camera sees, and all objects."""
+        frame = self.frames[index]
+        try:
+            points = read_sweep(self.folder / "velodyne" / f"{frame.name}.bin")
+        except UnreadableFileError as error:
+            raise DatasetError(str(error)) from error
+        points = points[frame.calibration.sees(points.astype(np.float64), frame.size)]
+        labels = _objects(frame)
+        numbers = [self.classes.index(x.kind) if x.kind in self.classes else -1 for x in labels]
+        return Cloud(points, lidar_boxes(labels, frame.calibration), np.array(numbers, dtype=np.int64))
 
-    def for_evaluation(self) -> None:
-        """Give every frame as it is: unchanged, in order, with all boxes."""
-        self.evaluating = True
+    def worth_pasting(self, index: int) -> np.ndarray:
+        """(M,) whether each object has one of KITTI's difficulties."""
+        return np.array([difficulty(label) >= 0 for label in _objects(self.frames[index])], dtype=bool)
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.evaluating:
-            return self._sample(self._cropped(self._cloud(index)), index)
-        generator = np.random.default_rng(int(torch.randint(2**31, ())))
-        for _ in range(MOST_WITHOUT_BOXES):
-            cloud = self._cloud(index)
-            for change in self.changes:
-                cloud = change(cloud, generator)
-            cloud.boxes[:, 6] = wrapped(cloud.boxes[:, 6])
-            cloud = self._without_others(self._cropped(cloud))
-            if len(cloud.boxes):
-                return self._sample(cloud._replace(points=generator.permutation(cloud.points)), index)
-            index = int(generator.integers(len(self)))
-        raise DatasetError(
-            f"{str(self.folder)!r}: {MOST_WITHOUT_BOXES} frames in a row have no box of {', '.join(self.classes)} in "
-            "the range to train on"
-        )
+    def ground(self, index: int) -> Ground | None:
+        """The road of a frame that has a file of its plane."""
+        return self.frames[index].ground
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -168,14 +169,25 @@ class KittiFrames(Dataset):
         calibration = self._read("calib", name, read_calibration)
         labels = tuple(self._read("label_2", name, read_labels))
         self._check_labels(labels)
-        return Frame(name, calibration, self._size(name), labels)
+        with_plane = (self.folder / "planes" / f"{name}.txt").is_file()
+        ground = Ground(self._read("planes", name, read_plane), calibration) if with_plane else None
+        return Frame(name, calibration, self._size(name), labels, ground)
+
+    def _stamp(self) -> list[str]:
+        """What the base of objects depends on: the folder, and times and sizes of the frames' files."""
+        digest = hashlib.sha256()
+        for frame in self.frames:
+            for part in ("velodyne/{}.bin", "calib/{}.txt", "label_2/{}.txt"):
+                told = (self.folder / part.format(frame.name)).stat()
+                digest.update(f"{frame.name} {told.st_mtime_ns} {told.st_size}\n".encode())
+        return [str(self.folder.absolute()), digest.hexdigest()]
 
     def _read(self, part: str, name: str, read: Callable[[Path], FileT]) -> FileT:
         path = self.folder / part / f"{name}.txt"
         if not path.is_file():
             raise Mistake(f"frames without a file in {part}/")
         try:
-            return read(path)
+            return _kept(read, path)
         except UnreadableFileError as error:
             raise Mistake(f"files of {part}/ that cannot be read", error.reason) from error
 
@@ -192,48 +204,30 @@ class KittiFrames(Dataset):
         if not path.is_file():
             return IMAGE_SIZE
         try:
-            with Image.open(path) as image:
-                return image.size
+            return _kept(_image_size, path)
         except OSError as error:
             raise Mistake("pictures of image_2/ that cannot be read", str(error)) from error
 
-    def _cloud(self, index: int) -> Cloud:
-        """The points that the camera sees, and all objects."""
-        frame = self.frames[index]
-        try:
-            points = read_sweep(self.folder / "velodyne" / f"{frame.name}.bin")
-        except UnreadableFileError as error:
-            raise DatasetError(str(error)) from error
-        points = points[frame.calibration.sees(points.astype(np.float64), frame.size)]
-        labels = [label for label in frame.labels if label.kind != DONT_CARE]
-        numbers = [self.classes.index(x.kind) if x.kind in self.classes else -1 for x in labels]
-        return Cloud(points, lidar_boxes(labels, frame.calibration), np.array(numbers, dtype=np.int64))
 
-    def _cropped(self, cloud: Cloud) -> Cloud:
-        """The cloud without points outside of the range, as seen from above."""
-        if self.point_range is None:
-            return cloud
-        low, high = self.point_range[:2], self.point_range[3:5]
-        inside = ((cloud.points[:, :2] >= low) & (cloud.points[:, :2] <= high)).all(1)
-        return cloud._replace(points=cloud.points[inside])
+def _image_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
-    def _without_others(self, cloud: Cloud) -> Cloud:
-        """The cloud without boxes of other classes, and those outside of the range."""
-        good = cloud.labels >= 0
-        if self.point_range is not None:
-            centre = cloud.boxes[:, :3]
-            good &= ((centre >= self.point_range[:3]) & (centre <= self.point_range[3:])).all(1)
-        return cloud._replace(boxes=cloud.boxes[good], labels=cloud.labels[good])
 
-    def _sample(self, cloud: Cloud, index: int) -> dict[str, Any]:
-        good = cloud.labels >= 0
-        return {
-            "inputs": torch.from_numpy(np.ascontiguousarray(cloud.points, dtype=np.float32)),
-            "boxes": torch.from_numpy(cloud.boxes[good].astype(np.float32)),
-            "labels": torch.from_numpy(cloud.labels[good]),
-            "frame": self.frames[index],
-            "index": index,
-        }
+def _kept(read: Callable[[Path], FileT], path: Path) -> FileT:
+    """What a file holds, read again only when its time or its size has changed."""
+    told = path.stat()
+    return _version(read, path, told.st_mtime_ns, told.st_size)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=_MOST_KEPT)
+def _version(read: Callable[[Path], object], path: Path, time: int, size: int) -> object:
+    return read(path)
+
+
+def _objects(frame: Frame) -> list[Label]:
+    """Labels that are of an object."""
+    return [label for label in frame.labels if label.kind != DONT_CARE]
 
 
 def _check_there(root: str | Path, split: str) -> None:

@@ -24,6 +24,9 @@ IMAGE_SIZE = (1242, 375)
 
 POINT = ("x", "y", "z", "intensity")
 MOST_POINTS = 10_000_000
+_LEVELS = ((40, 0, 0.15), (25, 1, 0.3), (25, 2, 0.5))
+"""Least height in the picture, and most occlusion and truncation, of easy, moderate and hard objects."""
+
 _BYTES = 4 * len(POINT)
 _MOST_TEXT = 1 << 20
 _logger = logging.getLogger(__name__)
@@ -96,6 +99,35 @@ class Label:
         numbers = (self.alpha, *self.box, *self.size, *self.location, self.rotation)
         score = "" if self.score is None else f" {self.score:.4f}"
         return f"{self.kind} {self.truncated:.2f} {self.occluded} " + " ".join(f"{x:.2f}" for x in numbers) + score
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The plane of the road in a frame.
+
+    Attributes:
+        plane: (4,) a, b, c, d of ax + by + cz + d = 0 in coordinates of the rectified camera, b < 0.
+        calibration: of the frame.
+    """
+
+    plane: np.ndarray
+    calibration: Calibration
+
+    def height(self, points: np.ndarray) -> np.ndarray:
+        """(N,) z of the road, in coordinates of the LiDAR, below or above (N, 3) points."""
+        camera = self.calibration.to_camera(points)
+        a, b, c, d = self.plane
+        camera[:, 1] = (-d - a * camera[:, 0] - c * camera[:, 2]) / b
+        return self.calibration.to_lidar(camera)[:, 2]
+
+
+def difficulty(label: Label) -> int:
+    """0 easy, 1 moderate, 2 hard, −1 for an object that is too small, hidden or cut off to be one of these."""
+    height = label.box[3] - label.box[1] + 1
+    for level, (least, occluded, truncated) in enumerate(_LEVELS):
+        if height >= least and label.occluded <= occluded and label.truncated <= truncated:
+            return level
+    return -1
 
 
 def parse_label(line: str) -> Label:
@@ -182,6 +214,23 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     text = "".join(f"{name}: {' '.join(f'{x:.9e}' for x in matrix.flatten())}\n" for name, matrix in rows.items())
     with complete_or_absent(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_plane(path: Path) -> np.ndarray:
+    """(4,) the plane of the road, a, b, c, d of the rectified camera's coordinates, normalised and b < 0.
+
+    Raises:
+        UnreadableFileError: (a ValueError) it is missing, or its fourth line is no plane that a road can have.
+    """
+    lines = _text(path).splitlines()
+    try:
+        plane = np.array([float(x) for x in lines[3].split()]).reshape(4)
+    except (IndexError, ValueError) as error:
+        raise UnreadableFileError(path, "its fourth line is not the four numbers of a plane") from error
+    length = np.linalg.norm(plane[:3])
+    if not np.isfinite(plane).all() or abs(plane[1]) < 0.1 * length or length < 1e-9:
+        raise UnreadableFileError(path, f"its plane {plane.tolist()} stands upright or has numbers that are not finite")
+    return plane / (length if plane[1] < 0 else -length)
 
 
 def read_sweep(path: Path) -> np.ndarray:

@@ -1,0 +1,40 @@
+"""Random changes of training samples end before the training does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
+
+from visionssm.engine.errors import ConfigError
+
+
+class ChangesEndHook(Hook):
+    """Trains the last epochs on scenes as they are.
+
+    Args:
+        pasting: epochs at the end without pasted objects.
+        changes: epochs at the end without any random change.
+    Raises:
+        ConfigError: a number is negative; before training, if it is no training in epochs, or its workers outlive them.
+    """
+
+    def __init__(self, pasting: int = 0, changes: int = 0) -> None:
+        if not all(isinstance(x, int) and x >= 0 for x in (pasting, changes)):
+            raise ConfigError(f"ChangesEndHook: pasting={pasting!r} and changes={changes!r} must be counts of epochs")
+        self.pasting, self.changes = pasting, changes
+
+    def before_train(self, runner: Any) -> None:
+        """Look whether samples can be told."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ConfigError("ChangesEndHook counts epochs: use it with train_cfg=dict(by_epoch=True, …)")
+        if runner.train_dataloader.persistent_workers:
+            raise ConfigError(
+                "ChangesEndHook cannot reach workers that outlive an epoch: train_dataloader.persistent_workers=False"
+            )
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Tell the data set what it does in this epoch."""
+        left = runner.max_epochs - runner.epoch
+        runner.train_dataloader.dataset.train_with(changes=left > self.changes, pasting=left > self.pasting)
