@@ -48,6 +48,8 @@ def _groups(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any
     changed: dict[str, tuple[Any, Any]] = {}
     for a, b in zip(theirs, ours, strict=True):
         for key in a.keys() & b.keys() - _AS_IT_STANDS:
+            if f"initial_{key}" in a:  # a schedule changes it, and starts from what stands there
+                continue
             if not _same(a[key], b[key]):
                 changed.setdefault(key, (a[key], b[key]))
     return [f"the optimizer's {key} {_override(*values)}" for key, values in sorted(changed.items())]
