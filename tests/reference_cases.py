@@ -51,6 +51,7 @@ KINDS = {
     "LION merging": r"lion/(merge|voxelgen)_.*",
     "LION operator": r"lion/operator_.*",
     "LION partition": r"lion/partition_.*",
+    "LION query head": r"lion/head_transfusion",
     "LION state": r"lion/state_.*",
     "LION voxel features": r"lion/vfe_.*",
     "IoU of rotated boxes": r"lion/rotated_iou",

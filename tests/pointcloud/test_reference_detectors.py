@@ -17,6 +17,7 @@ from visionssm.pointcloud.boxes import Truth, encode
 from visionssm.pointcloud.detector import LionDetector
 from visionssm.pointcloud.heads.anchor import AnchorHead
 from visionssm.pointcloud.heads.center import CenterHead
+from visionssm.pointcloud.heads.transfusion import TransFusionHead
 from visionssm.pointcloud.keys import checkpoint_filter_fn
 from visionssm.pointcloud.variants import create_detector
 from visionssm.pointcloud.voxels import Grid
@@ -146,6 +147,49 @@ def test_heat_maps_boxes_and_losses_of_centres_are_the_authors(case: Case) -> No
     names = {"loss_heat": "hm_loss_head_0", "loss_box": "loc_loss_head_0", "loss_iou": "iou_loss_head_0"}
     check_losses(case, losses, {ours: theirs for ours, theirs in names.items() if ours in losses})
     assert len(losses) == sum("loss_head" in name for name in case.data["loss"])
+    check_loss_gradients(case, head, torch.stack(list(losses.values())).sum())
+    assert x.grad is not None
+    assert float(x.grad.norm()) == pytest.approx(case.data["loss_input_grad_norm"], rel=TOLERANCE)
+
+
+@every_case("LION query head")
+def test_queries_their_boxes_and_losses_are_the_authors(case: Case) -> None:
+    init, expected = case.data["init"], case.data["targets"]
+    grid = Grid(init["point_cloud_range"], init["voxel_size"])
+    queries = init["cfg"]["NUM_PROPOSALS"]
+    head = TransFusionHead(init["input_channels"], grid, init["num_class"], queries=queries)
+    loaded(case, head)
+    x = features_of(case)
+    predictions = head(x)
+    assert torch.equal(predictions.labels, recorded(case.data["query_labels"]))
+    outputs = {**predictions.branches, "dense_heatmap": predictions.heat, "query_heatmap_score": predictions.peaks}
+    assert outputs.keys() == case.data["outputs"].keys()
+    for name, ours in outputs.items():
+        assert case.relative_error(name, ours) <= TOLERANCE, name
+
+    truths = truths_of(case.data["input"]["gt_boxes"])
+    heat = torch.stack([head.heat(truth, predictions.heat.shape[2:]) for truth in truths])
+    assert float(heat.sum()) == pytest.approx(expected["heatmap_sum"], rel=1e-5)
+    assert float(heat.std()) == pytest.approx(expected["heatmap"]["std"], rel=1e-4)
+    targets = [head.targets(predictions, number, truth) for number, truth in enumerate(truths)]
+    for number, (truth, target) in enumerate(zip(truths, targets, strict=True)):
+        labels = torch.full((queries,), init["num_class"])
+        labels[target.queries] = truth.labels[target.boxes]
+        assert torch.equal(labels, recorded(expected["labels"])[number])
+        codes = recorded(expected["bbox_targets"])[number][target.queries]
+        torch.testing.assert_close(head.encoded(truth.boxes[target.boxes]), codes, rtol=TOLERANCE, atol=1e-5)
+    mean = torch.stack([target.overlaps.mean() for target in targets]).mean()
+    assert float(mean) == pytest.approx(expected["mean_iou"], rel=TOLERANCE)
+
+    for number, found in enumerate(head.detections(predictions)):
+        theirs = {name: recorded(x) for name, x in case.data["final"][number].items()}
+        order = theirs["scores"].argsort(descending=True, stable=True)
+        assert torch.equal(found.labels, theirs["labels"][order] - 1)
+        torch.testing.assert_close(found.scores, theirs["scores"][order], rtol=TOLERANCE, atol=0)
+        torch.testing.assert_close(found.boxes, theirs["boxes"][order], rtol=TOLERANCE, atol=1e-4)
+    losses = head.losses(predictions, truths)
+    names = {"loss_heat": "loss_heatmap", "loss_class": "loss_cls", "loss_box": "loss_bbox", "loss_iou": "loss_iou"}
+    check_losses(case, losses, names)
     check_loss_gradients(case, head, torch.stack(list(losses.values())).sum())
     assert x.grad is not None
     assert float(x.grad.norm()) == pytest.approx(case.data["loss_input_grad_norm"], rel=TOLERANCE)

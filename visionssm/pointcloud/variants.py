@@ -30,6 +30,15 @@ _PLAIN_BEV = {
     "up_channels": (256, 256),
 }
 
+_RESIDUAL_BEV = {
+    "kind": "residual",
+    "layers": (1, 2, 2),
+    "strides": (1, 2, 2),
+    "channels": (128, 128, 256),
+    "up_strides": (1, 2, 4),
+    "up_channels": (128, 128, 128),
+}
+
 
 def _kitti(operator: str) -> dict[str, Any]:
     return {
@@ -51,14 +60,7 @@ def _waymo(operator: str, dim: int = 64, drop_path: float = 0.0) -> dict[str, An
         "point_features": 5,
         "dim": dim,
         "backbone": {"operator": operator, "drop_path": drop_path, **_STAGES},
-        "bev": {
-            "kind": "residual",
-            "layers": (1, 2, 2),
-            "strides": (1, 2, 2),
-            "channels": (128, 128, 256),
-            "up_strides": (1, 2, 4),
-            "up_channels": (128, 128, 128),
-        },
+        "bev": _RESIDUAL_BEV,
         "head": {
             "kind": "center",
             "rectify": (0.68, 0.71, 0.65),
@@ -77,6 +79,22 @@ def _once(operator: str) -> dict[str, Any]:
         "backbone": {"operator": operator, **_STAGES},
         "bev": _PLAIN_BEV,
         "head": {"kind": "center", "bias": True, "norm": (1e-5, 0.1), "box_weight": 1.0},
+    }
+
+
+def _nuscenes(operator: str) -> dict[str, Any]:
+    return {
+        "classes": (
+            *("car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle"),
+            *("pedestrian", "traffic_cone"),
+        ),
+        "point_range": (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0),
+        "voxel_size": (0.3, 0.3, 0.25),
+        "point_features": 5,
+        "dim": 128,
+        "backbone": {"operator": operator, **_STAGES},
+        "bev": {**_RESIDUAL_BEV, "up_strides": (0.5, 1, 2)},
+        "head": {"kind": "transfusion"},
     }
 
 
@@ -109,11 +127,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"lion_{operator}_waymo": _waymo(operator) for operator in _WIDELY_PUBLISHED},
     "lion_mamba_large_waymo": _waymo("mamba", dim=128, drop_path=0.2),
     **{f"lion_{operator}_once": _once(operator) for operator in _WIDELY_PUBLISHED},
+    **{f"lion_{operator}_nuscenes": _nuscenes(operator) for operator in _WIDELY_PUBLISHED},
     **{f"lion_{operator}_nano": _nano(operator) for operator in OPERATORS},
 }
 """Arguments of `LionDetector` by name."""
 
-MANUAL_URLS: dict[str, str] = {}
+_FILES = {
+    "lion_mamba_nuscenes": "1bBzZcZUukt7B5aD3bmKlM2mT7SL8q3Fv",
+    "lion_retnet_nuscenes": "1LDM6Iq91muZhzFMMa0WqKtjzJwYVadF6",
+}
+
+MANUAL_URLS: dict[str, str] = {name: f"https://drive.google.com/file/d/{file}/view" for name, file in _FILES.items()}
 """Pages of the published files, which only a person can download."""
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from visionssm.pointcloud.heads.anchor import AnchorHead
 from visionssm.pointcloud.heads.center import CenterHead
+from visionssm.pointcloud.heads.transfusion import TransFusionHead
 
-HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead, "center": CenterHead}
+HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead, "center": CenterHead, "transfusion": TransFusionHead}
 """Name in a configuration, and class."""
