@@ -33,8 +33,8 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu").requires_grad_()
 
 
-def _scan(**options: bool) -> tuple[list[Tensor], Call]:
-    table = routes.ss2d(5, 4, device="cpu")
+def _scan(device: str = "cpu", **options: bool) -> tuple[list[Tensor], Call]:
+    table = routes.ss2d(5, 4, device=device)
     inputs = [normal(2, 20, 6), normal(2, 20, 4, 2), normal(4, 2, 6), normal(4, 6, 3), normal(2, 20, 4, 3)]
 
     def call(u: Tensor, low: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -43,8 +43,8 @@ def _scan(**options: bool) -> tuple[list[Tensor], Call]:
     return inputs, call
 
 
-def _of_states() -> tuple[list[Tensor], Call]:
-    table = routes.raster(5, 4, device="cpu")
+def _of_states(device: str = "cpu") -> tuple[list[Tensor], Call]:
+    table = routes.raster(5, 4, device=device)
     inputs = [normal(2, 20, 6), normal(2, 20, 1, 6), normal(1, 6, 3), normal(2, 20, 1, 3)]
     return inputs, lambda u, dt, a, b: scan_states(u, dt, -a.exp(), b, order=table.to(u.device))
 
@@ -110,7 +110,7 @@ def _plstm(directions: int) -> tuple[list[Tensor], Call]:
 
 
 OPERATORS = {
-    "selective_scan": lambda: _scan(return_final_state=True),
+    "selective_scan": lambda device="cpu": _scan(device, return_final_state=True),
     "selective_scan, a map per route": lambda: _scan(merge=False),
     "scan_states": _of_states,
     "ssd": _ssd,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -33,7 +38,7 @@ def tune(
         setting: shapes, batches, timer.
         path: of the table; written again after each shape, so that what was found is not lost.
         gpu: its name.
-        minutes: in which to begin with shapes.
+        minutes: in which to begin with shapes; tiles that are not compiled by then are left out.
         candidates: besides the default.
 
     Returns:
@@ -41,39 +46,76 @@ def tune(
     """
     rows: list[Row] = []
     end = time.perf_counter() + minutes * 60
-    for shape, pass_ in itertools.product(setting.shapes, PASSES):
-        if time.perf_counter() > end:
-            break
-        progress(f"tiles of {shape.name}, {pass_} …")
-        rows += _better(setting, shape, pass_, gpu, candidates)
-        write_table(path, gpu, rows, torch=torch.__version__)
+    with _processes(setting) as pool:
+        for shape, pass_ in itertools.product(setting.shapes, PASSES):
+            if time.perf_counter() > end:
+                break
+            progress(f"tiles of {shape.name}, {pass_} …")
+            tiles = [tile for tile in candidates if saved_apart(shape.d_state) % tile.steps == 0]
+            if pool is not None:
+                tiles = _compiled(pool, setting, shape, pass_, tiles, end)
+            rows += _better(setting, shape, pass_, tiles)
+            write_table(path, gpu, rows, torch=torch.__version__)
     forget_tables()
     return rows
 
 
-def _better(setting: Setting, shape: Shape, pass_: str, gpu: str, candidates: Sequence[Tile]) -> list[Row]:
-    x = inputs_on(_at(shape, setting.batches[-1]), setting.device, torch.bfloat16)
+def _processes(setting: Setting) -> Any:
+    """Processes to compile in: a kernel takes seconds to compile, and there are hundreds."""
+    if setting.device != "cuda":
+        return nullcontext()
+    return multiprocessing.get_context("spawn").Pool(min(12, os.cpu_count() or 1))
+
+
+def _compiled(pool: Pool, setting: Setting, shape: Shape, pass_: str, tiles: Sequence[Tile], end: float) -> list[Tile]:
+    """Tiles that ran before the end, each in another process: Triton's cache on disk has their kernels now."""
+    once = replace(setting, timer=_called)
+    pending = [(tile, pool.apply_async(_runs, (once, shape, pass_, tile))) for tile in tiles]
+    ready = []
+    for tile, result in pending:
+        try:
+            if result.get(max(0.0, end - time.perf_counter())):
+                ready.append(tile)
+        except multiprocessing.TimeoutError:
+            progress(f"{tile}: not compiled in time")
+    return ready
+
+
+def _runs(setting: Setting, shape: Shape, pass_: str, tile: Tile) -> bool:
+    x = inputs_on(replace(shape, batch=setting.batches[-1]), setting.device, torch.bfloat16)
+    try:
+        return _milliseconds(setting, x, pass_, tile) is not None
+    finally:
+        del x
+        torch.cuda.empty_cache()
+
+
+def _called(function: Callable[[], object]) -> float:
+    function()
+    torch.cuda.synchronize()
+    return 0.0
+
+
+def _better(setting: Setting, shape: Shape, pass_: str, candidates: Sequence[Tile]) -> list[Row]:
+    x = inputs_on(replace(shape, batch=setting.batches[-1]), setting.device, torch.bfloat16)
     sizes = (shape.d_state, shape.dt_rank, torch.bfloat16.itemsize)
     default = tile_for(pass_, *sizes)
     usual = _milliseconds(setting, x, pass_, default)
     assert usual is not None
     best, fastest = default, usual * GAIN
+    progress(f"{default}: {usual:.4g} ms")
     for tile in candidates:
-        if tile == default or saved_apart(shape.d_state) % tile.steps:
+        if tile == default:
             continue
         spent = _milliseconds(setting, x, pass_, tile)
+        if spent is not None:
+            progress(f"{tile}: {spent:.4g} ms")
         if spent is not None and spent < fastest:
             best, fastest = tile, spent
     if best == default:
         return []
     states, rank, itemsize = ((size, size) for size in sizes)
     return [Row(pass_, states, rank, itemsize, best)]
-
-
-def _at(shape: Shape, batch: int) -> Shape:
-    from dataclasses import replace
-
-    return replace(shape, batch=batch)
 
 
 def _milliseconds(setting: Setting, x: Inputs, pass_: str, tile: Tile) -> float | None:
