@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+QUICKLY = "from tests.kernels.quick_interpreter import quicken\nquicken()\n"
 
 
 def environment(*folders: Path, **variables: str) -> dict[str, str]:
@@ -21,8 +22,8 @@ def environment(*folders: Path, **variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **variables}
 
 
-def interpreted(*command: str) -> str:
-    """What `python COMMAND` prints while Triton interprets kernels, which it decides at its first import.
+def interpreted(code: str) -> str:
+    """What Python code prints while Triton interprets kernels, which it decides at its first import.
 
     Skips the test where there is no Triton, or one whose interpreter fails with the numpy here.
     """
@@ -30,7 +31,7 @@ def interpreted(*command: str) -> str:
     triton, numpy = (_version(name) for name in ("triton", "numpy"))
     if triton < (3, 7) and numpy >= (2, 4):
         pytest.skip(f"the interpreter of Triton {triton} fails with numpy {numpy}: only 0-dimensional arrays …")
-    child = [sys.executable, *command]
+    child = [sys.executable, "-c", QUICKLY + code]
     done = subprocess.run(child, env=environment(TRITON_INTERPRET="1"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -38,7 +39,7 @@ def interpreted(*command: str) -> str:
 
 def errors_of_cases(module: str) -> Any:
     """The JSON that a module of interpreted cases prints."""
-    return json.loads(interpreted("-m", module))
+    return json.loads(interpreted(f"import runpy\nrunpy.run_module({module!r}, run_name='__main__')"))
 
 
 def _version(package: str) -> tuple[int, ...]:

@@ -96,6 +96,7 @@ def _passes(suite: Path, models: list[str]) -> None:
     assert int(passed[1]) >= 6 * len(models), result.stdout[-1000:]
 
 
+@pytest.mark.slow  # `.ci/run` runs it every time
 def test_timms_suite_passes_for_the_test_variants(suite: Path) -> None:
     _passes(suite, GENERATIONS)
 

@@ -66,7 +66,7 @@ print(json.dumps(rows))
 
 
 def test_dry_run_in_the_interpreter_gives_a_row_for_every_dtype_and_pass() -> None:
-    rows = json.loads(interpreted("-c", CHILD))
+    rows = json.loads(interpreted(CHILD))
     passes = ("forward", "forward + backward")
     assert [(r["dtype"], r["pass"]) for r in rows] == [(t, p) for t in ("float32", "bfloat16") for p in passes]
     assert {r["batch"] for r in rows} == {2}
@@ -84,6 +84,7 @@ def test_without_a_gpu_the_error_is_one_line(capsys: pytest.CaptureFixture[str])
     assert "no CUDA or ROCm GPU" in error
 
 
+@pytest.mark.slow  # `.ci/run` runs it every time
 def test_every_stage_works_in_the_interpreter_and_leaves_its_rows(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is only published for Linux")
     main = runpy.run_path(str(ROOT / "tools" / "benchmark.py"))["main"]

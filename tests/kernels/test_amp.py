@@ -143,7 +143,7 @@ print("passed")
 
 
 def test_triton_kernels_of_extreme_inputs_are_finite_and_close_to_the_definition() -> None:
-    assert interpreted("-c", CHILD) == "passed\n"
+    assert interpreted(CHILD) == "passed\n"
 
 
 # --------------------------------------------------------------------------------------------------- other operators
