@@ -12,6 +12,7 @@ MODULES = {
     "segmentation": "visionssm.tasks.segmentation",
     "video": "visionssm.tasks.video",
     "pointcloud": "visionssm.tasks.pointcloud",
+    "medical": "visionssm.tasks.medical",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }

@@ -1,0 +1,157 @@
+"""Telling the class of every pixel and voxel of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import visionssm
+from visionssm.checkpoints import CheckpointError
+from visionssm.data.errors import DatasetError, UnreadableFileError
+from visionssm.drawing import save_picture
+from visionssm.engine.description import (
+    arguments_of,
+    check_fields,
+    class_names_of,
+    description_of,
+    fields_of,
+    rebuilt,
+)
+from visionssm.engine.task import Row, Source
+from visionssm.heads.medical.segmenter import Segmenter
+from visionssm.tasks.medical.inference import Inference, probabilities
+from visionssm.tasks.medical.pictures import draw
+from visionssm.tasks.medical.preparation import Preparation
+from visionssm.tasks.medical.scan import Scan, read_scan, write_labels
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Class of every pixel of an image or voxel of a volume.
+
+    Attributes:
+        classes: all class names of the model, the background first.
+        numbers: (*sides) class numbers, of the scan's sides.
+        spacing: of these in mm.
+        is_volume: whether sizes are volumes.
+    """
+
+    classes: Sequence[str]
+    numbers: np.ndarray
+    spacing: Sequence[float]
+    is_volume: bool
+
+    def rows(self) -> list[Row]:
+        """Class, pixels or voxels, and their size, mm³ of a volume, of every class but the background."""
+        unit = float(np.prod(self.spacing))
+        return [(name, count, count * unit) for name, count in self._counts() if count]
+
+    def plain(self) -> dict[str, Any]:
+        """{"classes": [{"class": …, "voxels": …, "mm3": …}]}; of images "pixels" and no size."""
+        unit = float(np.prod(self.spacing))
+        if not self.is_volume:
+            return {"classes": [{"class": name, "pixels": count} for name, count in self._counts()]}
+        return {"classes": [{"class": name, "voxels": count, "mm3": count * unit} for name, count in self._counts()]}
+
+    def save(self, folder: Path, source: Source) -> None:
+        """Write the image with its classes in colours; of a volume the slices with most foreground."""
+        drawn = draw(source.sample.pixels, {"predicted": self.numbers}, self.classes)
+        save_picture(drawn, folder / f"{source.name}.png")
+
+    def save_masks(self, folder: Path, source: Source) -> None:
+        """Write a PNG label image, or a NIfTI file with the affine and header of the scan."""
+        write_labels(self.numbers, source.sample, folder / source.name.removesuffix(".nii"))
+
+    def _counts(self) -> list[tuple[str, int]]:
+        counts = np.bincount(self.numbers.ravel(), minlength=len(self.classes))
+        return [(name, int(counts[number])) for number, name in enumerate(self.classes) if number > 0]
+
+
+@dataclass(frozen=True)
+class MedicalSegmenter:
+    """A network for medical segmentation in evaluation mode.
+
+    Attributes:
+        model: (B, C, *sides) to logits.
+        classes: class names, the background first.
+        preparation: of images.
+        inference: how the network is applied.
+        threshold: least probability of the foreground, of networks with a single class; None for the training's.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("class", "pixels", "size")
+    has_masks: ClassVar[bool] = True
+
+    model: Segmenter
+    classes: Sequence[str]
+    preparation: Preparation
+    inference: Inference
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
+        if self.threshold is not None and self.model.num_classes > 1:
+            raise ValueError("threshold does not apply here: with several classes the most probable one is taken")
+
+    def read(self, path: Path) -> Scan:
+        """A NIfTI volume or an image; see `read_scan`."""
+        scan = read_scan(path, self.preparation.channels)
+        if self.model.spatial_dims == 3 and scan.pixels.ndim == 3:
+            raise UnreadableFileError(path, "it is an image; the model is of volumes (.nii, .nii.gz)")
+        return scan
+
+    def __call__(self, scans: Sequence[Scan]) -> list[Segmented]:
+        """Classes of every scan, at its own grid."""
+        place = next(self.model.parameters()).device
+        threshold = self.inference.threshold if self.threshold is None else self.threshold
+        results = []
+        for scan in scans:  # one by one, as their sizes differ
+            inputs = self.preparation.image(scan.pixels, scan.spacing).to(place)
+            found = probabilities(self.model, inputs, self.model.spatial_dims, self.inference)
+            numbers = self.preparation.restored(found, scan.pixels.shape[1:], threshold)
+            results.append(Segmented(self.classes, numbers.cpu().numpy(), scan.spacing, scan.grid is not None))
+        return results
+
+
+_PREPARATION = [field.name for field in fields(Preparation)]
+_INFERENCE = [field.name for field in fields(Inference)]
+
+
+def trained_medical_segmenter(checkpoint: Mapping[str, Any]) -> MedicalSegmenter:
+    """What training wrote, as `read_checkpoint` returned it.
+
+    Raises:
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
+    """
+    about = description_of(checkpoint)
+    given = fields_of(about, "model", ("name", "num_classes", "in_chans", "changes", "inference"))
+    changes, how = arguments_of(given, "changes"), arguments_of(given, "inference")
+    name, count, channels = (given.get(key) for key in ("name", "num_classes", "in_chans"))
+    if not isinstance(name, str) or name not in visionssm.list_segmenters():
+        raise CheckpointError(f"the checkpoint is of a model {name!r:.80}, which is no known segmenter")
+    if type(count) is not int or type(channels) is not int:
+        raise CheckpointError("the checkpoint's description has no num_classes and in_chans that are whole numbers")
+    if changes.keys() & {"pretrained", "pretrained_encoder", "num_classes", "in_chans", "name"}:
+        raise CheckpointError("the checkpoint's description has changes that are not read from a file")
+    check_fields(how, _INFERENCE, "model.inference")
+    prepared = fields_of(about, "preparation", _PREPARATION)
+
+    def build() -> Segmenter:
+        return visionssm.create_segmenter(name, num_classes=count, in_chans=channels, **changes)
+
+    try:
+        preparation, inference = Preparation(**prepared), Inference(**how)
+        if preparation.channels != channels:
+            raise DatasetError(f"its images have {preparation.channels} channels, its model {channels}")
+        network = rebuilt(build, checkpoint, name)
+        inference.check(network.spatial_dims)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's description cannot be used: {error}") from error
+    return MedicalSegmenter(network, class_names_of(about, max(2, count)), preparation, inference)
