@@ -83,6 +83,12 @@ class LionBackbone(nn.Module):
             for window, size in self.last_layers
         )
 
+    def height(self, voxels: int) -> int:
+        """Of the grid of the result, for one of so many voxels."""
+        for _ in self.stages:
+            voxels = -(-voxels // FLATTEN[2])
+        return voxels
+
     def forward(self, x: Tensor, sites: Sites) -> LionFeatures:
         """(N, C) features of voxels to features of fewer and new ones, in a grid of 1/2 the height per stage."""
         stages = []
@@ -118,6 +124,10 @@ class LionFlatBackbone(LionBackbone):
         super().__init__(dim, operator, windows, group_sizes, drop_path, share, options)
         self.flatten = VoxelGeneration(dim, FLATTEN, share)
 
+    def height(self, voxels: int) -> int:
+        """See `LionBackbone.height`."""
+        return -(-super().height(voxels) // FLATTEN[2])
+
     def forward(self, x: Tensor, sites: Sites) -> LionFeatures:
         """(N, C) features of voxels to features in a grid of height 1, for four stages from a height of 32."""
         (x, sites), stages = super().forward(x, sites)
@@ -125,3 +135,7 @@ class LionFlatBackbone(LionBackbone):
         for layer in list(self.last)[1:]:
             x = layer(x, sites)
         return LionFeatures((x, sites), stages)
+
+
+BACKBONES: dict[str, type[LionBackbone]] = {"stages": LionBackbone, "flat": LionFlatBackbone}
+"""Name in a configuration, and class."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visionssm.pointcloud.backbone import LionBackbone
+from visionssm.pointcloud.backbone import BACKBONES
 from visionssm.pointcloud.bev import BEV_NETS, seen_from_above
 from visionssm.pointcloud.boxes import Detections, Truth
 from visionssm.pointcloud.heads import HEADS
@@ -26,8 +26,8 @@ class LionDetector(nn.Module):
         voxel_size: x, y, z in metres.
         point_features: numbers of a point; the first three are x, y, z.
         dim: channels of a voxel.
-        backbone: further arguments of `LionBackbone`.
-        bev: `kind`, a name of `BEV_NETS`, and its arguments.
+        backbone: `kind`, a name of `BACKBONES` ("stages" without one), and its further arguments.
+        bev: `kind`, a name of `BEV_NETS`, and its arguments; None for a head that takes voxels.
         head: `kind`, a name of `HEADS`, and its arguments.
     Raises:
         ValueError: a kind is unknown or a value is out of range.
@@ -42,7 +42,7 @@ class LionDetector(nn.Module):
         point_features: int = 4,
         dim: int = 64,
         backbone: Mapping[str, Any],
-        bev: Mapping[str, Any],
+        bev: Mapping[str, Any] | None,
         head: Mapping[str, Any],
     ) -> None:
         super().__init__()
@@ -50,18 +50,21 @@ class LionDetector(nn.Module):
         self.classes = list(classes)
         self.point_features = point_features
         self.vfe = VoxelEncoder(self.grid, point_features, (dim, dim))
-        self.backbone_3d = LionBackbone(dim, **backbone)
-        depth = self.grid.shape[0]
-        for _ in self.backbone_3d.stages:
-            depth = -(-depth // 2)
-        make_bev, arguments = _chosen(bev, BEV_NETS, "bev")
-        self.backbone_2d = make_bev(dim * depth, **arguments)
-        make_head, arguments = _chosen(head, HEADS, "head")
-        self.dense_head = make_head(self.backbone_2d.out_channels, self.grid, len(self.classes), **arguments)
+        make, arguments = _chosen({"kind": "stages", **backbone}, BACKBONES, "backbone")
+        self.backbone_3d = make(dim, **arguments)
+        channels, self.backbone_2d = dim, None
+        if bev is not None:
+            make, arguments = _chosen(bev, BEV_NETS, "bev")
+            self.backbone_2d = make(dim * self.backbone_3d.height(self.grid.shape[0]), **arguments)
+            channels = self.backbone_2d.out_channels
+        make, arguments = _chosen(head, HEADS, "head")
+        self.dense_head = make(channels, self.grid, len(self.classes), **arguments)
 
     def forward(self, clouds: Sequence[Tensor]) -> Any:
         """The head's predictions for clouds (N_i, point_features) of a batch."""
         output = self.backbone_3d(*self.vfe(clouds)).output
+        if self.backbone_2d is None:
+            return self.dense_head(*output)
         return self.dense_head(self.backbone_2d(seen_from_above(*output)))
 
     def losses(self, clouds: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:

@@ -39,6 +39,22 @@ _RESIDUAL_BEV = {
     "up_channels": (128, 128, 128),
 }
 
+ARGOVERSE2_GROUPS = (
+    ("Regular_vehicle",),
+    ("Pedestrian", "Bicyclist", "Motorcyclist", "Wheeled_rider"),
+    (
+        *("Bollard", "Construction_cone", "Sign", "Construction_barrel", "Stop_sign"),
+        "Mobile_pedestrian_crossing_sign",
+    ),
+    (
+        *("Large_vehicle", "Bus", "Box_truck", "Truck", "Vehicular_trailer", "Truck_cab", "School_bus"),
+        *("Articulated_bus", "Message_board_trailer"),
+    ),
+    ("Bicycle", "Motorcycle", "Wheeled_device", "Wheelchair", "Stroller"),
+    ("Dog",),
+)
+"""Classes of Argoverse 2 (its names, the first letter a capital) that a head of their own looks for."""
+
 
 def _kitti(operator: str) -> dict[str, Any]:
     return {
@@ -98,6 +114,18 @@ def _nuscenes(operator: str) -> dict[str, Any]:
     }
 
 
+def _argoverse2(operator: str) -> dict[str, Any]:
+    return {
+        "classes": tuple(name for group in ARGOVERSE2_GROUPS for name in group),
+        "point_range": (-200.0, -200.0, -4.0, 200.0, 200.0, 4.0),
+        "voxel_size": (0.4, 0.4, 0.25),
+        "dim": 128,
+        "backbone": {"kind": "flat", "operator": operator, **_STAGES},
+        "bev": None,
+        "head": {"kind": "sparse_center", "groups": tuple(map(len, ARGOVERSE2_GROUPS))},
+    }
+
+
 def _nano(operator: str) -> dict[str, Any]:
     """A seventieth of the parameters of KITTI's, and every part of it."""
     return {
@@ -128,6 +156,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lion_mamba_large_waymo": _waymo("mamba", dim=128, drop_path=0.2),
     **{f"lion_{operator}_once": _once(operator) for operator in _WIDELY_PUBLISHED},
     **{f"lion_{operator}_nuscenes": _nuscenes(operator) for operator in _WIDELY_PUBLISHED},
+    **{f"lion_{operator}_argoverse2": _argoverse2(operator) for operator in _WIDELY_PUBLISHED},
     **{f"lion_{operator}_nano": _nano(operator) for operator in OPERATORS},
 }
 """Arguments of `LionDetector` by name."""
@@ -135,6 +164,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 _FILES = {
     "lion_mamba_nuscenes": "1bBzZcZUukt7B5aD3bmKlM2mT7SL8q3Fv",
     "lion_retnet_nuscenes": "1LDM6Iq91muZhzFMMa0WqKtjzJwYVadF6",
+    "lion_mamba_argoverse2": "1NfgKZZZJDodhWnp-Yi3Bi-yXHWM9mW1U",
+    "lion_retnet_argoverse2": "17ZTdThUvK2tnsz0ZhVUrCuJf3bvxQDTl",
+    "lion_rwkv_argoverse2": "15zX5OFvd0WkdE8jsqRXMJ9JdM16gfGkM",
 }
 
 MANUAL_URLS: dict[str, str] = {name: f"https://drive.google.com/file/d/{file}/view" for name, file in _FILES.items()}

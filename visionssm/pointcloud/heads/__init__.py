@@ -10,7 +10,13 @@ from torch import nn
 
 from visionssm.pointcloud.heads.anchor import AnchorHead
 from visionssm.pointcloud.heads.center import CenterHead
+from visionssm.pointcloud.heads.sparse_center import SparseCenterHead
 from visionssm.pointcloud.heads.transfusion import TransFusionHead
 
-HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead, "center": CenterHead, "transfusion": TransFusionHead}
-"""Name in a configuration, and class."""
+HEADS: dict[str, type[nn.Module]] = {
+    "anchor": AnchorHead,
+    "center": CenterHead,
+    "sparse_center": SparseCenterHead,
+    "transfusion": TransFusionHead,
+}
+"""Name in a configuration, and class. `SparseCenterHead` takes voxels of a grid of height 1 in place of a map."""

@@ -132,8 +132,7 @@ class CenterHead(nn.Module):
             whole.tolist(), (boxes[:, 3:5] / cell).tolist(), labels.tolist(), strict=True
         ):
             draw_peak(heat[label], row, column, max(LEAST_RADIUS, int(peak_radius(length, width, LEAST_OVERLAP))))
-        heading = torch.stack([boxes[:, 6].cos(), boxes[:, 6].sin()], 1)
-        codes = torch.cat([place - whole, boxes[:, 2:3], boxes[:, 3:6].log(), heading], 1)
+        codes = codes_of(boxes, place - whole)
         return CenterTargets(heat, whole[:, 1] * size[1] + whole[:, 0], codes, boxes)
 
     def losses(self, predictions: CenterPredictions, truths: Sequence[Truth]) -> dict[str, Tensor]:
@@ -202,11 +201,21 @@ class CenterHead(nn.Module):
 
     def _boxes(self, codes: Tensor, cells: Tensor, width: int) -> Tensor:
         """(M, 7) boxes of (M, 8) codes at (M,) places of a map with so many columns."""
-        place = torch.stack([cells % width, cells // width], 1) + codes[:, :2]
-        cell = codes.new_tensor(list(self.grid.voxel_size[:2])) * self.stride
-        centre = place * cell + codes.new_tensor(list(self.grid.low[:2]))
-        heading = torch.atan2(codes[:, 7], codes[:, 6])
-        return torch.cat([centre, codes[:, 2:3], codes[:, 3:6].exp(), heading[:, None]], 1)
+        return boxes_of(codes, torch.stack([cells % width, cells // width], 1), self.grid, self.stride)
+
+
+def codes_of(boxes: Tensor, places: Tensor) -> Tensor:
+    """(M, 8) numbers that a head says of (M, 7) boxes, whose centres are (M, 2) cells away from that place."""
+    heading = torch.stack([boxes[:, 6].cos(), boxes[:, 6].sin()], 1)
+    return torch.cat([places, boxes[:, 2:3], boxes[:, 3:6].log(), heading], 1)
+
+
+def boxes_of(codes: Tensor, cells: Tensor, grid: Grid, stride: int) -> Tensor:
+    """(M, 7) boxes of (M, 8) codes at (M, 2) columns and rows of a map with a cell for `stride` cells of the grid."""
+    cell = codes.new_tensor(list(grid.voxel_size[:2])) * stride
+    centre = (cells + codes[:, :2]) * cell + codes.new_tensor(list(grid.low[:2]))
+    heading = torch.atan2(codes[:, 7], codes[:, 6])
+    return torch.cat([centre, codes[:, 2:3], codes[:, 3:6].exp(), heading[:, None]], 1)
 
 
 def peak_radius(length: float, width: float, overlap: float) -> float:
