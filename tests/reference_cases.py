@@ -55,6 +55,7 @@ KINDS = {
     "LION state": r"lion/state_.*",
     "LION voxel features": r"lion/vfe_.*",
     "IoU of rotated boxes": r"lion/rotated_iou",
+    "MHS-VM": r"mhsvm/.*",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "timm's EfficientViM": r"efficientvim/.*",
     "VM-UNet": r"vmunet/.*",

@@ -135,7 +135,7 @@ def test_option_reaches_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, option, message", [("spiral", None, "no route"), ("ss2d", 2, "option=2"), ("atrous", 0, "option=0")]
+    "name, option, message", [("teleport", None, "no route"), ("ss2d", 2, "option=2"), ("atrous", 0, "option=0")]
 )
 def test_unusable_route_is_named(name: str, option: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

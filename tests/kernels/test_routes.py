@@ -21,6 +21,13 @@ WHOLE = {
     "zigzag": (routes.zigzag, 1),
     "diagonal": (routes.diagonal, 1),
     "hilbert": (routes.hilbert, 1),
+    "column_zigzag": (routes.column_zigzag, 1),
+    "spiral": (routes.spiral, 1),
+    "zigzags": (routes.zigzags, 4),
+    "diagonals": (routes.diagonals, 4),
+    "spirals": (routes.spirals, 4),
+    "rasters": (routes.rasters, 4),
+    "mhsvm": (routes.mhsvm, 8),
 }
 sizes = st.integers(1, 19)
 
@@ -122,8 +129,34 @@ def test_diagonal_never_returns_to_an_earlier_diagonal(height: int, width: int) 
         (routes.zigzag(3, 2), [[0, 1, 3, 2, 4, 5]]),
         (routes.diagonal(3, 3), [[0, 1, 3, 6, 4, 2, 5, 7, 8]]),
         (routes.hilbert(1, 4), [[0, 1, 2, 3]]),
+        (routes.column_zigzag(2, 3), [[0, 3, 4, 1, 2, 5]]),
+        (routes.spiral(3, 4), [[0, 1, 2, 3, 7, 11, 10, 9, 8, 4, 5, 6]]),
+        (routes.spiral(1, 1), [[0]]),
+        (routes.zigzags(2, 2), [[0, 1, 3, 2], [2, 3, 1, 0], [0, 2, 3, 1], [1, 3, 2, 0]]),
+        (
+            routes.diagonals(2, 3),
+            [[0, 1, 3, 4, 2, 5], [5, 2, 4, 3, 1, 0], [2, 1, 5, 4, 0, 3], [3, 0, 4, 5, 1, 2]],
+        ),
+        (routes.spirals(2, 2), [[0, 1, 3, 2], [2, 3, 1, 0], [2, 3, 1, 0], [0, 1, 3, 2]]),
+        (routes.rasters(1, 2), [[0, 1], [1, 0], [0, 1], [1, 0]]),
     ],
-    ids=["raster", "column", "bidirectional", "ss2d", "atrous", "zigzag", "diagonal", "hilbert_row"],
+    ids=[
+        "raster",
+        "column",
+        "bidirectional",
+        "ss2d",
+        "atrous",
+        "zigzag",
+        "diagonal",
+        "hilbert_row",
+        "column_zigzag",
+        "spiral",
+        "spiral_of_one_pixel",
+        "zigzags",
+        "diagonals",
+        "spirals",
+        "rasters",
+    ],
 )
 def test_small_tables_are_as_written_out(order: Tensor, table: list[list[int]]) -> None:
     assert order[:, 0].tolist() == table
@@ -150,6 +183,57 @@ def test_backwards_walks_from_the_last_step() -> None:
     order = routes.window(2, 3, 2)
     assert routes.backwards(order).tolist() == [[[4, 3, 1, 0], [-1, 5, -1, 2]]]
     assert torch.equal(routes.backwards(routes.backwards(order)), order)
+
+
+@pytest.mark.parametrize("height", range(1, 13))
+def test_every_head_of_mhsvm_visits_every_pixel_once_on_maps_of_all_sizes(height: int) -> None:
+    for width in range(1, 13):
+        order = routes.mhsvm(height, width)
+        assert order.shape == (8, 1, height * width)
+        assert torch.equal(order.sort(-1).values, routes.raster(height, width).expand_as(order))
+
+
+def by_walking_until_a_wall(height: int, width: int) -> list[int]:
+    """The spiral, step by step: turn right before the border and before pixels that were visited."""
+    row, column, (down, right) = 0, 0, (0, 1)
+    visited = [0]
+    while len(visited) < height * width:
+        there = (row + down, column + right)
+        inside = 0 <= there[0] < height and 0 <= there[1] < width
+        if not inside or there[0] * width + there[1] in visited:
+            down, right = right, -down
+            continue
+        row, column = there
+        visited.append(row * width + column)
+    return visited
+
+
+@given(height=st.integers(1, 12), width=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_spiral_walks_on_until_it_must_turn_right(height: int, width: int) -> None:
+    assert routes.spiral(height, width).flatten().tolist() == by_walking_until_a_wall(height, width)
+
+
+@given(height=sizes, width=sizes)
+@settings(max_examples=25, deadline=None)
+def test_column_zigzag_is_the_zigzag_of_the_transposed_map(height: int, width: int) -> None:
+    steps = routes.zigzag(width, height)
+    assert torch.equal(routes.column_zigzag(height, width), steps % height * width + steps // height)
+
+
+@given(height=sizes, width=sizes, size=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_mirroring_twice_changes_nothing_and_both_mirrors_turn_the_map_around(
+    height: int, width: int, size: int
+) -> None:
+    order = routes.window(height, width, size)
+    rows, columns = routes.mirrored_rows(order, height, width), routes.mirrored_columns(order, width)
+    assert torch.equal(routes.mirrored_rows(rows, height, width), order)
+    assert torch.equal(routes.mirrored_columns(columns, width), order)
+    both = routes.mirrored_columns(rows, width)
+    assert torch.equal(both, routes.mirrored_rows(columns, height, width))
+    assert torch.equal(both, torch.where(order < 0, order, height * width - 1 - order))
+    assert torch.equal(routes.backwards(rows), routes.mirrored_rows(routes.backwards(order), height, width))
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -2,7 +2,7 @@
 
 Each function takes the map's height and width, returns one table, and is cached by its arguments. Tables are made
 with tensor operations only, so that they can also be traced with symbolic sizes. Combine tables with `torch.cat`
-(more routes) and `backwards` (the same routes from their ends).
+(more routes), `backwards` (the same routes from their ends), `mirrored_rows` and `mirrored_columns`.
 
 Examples:
     >>> from visionssm import routes
@@ -100,6 +100,18 @@ def backwards(order: Tensor) -> Tensor:
     return order.flip(-1)
 
 
+def mirrored_columns(order: Tensor, width: int) -> Tensor:
+    """The same routes with left and right exchanged."""
+    column = order % width
+    return torch.where(order < 0, order, order - column + (width - 1 - column))
+
+
+def mirrored_rows(order: Tensor, height: int, width: int) -> Tensor:
+    """The same routes with top and bottom exchanged."""
+    row = order // width
+    return torch.where(order < 0, order, order + (height - 1 - 2 * row) * width)
+
+
 @route
 def raster(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Row by row, left to right: (1, 1, L)."""
@@ -183,11 +195,75 @@ def zigzag(height: int, width: int, *, device: torch.device | str | None = None)
 
 
 @route
+def column_zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Boustrophedon by columns: even columns downwards, odd columns upwards: (1, 1, L)."""
+    rows, columns = _rows_and_columns(height, width, device)
+    return _sorted_by(columns * height + torch.where(columns % 2 == 0, rows, height - 1 - rows))
+
+
+@route
 def diagonal(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Anti-diagonals in turn, even ones upwards and odd ones downwards: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
     number = rows + columns
     return _sorted_by(number * (height + width) + torch.where(number % 2 == 0, columns, rows))
+
+
+@route
+def spiral(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Clockwise inwards from the top left corner, ring by ring: (1, 1, L)."""
+    rows, columns = _rows_and_columns(height, width, device)
+    ring = torch.minimum(torch.minimum(rows, columns), torch.minimum(height - 1 - rows, width - 1 - columns))
+    row, column = rows - ring, columns - ring
+    right, bottom = width - 2 * ring - 1, height - 2 * ring - 1  # last column and row of the ring
+    step = torch.where(
+        row == 0,
+        column,
+        torch.where(
+            column == right,
+            right + row,
+            torch.where(row == bottom, 2 * right + bottom - column, 2 * (right + bottom) - row),
+        ),
+    )
+    return _sorted_by(2 * ring * (height + width - 2 * ring) + step)
+
+
+def _both_ways(first: Tensor, second: Tensor) -> Tensor:
+    """Two routes, each followed by its reverse."""
+    return torch.cat([first, backwards(first), second, backwards(second)])
+
+
+@route
+def zigzags(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Zigzag by rows and its reverse, zigzag by columns and its reverse: (4, 1, L). (MHS-VM, arXiv 2406.05992)"""
+    return _both_ways(zigzag(height, width, device=device), column_zigzag(height, width, device=device))
+
+
+@route
+def diagonals(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """`diagonal` and its reverse, the same with left and right exchanged: (4, 1, L). (MHS-VM, arXiv 2406.05992)"""
+    steps = diagonal(height, width, device=device)
+    return _both_ways(steps, mirrored_columns(steps, width))
+
+
+@route
+def spirals(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """`spiral` and its reverse, the same with top and bottom exchanged: (4, 1, L). (MHS-VM, arXiv 2406.05992)"""
+    steps = spiral(height, width, device=device)
+    return _both_ways(steps, mirrored_rows(steps, height, width))
+
+
+@route
+def rasters(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Raster and its reverse, column and its reverse: (4, 1, L). `ss2d` has the same four in another order."""
+    return _both_ways(raster(height, width, device=device), column(height, width, device=device))
+
+
+@route
+def mhsvm(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The eight routes of MHS-VM without their reverses, two for each head: (8, 1, L). (arXiv 2406.05992)"""
+    heads = (zigzags, diagonals, spirals, rasters)
+    return torch.cat([table(height, width, device=device)[::2] for table in heads])
 
 
 @route

@@ -79,9 +79,18 @@ class RouteScan(nn.Module):
         return self.dt_projs_bias
 
     def scan_pixels(
-        self, u: Tensor, projected: Tensor, order: Tensor, initial_state: Tensor | None = None
+        self,
+        u: Tensor,
+        projected: Tensor,
+        order: Tensor,
+        initial_state: Tensor | None = None,
+        *,
+        merge: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Scan (B, L, D) with what `project` gave for it; returns the merged map and the final state."""
+        """Scan (B, L, D) with what `project` gave for it; returns the merged map and the final state.
+
+        Without `merge`, a map for each route, (B, K, L, D), in place of their sum.
+        """
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         at_least_float32 = torch.promote_types(self.A_logs.dtype, torch.float32)
         y = selective_scan(
@@ -94,6 +103,7 @@ class RouteScan(nn.Module):
             dt_bias=self.step_bias(),
             order=order,
             initial_state=initial_state,
+            merge=merge,
             return_final_state=True,
         )
         assert isinstance(y, tuple)

@@ -25,7 +25,7 @@ def test_network_equals_authors_in_single_precision(case: Case) -> None:
         check_gradient_norms(case, model, found["output"], "grad_norms", 2e-4)
 
 
-@every_case("VM-UNet", slow="vmunet_(isic|synapse|default)$")
+@every_case("VM-UNet", slow="")
 def test_network_equals_authors_in_double_precision(case: Case) -> None:
     model = case_model(case, case.data["name"].removesuffix("_grad"), torch.float64)
     with torch.set_grad_enabled("grad_norms" in case.data):
@@ -100,7 +100,7 @@ def test_encoder_refuses_weights_of_too_few_blocks_and_stays_as_it_was() -> None
 
 def test_channels_of_the_stem_are_adapted_to_other_images() -> None:
     weights = old_style_vmamba((1, 1, 1, 1))
-    model = visionssm.create_segmenter("vmunet_nano", in_chans=4, pretrained_encoder=weights)  # type: ignore[arg-type]
+    model = visionssm.create_segmenter("vmunet_nano", in_chans=4, pretrained_encoder=weights)
     assert model.get_parameter("patch_embed.0.weight").shape == (24, 4, 4, 4)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
 import visionssm
 from tests.reference_cases import Case, gradient_norms, relative_gradient_error
-from visionssm.heads.medical.vmunet import VMUNet, checkpoint_filter_fn
+from visionssm.heads.medical.vmunet import VMUNet
 
 
 def taps(model: VMUNet, image: Tensor) -> dict[str, Tensor]:
@@ -48,7 +50,8 @@ def check_outputs(case: Case, found: dict[str, Tensor], suffix: str, tolerance: 
 def check_gradient_norms(case: Case, model: VMUNet, output: Tensor, recorded: str, tolerance: float) -> None:
     """Gradients of the case's scalar have the recorded norms."""
     (output * case.cotangent(output)).sum().backward()
-    norms = gradient_norms(case, model, checkpoint_filter_fn, recorded)
+    key_map = sys.modules[type(model).__module__].checkpoint_filter_fn
+    norms = gradient_norms(case, model, key_map, recorded)
     assert norms
     errors = {name: relative_gradient_error(*pair) for name, pair in norms.items()}
     worst = max(errors, key=errors.__getitem__)

@@ -4,6 +4,7 @@ model = visionssm.create_segmenter("vmunet_synapse")
 logits = model(slices)
 """
 
+from visionssm.heads.medical.mhsvm import MHSVM
 from visionssm.heads.medical.registry import (
     PUBLISHED,
     Published,
@@ -15,6 +16,7 @@ from visionssm.heads.medical.segmenter import Segmenter
 from visionssm.heads.medical.vmunet import VMUNet
 
 __all__ = [
+    "MHSVM",
     "PUBLISHED",
     "Published",
     "Segmenter",

@@ -86,7 +86,7 @@ def create_segmenter(
     num_classes: int | None = None,
     in_chans: int | None = None,
     pretrained: bool | str | Path = False,
-    pretrained_encoder: bool | str | Path = False,
+    pretrained_encoder: bool | str | Path | Mapping[str, Any] = False,
     **changes: Any,
 ) -> Segmenter:
     """A network for medical segmentation: (B, C, *sides) to logits (B, num_classes, *sides), any sides.
@@ -98,7 +98,7 @@ def create_segmenter(
         in_chans: C; None for the published number.
         pretrained: whether to load the published weights; or a file to load, of the authors or of ours.
         pretrained_encoder: whether to start from the weights of a classifier that the authors start from; or a file
-            with them.
+            with them, or what was read from one.
         changes: arguments of the network in place of the variant's.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Segmenter(nn.Module):
             return cropped(y, x.shape[2:])
         return [cropped(level, _share(x, padded, level)) for level in y]
 
-    def load_encoder(self, source: str | Path | dict[str, Any]) -> None:
+    def load_encoder(self, source: str | Path | Mapping[str, Any]) -> None:
         """Start from published weights of a classifier.
 
         Raises:

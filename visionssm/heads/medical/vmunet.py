@@ -165,7 +165,7 @@ class VMUNet(Segmenter):
             x = stage(x + skips[-i] if i else x)
         return self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
 
-    def load_encoder(self, source: str | Path | dict[str, Any]) -> None:
+    def load_encoder(self, source: str | Path | Mapping[str, Any]) -> None:
         """Start from ImageNet weights of VMamba's first generation: in the authors' recipe VMamba-S.
 
         Blocks of the encoder get the weights of the same-named ones. Those of the decoder get the ones of the encoder's
@@ -242,13 +242,16 @@ def vmunet_default(num_classes: int = 1, in_chans: int = 3, **changes: Any) -> V
     return VMUNet(num_classes=num_classes, in_chans=in_chans, **{**depths, **changes})
 
 
+NANO: Mapping[str, Any] = {
+    "dim": 24,
+    "depths": (1, 1, 1, 1),
+    "decoder_depths": (1, 1, 1, 1),
+    "drop_path_rate": 0.0,
+}
+"""The shape of small networks, for tests and small data sets."""
+
+
 @register_segmenter()
 def vmunet_nano(num_classes: int = 1, in_chans: int = 3, **changes: Any) -> VMUNet:
-    """A thirtieth of the parameters, for tests and small data sets."""
-    small: dict[str, Any] = {
-        "dim": 24,
-        "depths": (1, 1, 1, 1),
-        "decoder_depths": (1, 1, 1, 1),
-        "drop_path_rate": 0.0,
-    }
-    return VMUNet(num_classes=num_classes, in_chans=in_chans, **{**small, **changes})
+    """A twentieth of the parameters, for tests and small data sets."""
+    return VMUNet(num_classes=num_classes, in_chans=in_chans, **{**NANO, **changes})
