@@ -90,7 +90,7 @@ def test_image_is_given_to_the_model_at_the_size_asked_for(
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["routes", "spiral"], "no route"),
+        (["routes", "teleport"], "no route"),
         (["routes", "ss2d", "--size", "0", "3"], "positive"),
         (["cam", "vmamba_gigantic", "{photo}"], "neither a file nor a registered model"),
         (["cam", "missing.pth", "{photo}"], "missing.pth"),
