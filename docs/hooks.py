@@ -13,11 +13,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the model zoo's rows, and whole files, where comments ask for them."""
     if "<!-- model zoo -->" in markdown:
         markdown = markdown.replace("<!-- model zoo -->", _model_zoo())
+    if "<!-- segmenters -->" in markdown:
+        markdown = markdown.replace("<!-- segmenters -->", _segmenters())
     return re.sub(r"<!-- file: (\S+) -->", lambda found: _file(found[1]), markdown)
 
 
 def _model_zoo() -> str:
     from visionssm.benchmarks.model_zoo import HEADER, rows
+
+    return "\n".join((*HEADER, *rows()))
+
+
+def _segmenters() -> str:
+    from visionssm.benchmarks.segmenters import HEADER, rows
 
     return "\n".join((*HEADER, *rows()))
 

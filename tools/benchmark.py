@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Benchmarks, as ratios of medians in one run: kernels, cores, convolution, deformable, networks, models, …; and gpu.
 
-`published` measures nothing: it counts, and prints the README's model table.
+`published` measures nothing: it counts, and prints the README's model table and that of docs/medical.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, deformable, headlines, kernels, models, networks, published
+from visionssm.benchmarks import convolution, deformable, headlines, kernels, models, networks, published, segmenters
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
 from visionssm.kernels.tiles import path_of
@@ -65,7 +65,7 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
-    print("\n".join((*published.HEADER, *published.rows())))
+    print("\n".join((*published.HEADER, *published.rows(), "", *segmenters.HEADER, *segmenters.rows())))
     return []
 
 

@@ -1,0 +1,21 @@
+"""The networks for medical segmentation with what is published of them: the rows of the table on the page docs/medical.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from visionssm.heads.medical import PUBLISHED, create_segmenter
+
+HEADER = ("| network | parameters: ours | the authors' | published scores |", "|---|---|---|---|")
+
+
+def rows() -> Iterator[str]:
+    """The Markdown rows, whose parameters are counted."""
+    for name, published in sorted(PUBLISHED.items()):
+        if published.parameters is not None:
+            with torch.device("meta"):
+                ours = sum(p.numel() for p in create_segmenter(name).parameters())
+            scores = ", ".join(f"{measure} {score:.2f}" for measure, score in published.scores.items())
+            yield f"| `{name}` | {ours:,} | {published.parameters:,} | {scores or '–'} |"
