@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
 
@@ -217,3 +222,48 @@ def test_table_that_is_first_seen_in_a_capture_is_not_read(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with pytest.raises(ValueError, match="order names pixels 0 to 9"):
         check_order(order, pixels=4)
+
+
+@pytest.mark.parametrize("name", LAUNCHING)
+@pytest.mark.usefixtures("starts")
+def test_no_tensor_of_a_call_is_kept_alive(name: str) -> None:
+    """Kept for the next launch, one of them would keep the call's graph of autograd, and captures of it would fail."""
+    inputs, call = OPERATORS[name]()
+
+    def train() -> list[weakref.ref[Tensor]]:
+        given = [1 * x for x in inputs]
+        found = call(*given)
+        outputs = (found,) if isinstance(found, Tensor) else found
+        grads = torch.autograd.grad([x.sum() for x in outputs], inputs)
+        return [weakref.ref(x) for x in (*given, *outputs, *grads)]
+
+    kept = train()
+    gc.collect()
+    assert not [x for x in kept if x() is not None]
+
+
+class _AsTold(TorchDispatchMode):
+    """Compares what our operators return with what compilers are told that they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compared = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "visionssm":
+            with FakeTensorMode() as mode:
+                told = func(*tree_map_only(Tensor, mode.from_tensor, args))
+            both = zip(*((x,) if isinstance(x, Tensor) else x for x in (found, told)), strict=True)
+            for x, y in both:
+                assert (x.dtype, x.shape, x.stride()) == (y.dtype, y.shape, y.stride()), func
+                self.compared += 1
+        return found
+
+
+@pytest.mark.parametrize("name", LAUNCHING)
+@pytest.mark.usefixtures("starts")
+def test_results_lie_in_memory_as_compilers_are_told(name: str) -> None:
+    with _AsTold() as mode:
+        _forward_and_backward(name)
+    assert mode.compared >= 2

@@ -249,7 +249,7 @@ def _carry_over(
         }
         grid = (ends.shape[0] * blocks,)
         data = KernelLaunch(gpu_forward.carry_over_parts, grid, arguments, constants, num_warps=1)
-        frame = plan.frames[key] = Frame(data, data.starter())
+        frame = plan.frames[key] = Frame.of(data)
     return Carried(enters, leaves, (before, Launch(frame, tensors)))
 
 

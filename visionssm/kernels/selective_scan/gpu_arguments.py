@@ -59,8 +59,14 @@ def next_power_of_two(x: int) -> int:
 class Frame:
     """What launches of one kernel share, whose tensors agree in all but values: grid, numbers, constants, options."""
 
-    data: KernelLaunch  # with the tensors of the first of them
+    data: KernelLaunch  # without tensors
     starter: Starter
+
+    @classmethod
+    def of(cls, first: KernelLaunch) -> Frame:
+        """The frame of a launch, which keeps none of its tensors: they would keep whole graphs of autograd alive."""
+        numbers = {name: None if isinstance(x, Tensor) else x for name, x in first.arguments.items()}
+        return cls(replace(first, arguments=numbers), first.starter())
 
 
 class Launch(NamedTuple):
@@ -361,4 +367,4 @@ def frame_of(
         maxnreg=tile.maxnreg,
         amd_constants=_ON_AMD,
     )
-    return Frame(data, data.starter())
+    return Frame.of(data)

@@ -88,6 +88,11 @@ def _backward(
     return tuple(x.new_empty(0) if g is None else g for g in grads)
 
 
+def _backward_without_gaps(*inputs: Any) -> tuple[Tensor, ...]:
+    """`_backward` as compilers are told that it is."""
+    return tuple(g.contiguous() for g in _backward(*inputs))
+
+
 def _backward_fake(
     grad_y: Tensor,
     grad_final_state: Tensor | None,
@@ -128,7 +133,7 @@ def _definition(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 _library.impl("ssd", _forward, "CompositeExplicitAutograd")
-_library.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
+_library.impl("ssd_backward", _backward_without_gaps, "CompositeExplicitAutograd")
 torch.library.register_fake("visionssm::ssd", _forward_fake, lib=_library)
 torch.library.register_fake("visionssm::ssd_backward", _backward_fake, lib=_library)
 _ssd = Operator(_library, "ssd", _setup_context, _autograd, _forward)
