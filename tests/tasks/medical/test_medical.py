@@ -53,7 +53,7 @@ def test_training_writes_pictures_curves_and_a_checkpoint_that_describes_itself(
     about = torch.load(run / "best.pth", weights_only=True)["meta"]["visionssm"]
     assert (about["task"], about["classes"]) == ("medical", list(CLASSES))
     assert about["model"]["name"] == "vmunet_nano"
-    assert about["preparation"]["intensity"] == "zscore"
+    assert about["preparation"]["intensity"] == "fixed"
     with Image.open(run / "predictions.png") as image:
         assert np.asarray(image).std() > 20
     assert (run / "learning_curves.png").exists()
