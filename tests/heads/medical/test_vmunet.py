@@ -98,6 +98,15 @@ def test_encoder_refuses_weights_of_too_few_blocks_and_stays_as_it_was() -> None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [{"layers.x": torch.ones(1)}, {"patch_embed.proj.weight": torch.ones(24, 5, 4, 4)}, {"other": torch.ones(1)}],
+)
+def test_encoder_refuses_weights_of_another_network(weights: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="cannot start from these weights"):
+        visionssm.create_segmenter("vmunet_nano", pretrained_encoder=weights)
+
+
 def test_channels_of_the_stem_are_adapted_to_other_images() -> None:
     weights = old_style_vmamba((1, 1, 1, 1))
     model = visionssm.create_segmenter("vmunet_nano", in_chans=4, pretrained_encoder=weights)

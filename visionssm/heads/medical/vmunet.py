@@ -179,13 +179,12 @@ class VMUNet(Segmenter):
         raw = unwrap_state_dict(source if isinstance(source, Mapping) else read_checkpoint(source))
         state = rename_keys(vmamba_to_ours(raw, self), [(r"^layers\.", "encoder.")])
         stem = "patch_embed.0.weight"
-        if stem in state and state[stem].ndim == 4:
+        if stem in state and state[stem].ndim == 4 and state[stem].shape[1] == _SCANNED:
             state[stem] = adapt_input_conv(self.patch_embed.get_parameter("0.weight").shape[1], state[stem])
         last = len(self.dims) - 1
-        for name in [name for name in state if name.startswith("encoder.")]:
-            _, number, part = name.split(".", 2)
-            if number.isdecimal() and part.startswith("blocks."):
-                state[f"decoder.{last - int(number)}.{part}"] = state[name]
+        for name in list(state):
+            if found := re.fullmatch(r"encoder\.(\d{1,3})\.(blocks\..+)", name):
+                state[f"decoder.{last - int(found[1])}.{found[2]}"] = state[name]
 
         wanted = set(self.state_dict())
         started = {name: value for name, value in state.items() if name in wanted}
