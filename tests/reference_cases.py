@@ -56,8 +56,11 @@ KINDS = {
     "LION voxel features": r"lion/vfe_.*",
     "IoU of rotated boxes": r"lion/rotated_iou",
     "MHS-VM": r"mhsvm/.*",
+    "SegMamba": r"segmamba/.*",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
+    "Swin-UMamba": r"swinumamba/.*",
     "timm's EfficientViM": r"efficientvim/.*",
+    "U-Mamba": r"umamba/.*",
     "VM-UNet": r"vmunet/.*",
     "Vim": r"vim/.*",
     "classifier": r".*",
@@ -213,7 +216,7 @@ def gradient_norms(
     that the map splits or merges form one group, whose norm is the root of the sum of squares. Norms are taken as in
     the recording, in float32 or as `EXACT_NORMS` says. `recorded` is the case's entry with the norms.
     """
-    names = list(case.data[recorded])
+    names = [name for name, norm in case.data[recorded].items() if norm is not None]  # None: of an unused head
     numbers = {name: i + 1 for i, name in enumerate(names)}
     for name, source in case.meta.get("tied_keys", {}).items():
         known = numbers.get(name, numbers.get(source))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_EXTRAS = {"mmcv": "openmmlab", "mmdet": "openmmlab", "mmseg": "openmmlab"}
+_EXTRAS = {
+    **dict.fromkeys(("mmcv", "mmdet", "mmseg"), "openmmlab"),
+    **dict.fromkeys(("monai", "nibabel", "nilearn", "h5py"), "medical"),
+}
 
 
 class MissingExtraError(ImportError):

@@ -179,6 +179,11 @@ def test_window_table_is_as_written_out() -> None:
     assert routes.window(2, 3, 2).tolist() == [[[0, 1, 3, 4], [2, -1, 5, -1]]]
 
 
+def test_interleaved_table_is_as_written_out() -> None:
+    assert routes.interleaved(2, 3, 2).tolist() == [[[0, 3, 1, 4, 2, 5]]]
+    assert routes.interleaved(1, 7, 3).tolist() == [[[0, 3, 6, 1, 4, -1, 2, 5, -1]]]
+
+
 def test_backwards_walks_from_the_last_step() -> None:
     order = routes.window(2, 3, 2)
     assert routes.backwards(order).tolist() == [[[4, 3, 1, 0], [-1, 5, -1, 2]]]

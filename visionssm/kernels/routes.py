@@ -188,6 +188,17 @@ def window(height: int, width: int, size: int, *, device: torch.device | str | N
 
 
 @route
+def interleaved(height: int, width: int, pieces: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The first pixel of every piece, the second of every piece, …: (1, 1, pieces·⌈L/pieces⌉), −1 where one is missing.
+
+    The pieces are as many equal parts of the pixels, row by row; the last ones are shorter where L is no multiple.
+    (SegMamba's scan across slices, arXiv 2401.13560, section 2.2, is this one of a volume cut into its slices.)
+    """
+    length = n_cells(height * width, pieces)
+    return _one_route(_padded_pixels(1, height * width, 1, pieces * length, device).view(pieces, length).T)
+
+
+@route
 def zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Boustrophedon: even rows left to right, odd rows right to left: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)

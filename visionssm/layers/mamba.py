@@ -142,12 +142,14 @@ _SCAN_KEYS = {
 def convert_mamba_key(name: str, value: Tensor) -> tuple[str, Tensor]:
     """An entry of a published Mamba mixer under our name and in our shape; any other entry as it is.
 
-    `conv1d.weight` becomes `ahead.conv1d.weight`, and `A_b_log`, of the backward direction, `back.A_logs`.
+    `conv1d.weight` becomes `ahead.conv1d.weight`; `A_b_log`, of the backward direction, `back.A_logs`; and `A_s_log`,
+    of SegMamba's scan across slices, `across.A_logs`.
     """
-    own = r"(?<!ahead\.)(?<!back\.)"  # in a file of ours the entry has its name already
-    match = re.fullmatch(rf"((?:.*\.)?){own}(A|D|conv1d|x_proj|dt_proj)(_b)?((?:_log|\.weight|\.bias)?)", name)
+    own = r"(?<!ahead\.)(?<!back\.)(?<!across\.)"  # in a file of ours the entry has its name already
+    match = re.fullmatch(rf"((?:.*\.)?){own}(A|D|conv1d|x_proj|dt_proj)(_[bs])?((?:_log|\.weight|\.bias)?)", name)
     if match is None or match[2] + match[4] not in _SCAN_KEYS:
         return name, value
-    path, part, backward, kind = match.groups()
+    path, part, direction, kind = match.groups()
     ours, has_route_axis = _SCAN_KEYS[part + kind]
-    return f"{path}{'back' if backward else 'ahead'}.{ours}", value.unsqueeze(0) if has_route_axis else value
+    scan = {None: "ahead", "_b": "back", "_s": "across"}[direction]
+    return f"{path}{scan}.{ours}", value.unsqueeze(0) if has_route_axis else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ class Segmenter(nn.Module):
     Raises:
         ValueError: a number is out of range.
     """
+
+    least_cells: ClassVar[int] = 1
+    """Pixels of the deepest map, at least: two, where it is normalised over its pixels."""
 
     def __init__(self, *, num_classes: int, in_chans: int, stride: Sequence[int]) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class Segmenter(nn.Module):
             ValueError: `x` has another number of dimensions or channels, or no pixels.
         """
         self._check(x)
-        padded = padded_to_multiples(x, self.stride)
+        padded = padded_to_multiples(x, self.stride, self.least_cells)
         y = self.logits(padded)
         if isinstance(y, Tensor):
             return cropped(y, x.shape[2:])
@@ -87,13 +90,18 @@ class Segmenter(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}, so no pixels; expected {expected}")
 
 
-def padded_to_multiples(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """(B, C, *sides) with zeros at the ends of the sides that are no multiples of `stride`."""
+def padded_to_multiples(x: Tensor, stride: Sequence[int], least_cells: int = 1) -> Tensor:
+    """(B, C, *sides) with zeros at the ends of the sides that are no multiples of `stride`.
+
+    The last side becomes `least_cells` multiples long if the padded image were one cell of `stride` otherwise.
+    """
     sides = x.shape[2:]
     if torch.compiler.is_exporting():  # must not branch on the sizes
         x = F.pad(x, [n for step in reversed(stride) for n in (0, step - 1)])
         return _first(x, [n_cells(side, step) * step for side, step in zip(sides, stride, strict=True)])
     missing = [-side % step for side, step in zip(sides, stride, strict=True)]
+    if all(side <= step for side, step in zip(sides, stride, strict=True)):
+        missing[-1] += (least_cells - 1) * stride[-1]
     return F.pad(x, [n for more in reversed(missing) for n in (0, more)]) if any(missing) else x
 
 

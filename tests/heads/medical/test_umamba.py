@@ -1,0 +1,159 @@
+"""U-Mamba is the authors' for any plan, takes their files under all names, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import visionssm
+from tests.heads.medical.recorded import check_case
+from tests.reference_cases import Case, every_case, recorded_case
+from visionssm.heads.medical import Plan, UMamba
+from visionssm.heads.medical.umamba import ABDOMEN_CT, MICROSCOPY, MambaLayer, UpsampleConv, checkpoint_filter_fn
+
+
+def case_model(case: Case) -> UMamba:
+    init = case.meta["init"]
+    sides = case.data["input"]["shape"][2:]
+    plan = Plan(
+        patch=init.get("input_size", sides),
+        widths=init["features_per_stage"],
+        strides=init["strides"],
+        kernels=init["kernel_sizes"],
+        blocks=(init["n_conv_per_stage"],),
+    )
+    model = visionssm.create_segmenter(
+        case.data["name"].removesuffix("_grad").removesuffix("_nods"),
+        num_classes=init["num_classes"],
+        in_chans=init["input_channels"],
+        plan=plan,
+        deep_supervision=init["deep_supervision"],
+    )
+    assert isinstance(model, UMamba)
+    return visionssm.load_official(model, {"network_weights": case.state_dict()})
+
+
+def stages(model: UMamba, of_encoder: bool) -> dict[str, nn.Module]:
+    """The modules whose maps are recorded; with Mamba after every stage the encoder's maps are after it."""
+    layers = model.encoder.mamba_layers
+    encoder = list(model.encoder.stages)
+    if of_encoder:
+        encoder = [stage if isinstance(layer, nn.Identity) else layer for stage, layer in zip(encoder, layers)]
+    modules = [model.encoder.stem, *encoder, *([] if of_encoder else [layers[-1]]), *model.decoder.stages]
+    return {f"stage{i}": module for i, module in enumerate(modules)}
+
+
+@every_case("U-Mamba")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_network_equals_authors(case: Case, dtype: torch.dtype) -> None:
+    model = case_model(case)
+    of_encoder = "enc" in case.data["name"]
+    double = dtype == torch.float64
+    check_case(
+        case,
+        model,
+        stages(model, of_encoder),
+        checkpoint_filter_fn,
+        dtype=dtype,
+        output_tolerance=1e-6 if double else 1e-3,
+        gradient_tolerance=1e-6 if double else 1e-2,
+    )
+
+
+@pytest.mark.parametrize("keep", ["^(?!decoder.encoder)(?!.*all_modules)", "^decoder|all_modules|mamba_layer"])
+def test_one_name_of_a_tensor_is_enough(keep: str) -> None:
+    case = recorded_case("umamba", "umamba_enc2d")
+    whole = case_model(case).state_dict()
+    part = {name: value for name, value in case.state_dict().items() if re.search(keep, name)}
+    assert len(part) < len(case.data["state"])
+    model = case_model(case)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    visionssm.load_official(model, part)
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+
+
+def millions(**arguments: Any) -> float:
+    with torch.device("meta"):
+        model = visionssm.create_segmenter(**arguments)
+    return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+
+
+def test_plans_of_the_authors_data_have_as_many_parameters_as_counted() -> None:
+    assert [millions(name=f"umamba_{kind}3d", plan=ABDOMEN_CT) for kind in ("bot", "enc")] == [41.95, 42.84]
+    assert [millions(name=f"umamba_{kind}3d") for kind in ("bot", "enc")] == [41.95, 42.84]
+    assert [millions(name=f"umamba_{kind}2d") for kind in ("bot", "enc")] == [47.53, 47.02]
+    assert [millions(name=f"umamba_{kind}2d", plan=MICROSCOPY) for kind in ("bot", "enc")] == [64.82, 64.04]
+
+
+def test_upsampling_after_the_convolution_equals_the_published_order() -> None:
+    torch.manual_seed(0)
+    layer = UpsampleConv(4, 3, (1, 2, 2)).double()
+    x = torch.randn(2, 4, 3, 5, 2, dtype=torch.float64)
+    before = layer.conv(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest"))
+    torch.testing.assert_close(layer(x), before)
+
+
+def test_channel_tokens_are_channels() -> None:
+    torch.manual_seed(0)
+    layer = MambaLayer(6, of_channels=True).double()
+    x = torch.randn(2, 9, 2, 3, dtype=torch.float64)
+    tokens = layer.mamba(layer.norm(x.view(2, 9, 6)))
+    torch.testing.assert_close(layer(x), tokens.view_as(x))
+
+
+def test_plan_with_channel_tokens_takes_its_patch_only_and_names_both() -> None:
+    plan = {"patch": (32, 48), "widths": (8, 48), "strides": (1, 8)}
+    model = visionssm.create_segmenter("umamba_enc2d", num_classes=2, plan=plan).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 1, 32, 48)).shape == (1, 2, 32, 48)
+        with pytest.raises(ValueError, match=r"\(32, 40\).*\(32, 48\).*channel tokens"):
+            model(torch.randn(1, 1, 32, 40))
+
+
+@pytest.mark.parametrize("sides", [(1, 1, 1), (3, 5, 8), (8, 8, 8)])
+def test_input_smaller_than_the_strides_is_filled_up(sides: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = visionssm.create_segmenter("umamba_enc3d_nano").eval()
+    x = torch.randn(1, 1, *sides)
+    filled = F.pad(x, (0, 16 - sides[2], 0, 8 - sides[1], 0, 8 - sides[0]))  # two pixels for the deepest norm
+    with torch.inference_mode():
+        expected = model(filled) if max(sides) == 8 and min(sides) == 8 else None
+        y = model(x)
+    assert y.shape == (1, 4, *sides)
+    assert y.isfinite().all()
+    if expected is not None:
+        torch.testing.assert_close(y, expected[..., :8])
+
+
+def test_deep_supervision_gives_all_resolutions_in_training_only() -> None:
+    model = visionssm.create_segmenter("umamba_enc2d_nano", num_classes=3)
+    x = torch.randn(2, 1, 20, 24)
+    levels = model(x)
+    assert [tuple(level.shape) for level in levels] == [(2, 3, 20, 24), (2, 3, 10, 12), (2, 3, 5, 6)]
+    assert isinstance(model.eval()(x), Tensor)
+    off = visionssm.create_segmenter("umamba_enc2d_nano", num_classes=3, deep_supervision=False)
+    assert off(x).shape == (2, 3, 20, 24)
+
+
+def test_half_precision_trains_without_nan_where_scans_are_long() -> None:
+    torch.manual_seed(0)
+    model = visionssm.create_segmenter("umamba_enc3d_nano")
+    x = 30 * torch.randn(1, 1, 8, 32, 32)  # far out of what normalised images have
+    with torch.autocast("cpu", torch.float16):
+        loss = sum(level.float().square().mean() for level in model(x))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_unknown_place_of_mamba_is_an_error() -> None:
+    with pytest.raises(ValueError, match="mamba='both'; choose 'bot' or 'enc'"):
+        visionssm.create_segmenter("umamba_bot2d", mamba="both")
