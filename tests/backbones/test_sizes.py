@@ -59,6 +59,13 @@ def test_pooled_map_is_as_large_as_the_model_makes_it(name: str) -> None:
     assert 0.8 <= cfg.crop_pct <= 1
 
 
+@pytest.mark.parametrize("name", visionssm.list_models())
+def test_default_image_is_square_and_of_whole_patches(name: str) -> None:
+    _, height, width = timm.get_pretrained_cfg(name).input_size
+    assert height == width
+    assert height % build(name).feature_info[-1]["reduction"] == 0
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("vim_", "plstm_"))])
 def test_feature_maps_of_plain_models_are_four_at_even_distances(name: str) -> None:
     depth = len(build(name).feature_info)

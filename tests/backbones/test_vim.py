@@ -276,3 +276,11 @@ def test_a_table_of_no_square_grid_is_refused() -> None:
     state["pos_embed"] = torch.zeros(1, 12, 48)
     with pytest.raises(CheckpointError, match="pos_embed"):
         visionssm.load_official(_nano(), state)
+
+
+@pytest.mark.parametrize("n_patches", [1, 2, 9, 16])
+def test_patch_tokens_are_all_but_the_class_token_in_the_middle(n_patches: int) -> None:
+    model = timm.create_model("vim_nano_test")
+    tokens = torch.arange(n_patches + 1)[None, :, None]
+    left = model.patch_tokens(tokens).flatten().tolist()
+    assert left == [x for x in range(n_patches + 1) if x != n_patches // 2]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coder
 
+from visionssm.data import shapes
 from visionssm.data.errors import DatasetError
 from visionssm.data.masks import uncompressed_rle
 from visionssm.data.shapes import (
@@ -74,6 +75,23 @@ def test_boxes_are_the_extents_of_masks_which_are_disjoint_and_agree_with_the_la
         assert np.all(scene.label_map[mask] == label)
         assert 1 <= label <= len(SHAPES)
     assert np.array_equal(scene.label_map > 0, scene.masks.any(0))
+
+
+def test_forty_places_are_tried_for_the_shapes_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = []
+
+    def everywhere(generator: np.random.Generator, distance: Any, points: np.ndarray) -> np.ndarray:
+        places.append(distance)
+        return np.ones(points.shape[:2])  # hides what is there already
+
+    monkeypatch.setattr(shapes, "_place", everywhere)
+    spec = ShapesSpec(size=32)
+    tried = []
+    for index in range(8):
+        places.clear()
+        assert len(render(spec, "train", index).labels) == 1
+        tried.append(len(places))
+    assert set(tried) == {1, 40}  # 1 where a single shape is wanted
 
 
 def test_shapes_can_be_told_from_what_is_behind_them() -> None:

@@ -21,7 +21,7 @@ from tests.engine.tiny import logged, write_config
 from visionssm.cli.launch import prepare, train
 from visionssm.engine.hooks import progress
 from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
-from visionssm.engine.hooks.figures import draw_confusion, draw_curves, write_figure
+from visionssm.engine.hooks.figures import FiguresHook, draw_confusion, draw_curves, write_figure
 from visionssm.engine.hooks.pictures import PredictionPicturesHook
 from visionssm.engine.hooks.progress import ProgressHook
 from visionssm.engine.runner import VisionRunner
@@ -147,6 +147,28 @@ def test_figures_and_tensorboard_files_are_written_and_curves_survive_a_restart(
     assert hook.val["epoch"] == [1.0, 2.0]
 
 
+def test_curves_of_a_checkpoint_go_on_only_when_it_is_resumed() -> None:
+    curves = {"train": {"epoch": [1.0], "loss": [2.0], "lr": [0.1]}, "val": {"epoch": [1.0], "top1": [9.0]}}
+    checkpoint = {"curves": {**curves, "partial": [3.0, 2]}}
+    resumed, started, other = FiguresHook(), FiguresHook(), FiguresHook(("mIoU",))
+    resumed.after_load_checkpoint(SimpleNamespace(_resume=True), checkpoint)
+    assert (resumed.train, resumed.val) == (curves["train"], curves["val"])
+    started.after_load_checkpoint(SimpleNamespace(_resume=False), checkpoint)
+    other.after_load_checkpoint(SimpleNamespace(_resume=True), checkpoint)
+    assert started.train["epoch"] == other.train["epoch"] == []
+
+
+@pytest.mark.parametrize("most, steps, place", [(1, 4, 1.0), (1, 2, 0.5), (1, 6, 6.0), (3, 6, 1.5)])
+def test_curves_count_epochs_or_the_steps_of_a_run_without_epochs(most: int, steps: int, place: float) -> None:
+    parameters: Any = SimpleNamespace(get_lr=lambda: {"lr": [0.1]})
+    runner = SimpleNamespace(
+        iter=steps - 1, max_iters=1, max_epochs=most, train_dataloader=range(4), optim_wrapper=parameters
+    )
+    hook = FiguresHook()
+    hook.after_train_iter(runner, 0, outputs={"loss": 2.0})
+    assert hook.train["epoch"] == [place]
+
+
 @pytest.mark.parametrize("count", [2, 10, 60])
 def test_confusion_matrix_can_be_drawn_for_any_number_of_classes(tmp_path: Path, count: int) -> None:
     confusion = torch.randint(0, 9, (count, count), generator=torch.Generator().manual_seed(0))
@@ -178,6 +200,19 @@ def test_metrics_agree_with_their_definition_and_leave_out_unreadable_images() -
     assert metrics["nll"] == pytest.approx(0.6)
     assert metric.confusion is not None
     assert metric.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_first_images_are_kept_as_they_were_before_they_were_normalised(channels: int) -> None:
+    levels = torch.randint(0, 256, (channels, 4, 5), generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
+    image = (levels / 255 - mean[:channels, None, None]) / std[:channels, None, None]
+    metric = ClassificationMetric(keep=1)
+    metric.dataset_meta = {"input": {"mean": mean.tolist(), "std": std.tolist()}}
+    metric.process({"inputs": [image, image]}, [{"index": 0}, {"index": 1}])
+    first, second = metric.results
+    assert "image" not in second
+    np.testing.assert_array_equal(first["image"], levels.expand(3, -1, -1).permute(1, 2, 0))
 
 
 def test_predictions_are_written_with_a_class_and_a_score_for_each_rank(tmp_path: Path) -> None:

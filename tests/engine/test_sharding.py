@@ -173,6 +173,13 @@ def single_group() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("single_group")
+def test_lists_that_no_model_has_are_refused() -> None:
+    wrapper = {"type": "FullyShard", "units": ["floors"]}
+    with pytest.raises(ConfigError, match=r"units=\['floors'\]: the model has no list"):
+        shard(torch.nn.Linear(2, 2), torch.device("cpu"), {"model_wrapper_cfg": wrapper})
+
+
 QUICK = ("vim_nano_test", "vmamba_nano_test")
 
 

@@ -39,6 +39,10 @@ def test_a_new_run_leaves_the_files_of_the_former_one_and_can_start_from_them(tm
     assert start == str(aside / "best.pth")
     assert (folder / "notes.txt").exists()
     assert set_aside(folder, "elsewhere.pth") == (None, "elsewhere.pth")
+    (folder / "best.pth").touch()
+    aside, start = set_aside(folder)
+    assert aside is not None
+    assert start is None
 
 
 def test_a_work_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

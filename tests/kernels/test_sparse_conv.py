@@ -230,6 +230,14 @@ def test_wrong_coordinates_are_named(coordinates: Tensor, shape: Any, kernel_siz
         neighbour_table(coordinates, shape, kernel_size)
 
 
+def test_as_many_cells_as_64_bit_numbers_can_count_are_taken() -> None:
+    side = 2**31 - 3  # with a kernel of 3, 2⁶² cells
+    last = torch.tensor([[0, side - 1, side - 1]])
+    assert (neighbour_table(last, (side, side), 3) >= 0).sum() == 1  # itself
+    with pytest.raises(ValueError, match="more cells than 64-bit numbers can count"):
+        neighbour_table(last, (side + 1, side), 3)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
