@@ -67,7 +67,7 @@ class Named:
 
 @dataclass
 class NumpyType:
-    """A NumPy dtype: code and byte order; numbers only."""
+    """A NumPy dtype: code and byte order; numbers, and text of up to 999 letters."""
 
     code: str
     order: str = "="
@@ -137,7 +137,7 @@ _LABELS = frozenset(  # types that are arguments and are not called
         "torch.per_channel_affine_float_qparams",
     }
 )
-_NUMPY_CODE = re.compile(r"[?bhilqBHILQefd]|[iuf][1248]|b1")
+_NUMPY_CODE = re.compile(r"[?bhilqBHILQefd]|[iuf][1248]|b1|U[1-9][0-9]{0,2}")
 
 
 @dataclass

@@ -36,13 +36,14 @@ class Stream(Protocol):
     def tell(self) -> int: ...
 
 
-def unpickle(stream: Stream, size: int, read_storage: StorageReader) -> Any:
+def unpickle(stream: Stream, size: int, read_storage: StorageReader, most: int = MAX_INSTRUCTIONS) -> Any:
     """Read one pickle, which ends where its STOP instruction is.
 
     Args:
         stream: at the pickle's first byte.
         size: greatest number of bytes that the pickle may have; what is made of it is bounded by that.
         read_storage: gives the memory of the tensors.
+        most: instructions that it may have.
     Returns:
         None, bool, int, float, complex, str, bytes, lists, tuples, sets, dictionaries, NumPy numbers and arrays,
         `torch.Tensor`s, dtypes and sizes, `argparse.Namespace`, `Record`, `UnfitTensor`.
@@ -50,7 +51,7 @@ def unpickle(stream: Stream, size: int, read_storage: StorageReader) -> Any:
         UnsafePickleError: naming all functions and classes that are refused.
         ValueError: it is damaged, or would make more than its size accounts for.
     """
-    return _Machine(Maker(size, read_storage)).run(stream)
+    return _Machine(Maker(size, read_storage), most).run(stream)
 
 
 @dataclass
@@ -58,6 +59,7 @@ class _Machine:
     """The stack machine; `maker` has what the names in the pickle stand for."""
 
     maker: Maker
+    most: int = MAX_INSTRUCTIONS
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)  # stacks below the marks
     memo: dict[int, Any] = field(default_factory=dict)
@@ -76,8 +78,8 @@ class _Machine:
 
     def _execute(self, stream: Stream) -> None:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(Any, stream))):
-            if count >= MAX_INSTRUCTIONS:
-                raise ValueError(f"it holds more than {MAX_INSTRUCTIONS:,} objects")
+            if count >= self.most:
+                raise ValueError(f"it holds more than {self.most:,} objects")
             name = opcode.name
             if name in _ARGUMENT:
                 if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:

@@ -7,7 +7,11 @@ _HERE = "visionssm.tasks.pointcloud"
 TASK = Task(
     name="pointcloud",
     models={"PointCloudDetector": f"{_HERE}.model:PointCloudDetector"},
-    datasets={"KittiFrames": f"{_HERE}.data:KittiFrames", "Scenes": f"{_HERE}.scenes:Scenes"},
+    datasets={
+        "KittiFrames": f"{_HERE}.data:KittiFrames",
+        "InfoFrames": f"{_HERE}.infos:InfoFrames",
+        "Scenes": f"{_HERE}.scenes:Scenes",
+    },
     metrics={"KittiMetric": f"{_HERE}.metric:KittiMetric"},
     hooks={"ChangesEndHook": f"{_HERE}.hooks:ChangesEndHook"},
     files={

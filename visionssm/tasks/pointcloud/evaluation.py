@@ -17,24 +17,40 @@ import torch
 from visionssm.kernels import rotated_iou, rotated_iou_3d
 from visionssm.tasks.pointcloud.kitti import Label
 
-LEVELS = ("easy", "moderate", "hard")
 MEASURES = ("2d", "bev", "3d", "aos")
 """Overlap of the boxes in the picture, as seen from above, in space; and "2d" weighted by how right the heading is."""
 
 POSITIONS = 41
 """Recalls at which precision is measured, from 0 to 1."""
 
-_LEAST_HEIGHT = {"easy": 40, "moderate": 25, "hard": 25}
-_MOST_OCCLUDED = {"easy": 0, "moderate": 1, "hard": 2}
-_MOST_TRUNCATED = {"easy": 0.15, "moderate": 0.3, "hard": 0.5}
 _LOOK_ALIKE = {"Car": "Van", "Pedestrian": "Person_sitting"}
 _DONT_CARE = "DontCare"
 
 # Least overlaps: in the picture, and two from above and in space.
-_OVERLAPS = {"Car": (0.7, 0.7, 0.5)}
+_OVERLAPS = {"Car": (0.7, 0.7, 0.5), "Vehicle": (0.7, 0.7, 0.5), "car": (0.7, 0.7, 0.5)}
 _OTHER_OVERLAPS = (0.5, 0.5, 0.25)
 
 _ASKED, _IGNORED, _OTHER = 0, 1, -1
+
+
+class Level(NamedTuple):
+    """Objects that are asked for.
+
+    Attributes:
+        name: of the level.
+        height: in the picture, in pixels, above which an object is asked for, and below which no prediction counts.
+        occluded, truncated: at most.
+    """
+
+    name: str
+    height: float
+    occluded: int
+    truncated: float
+
+
+LEVELS = (Level("easy", 40, 0, 0.15), Level("moderate", 25, 1, 0.3), Level("hard", 25, 2, 0.5))
+EVERY = Level("every", -1, 3, 1.0)
+"""Objects however small, hidden or cut off they are."""
 
 
 class Judged(NamedTuple):
@@ -57,7 +73,7 @@ class Score:
         kind: class.
         measure: one of `MEASURES`.
         overlap: least intersection over union of a right prediction.
-        level: one of `LEVELS`.
+        level: name of a `Level`.
         precision: at the 41 recalls, never rising; all zero if nothing was found.
         truths: objects that were asked for; without any there is no figure.
     """
@@ -85,19 +101,19 @@ def least_overlaps(kind: str) -> tuple[float, float, float]:
     return _OVERLAPS.get(kind, _OTHER_OVERLAPS)
 
 
-def evaluate(frames: Sequence[Judged], classes: Sequence[str]) -> list[Score]:
+def evaluate(frames: Sequence[Judged], classes: Sequence[str], levels: Sequence[Level] = LEVELS) -> list[Score]:
     """All figures of these classes."""
     overlaps = [_Overlaps(frame) for frame in frames]
     scores = []
     for kind in classes:
         flat, strict, loose = least_overlaps(kind)
         wanted = [("2d", flat), ("aos", flat)] + [(x, least) for x in ("bev", "3d") for least in (strict, loose)]
-        for level in LEVELS:
+        for level in levels:
             parts = [_Part(frame, kind, level) for frame in frames]
             for measure, least in wanted:
                 precision = _precision(parts, [x.of(measure) for x in overlaps], measure, least)
                 truths = sum(part.truths.count(_ASKED) for part in parts)
-                scores.append(Score(kind, measure, least, level, precision, truths))
+                scores.append(Score(kind, measure, least, level.name, precision, truths))
     return scores
 
 
@@ -159,23 +175,23 @@ class _Part:
         turns: (found, truths) whether headings agree, from 0 to 1.
     """
 
-    def __init__(self, frame: Judged, kind: str, level: str) -> None:
+    def __init__(self, frame: Judged, kind: str, level: Level) -> None:
         self.truths = [_truth_status(label, kind, level) for label in frame.truths]
         self.found = []
         for label in frame.found:
-            low = abs(label.box[3] - label.box[1]) < _LEAST_HEIGHT[level]  # whatever its class, as in the kit
+            low = abs(label.box[3] - label.box[1]) < level.height  # whatever its class, as in the kit
             self.found.append(_IGNORED if low else _ASKED if label.kind == kind else _OTHER)
         self.scores = [0.0 if label.score is None else label.score for label in frame.found]
         angles = [np.array([label.alpha for label in part]) for part in (frame.found, frame.truths)]
         self.turns = (1 + np.cos(angles[0][:, None] - angles[1])) / 2
 
 
-def _truth_status(label: Label, kind: str, level: str) -> int:
+def _truth_status(label: Label, kind: str, level: Level) -> int:
     if label.kind == kind:
         hard = (
-            label.occluded > _MOST_OCCLUDED[level]
-            or label.truncated > _MOST_TRUNCATED[level]
-            or label.box[3] - label.box[1] <= _LEAST_HEIGHT[level]
+            label.occluded > level.occluded
+            or label.truncated > level.truncated
+            or label.box[3] - label.box[1] <= level.height
         )
         return _IGNORED if hard else _ASKED
     return _IGNORED if label.kind == _LOOK_ALIKE.get(kind) else _OTHER
@@ -271,8 +287,8 @@ def table(scores: Sequence[Score]) -> list[tuple[str | float, ...]]:
     return [(x.kind, x.measure, x.overlap, x.level, 100 * x.ap11, 100 * x.ap40, x.truths) for x in scores]
 
 
-def headline(scores: Sequence[Score]) -> dict[str, float]:
-    """The figures that are logged: AP40 of moderate difficulty between 0 and 1, in space and from above.
+def headline(scores: Sequence[Score], level: str = "moderate") -> dict[str, float]:
+    """The figures that are logged: AP40 of a level between 0 and 1, in space and from above.
 
     "car_3d_70" is that of cars whose boxes overlap by 0.7; "ap_3d" is the mean over classes of the strict ones.
     Classes without truths are left out.
@@ -280,7 +296,7 @@ def headline(scores: Sequence[Score]) -> dict[str, float]:
     named: dict[str, float] = {}
     strict = []
     for x in scores:
-        if x.level == "moderate" and x.measure in ("3d", "bev") and x.truths:
+        if x.level == level and x.measure in ("3d", "bev") and x.truths:
             named[f"{x.kind.lower()}_{x.measure}_{round(100 * x.overlap)}"] = x.ap40
             if x.measure == "3d" and x.overlap == least_overlaps(x.kind)[1]:
                 strict.append(x.ap40)

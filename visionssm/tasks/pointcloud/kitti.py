@@ -27,7 +27,6 @@ MOST_POINTS = 10_000_000
 _LEVELS = ((40, 0, 0.15), (25, 1, 0.3), (25, 2, 0.5))
 """Least height in the picture, and most occlusion and truncation, of easy, moderate and hard objects."""
 
-_BYTES = 4 * len(POINT)
 _MOST_TEXT = 1 << 20
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +66,14 @@ class Calibration:
         pixels, depth = self.to_image(self.to_camera(points[:, :3]))
         with np.errstate(invalid="ignore"):
             return ((pixels >= 0) & (pixels < np.asarray(size))).all(1) & (depth >= 0)
+
+
+AXES = Calibration(
+    projection=np.eye(3, 4),
+    rectification=np.eye(3),
+    velo_to_cam=np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]),
+)
+"""Of frames without a camera: coordinates change their names, no picture is meant."""
 
 
 @dataclass(frozen=True)
@@ -233,23 +240,35 @@ def read_plane(path: Path) -> np.ndarray:
     return plane / (length if plane[1] < 0 else -length)
 
 
-def read_sweep(path: Path) -> np.ndarray:
-    """(N, 4) float32 points of a .bin file; those with a number that is not finite are left out and told in the log.
+def read_sweep(path: Path, columns: Sequence[str] = POINT) -> np.ndarray:
+    """(N, F) float32 points of a .bin file; those with a number that is not finite are left out and told in the log.
 
+    Args:
+        path: of the file.
+        columns: names of the F numbers of a point.
     Raises:
         UnreadableFileError: (a ValueError) it is missing, no list of points, not named .bin, too large, or no point is
             finite.
     """
-    data = _bytes(path, MOST_POINTS * _BYTES)
+    width = 4 * len(columns)
+    data = _bytes(path, MOST_POINTS * width)
     if path.suffix.lower() != ".bin":  # nothing in a sweep says that it is one: any file of some length would be points
         raise UnreadableFileError(path, "it is no sweep, whose name ends in .bin")
-    if len(data) % _BYTES:
+    if len(data) % width:
         raise UnreadableFileError(
             path,
-            f"its {len(data):,} bytes are no multiple of {_BYTES}, {len(data) % _BYTES} are left over; a sweep is "
-            f"little-endian float32, {len(POINT)} per point ({', '.join(POINT)})",
+            f"its {len(data):,} bytes are no multiple of {width}, {len(data) % width} are left over; a sweep is "
+            f"little-endian float32, {len(columns)} per point ({', '.join(columns)})",
         )
-    points = np.frombuffer(data, "<f4").reshape(-1, len(POINT)).astype(np.float32)
+    return finite_points(path, np.frombuffer(data, "<f4").reshape(-1, len(columns)).astype(np.float32))
+
+
+def finite_points(path: Path, points: np.ndarray) -> np.ndarray:
+    """The points of a file of which all numbers are finite; how many are left out is told in the log.
+
+    Raises:
+        UnreadableFileError: (a ValueError) it has points, and none is finite.
+    """
     good = np.isfinite(points).all(1)
     if not good.all():
         if not good.any():

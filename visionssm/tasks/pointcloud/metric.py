@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from visionssm.engine.task import Metric
 from visionssm.files import complete_or_absent, write_csv
-from visionssm.tasks.pointcloud.data import DONT_CARE
-from visionssm.tasks.pointcloud.evaluation import Judged, Score, evaluate, headline, table
-from visionssm.tasks.pointcloud.kitti import labels_of_boxes, lidar_boxes, write_labels
+from visionssm.pointcloud.boxes import inside
+from visionssm.tasks.pointcloud.data import DONT_CARE, Frame
+from visionssm.tasks.pointcloud.evaluation import EVERY, LEVELS, Judged, Score, evaluate, headline, table
+from visionssm.tasks.pointcloud.kitti import Label, labels_of_boxes, lidar_boxes, write_labels
 from visionssm.tasks.pointcloud.pictures import (
     TRUTH,
     colours_of,
@@ -34,6 +37,8 @@ class KittiMetric(Metric):
     Args:
         keep: frames of the data set that are kept for drawing.
         threshold: least score of what is drawn.
+        least_points: if given, figures are of one level only, "every": all objects in which there are so many points,
+            however far or hidden; the others are neither asked for nor wrong.
 
     Attributes:
         scores: of the last evaluation.
@@ -41,10 +46,11 @@ class KittiMetric(Metric):
 
     formats: ClassVar[tuple[str, ...]] = ("", ".json", ".csv")
 
-    def __init__(self, keep: int = 4, threshold: float = 0.3) -> None:
+    def __init__(self, keep: int = 4, threshold: float = 0.3, least_points: int = 0) -> None:
         super().__init__()
         self.keep = keep
         self.threshold = threshold
+        self.least_points = least_points
         self.rows: list[dict[str, Any]] = []
         self.scores: list[Score] = []
 
@@ -52,7 +58,10 @@ class KittiMetric(Metric):
         """Keep the boxes of one batch, and the points of the first frames of the data set."""
         for row in data_samples:
             shown = ("points",) if row["index"] < self.keep else ()
-            self.results.append({x: row[x] for x in ("index", "frame", "boxes", "scores", "labels", *shown)})
+            kept = {x: row[x] for x in ("index", "frame", "boxes", "scores", "labels", *shown)}
+            if self.least_points:
+                kept["truths"] = _with_points(row["frame"], row["points"], self.least_points)
+            self.results.append(kept)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Figures of all frames."""
@@ -64,9 +73,10 @@ class KittiMetric(Metric):
             kinds = [classes[number] for number in row["labels"]]
             frame = row["frame"]
             row["found"] = labels_of_boxes(row["boxes"], kinds, frame.calibration, frame.size, row["scores"])
-        self.scores = evaluate([Judged(row["frame"].labels, row["found"]) for row in self.rows], classes)
+        judged = [Judged(row.get("truths", row["frame"].labels), row["found"]) for row in self.rows]
+        self.scores = evaluate(judged, classes, [EVERY] if self.least_points else LEVELS)
         self.pictures = [(row["index"], self._picture(row, classes)) for row in self.rows if "points" in row]
-        return headline(self.scores)
+        return headline(self.scores, EVERY.name if self.least_points else "moderate")
 
     def write(self, path: Path, dataset: Any) -> None:
         """Write KITTI's text files and the table of all figures into a folder; or one of .json and .csv.
@@ -95,6 +105,16 @@ class KittiMetric(Metric):
         numbers = row["labels"][good]
         draw_above(image, row["boxes"][good], colours_of(numbers), view)
         return with_classes(image, classes, numbers, truth=True)
+
+
+def _with_points(frame: Frame, points: np.ndarray, least: int) -> tuple[Label, ...]:
+    """The labels of a frame; those with fewer points are marked as hidden beyond every level."""
+    boxes = torch.from_numpy(lidar_boxes(frame.labels, frame.calibration))
+    counts = inside(torch.from_numpy(points[:, :3].astype(np.float64)), boxes).sum(0).tolist()
+    return tuple(
+        label if count >= least else replace(label, occluded=EVERY.occluded + 1)
+        for label, count in zip(frame.labels, counts, strict=True)
+    )
 
 
 def plain_objects(row: Mapping[str, Any]) -> list[dict[str, Any]]:
