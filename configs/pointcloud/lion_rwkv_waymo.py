@@ -1,0 +1,5 @@
+"""LION with RWKV-6 on Waymo as it is published; see lion_mamba_waymo.py."""
+
+_base_ = "./lion_mamba_waymo.py"
+
+model = dict(name="lion_rwkv_waymo")

@@ -1,0 +1,5 @@
+"""LION with TTT-Linear on KITTI as it is published; see lion_mamba_kitti.py."""
+
+_base_ = "./lion_mamba_kitti.py"
+
+model = dict(name="lion_ttt_kitti")
