@@ -52,7 +52,7 @@ def reduced(name: str) -> dict[str, Any]:
     size = [(b - a) / cells for a, b, cells in zip(low, high, (32, 32, 8), strict=True)]
     small = {"windows": ((5, 5, 8), (5, 5, 4)), "group_sizes": (64, 32)}
     changes: dict[str, Any] = {"dim": 16, "voxel_size": size, "backbone": small}
-    if "bev" in VARIANTS[name]:
+    if VARIANTS[name]["bev"]:
         levels = len(VARIANTS[name]["bev"]["layers"])
         changes["bev"] = {"layers": (1,) * levels, "channels": (8,) * levels, "up_channels": (8,) * levels}
     return changes
