@@ -95,6 +95,13 @@ def _sorted_by(key: Tensor) -> Tensor:
     return _one_route(key.flatten().argsort(stable=True))
 
 
+def _walked_at(step: Tensor) -> Tensor:
+    """The route that visits each pixel at the step which an (H, W) map names. Unlike sorting, ONNX has it."""
+    step = step.flatten()
+    pixels = torch.arange(step.shape[0], dtype=torch.int64, device=step.device)
+    return _one_route(torch.zeros_like(step).scatter(0, step, pixels))
+
+
 def backwards(order: Tensor) -> Tensor:
     """The same routes walked from their last step to their first."""
     return order.flip(-1)
@@ -102,7 +109,7 @@ def backwards(order: Tensor) -> Tensor:
 
 def mirrored_columns(order: Tensor, width: int) -> Tensor:
     """The same routes with left and right exchanged."""
-    column = order % width
+    column = order - order // width * width  # ONNX has no remainder of a size that is left open
     return torch.where(order < 0, order, order - column + (width - 1 - column))
 
 
@@ -202,14 +209,14 @@ def interleaved(height: int, width: int, pieces: int, *, device: torch.device | 
 def zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Boustrophedon: even rows left to right, odd rows right to left: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
-    return _sorted_by(rows * width + torch.where(rows % 2 == 0, columns, width - 1 - columns))
+    return _walked_at(rows * width + torch.where(rows % 2 == 0, columns, width - 1 - columns))
 
 
 @route
 def column_zigzag(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Boustrophedon by columns: even columns downwards, odd columns upwards: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
-    return _sorted_by(columns * height + torch.where(columns % 2 == 0, rows, height - 1 - rows))
+    return _walked_at(columns * height + torch.where(columns % 2 == 0, rows, height - 1 - rows))
 
 
 @route
@@ -217,7 +224,15 @@ def diagonal(height: int, width: int, *, device: torch.device | str | None = Non
     """Anti-diagonals in turn, even ones upwards and odd ones downwards: (1, 1, L)."""
     rows, columns = _rows_and_columns(height, width, device)
     number = rows + columns
-    return _sorted_by(number * (height + width) + torch.where(number % 2 == 0, columns, rows))
+
+    def triangle(side: Tensor) -> Tensor:
+        side = side.clamp(min=0)
+        return side * (side + 1) // 2
+
+    earlier = triangle(number) - triangle(number - height) - triangle(number - width)  # pixels of earlier diagonals
+    upwards = columns - (number - height + 1).clamp(min=0)
+    downwards = rows - (number - width + 1).clamp(min=0)
+    return _walked_at(earlier + torch.where(number % 2 == 0, upwards, downwards))
 
 
 @route
@@ -236,7 +251,7 @@ def spiral(height: int, width: int, *, device: torch.device | str | None = None)
             torch.where(row == bottom, 2 * right + bottom - column, 2 * (right + bottom) - row),
         ),
     )
-    return _sorted_by(2 * ring * (height + width - 2 * ring) + step)
+    return _walked_at(2 * ring * (height + width - 2 * ring) + step)
 
 
 def _both_ways(first: Tensor, second: Tensor) -> Tensor:
