@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 from visionssm.benchmarks.segmenters import rows
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.slow  # that networks have the published parameters is tested beside them
 def test_page_shows_the_counted_rows_and_ours_are_as_many_as_the_authors() -> None:
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
     assert spec is not None
