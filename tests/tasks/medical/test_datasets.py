@@ -156,10 +156,10 @@ def test_damage_met_later_stops_the_run_or_is_passed_over(pictures: Path) -> Non
 
 
 def test_folder_of_volumes_gives_channels_classes_in_order_and_folds(volumes: Path) -> None:
-    data = NiftiFolder(volumes, split="train")
+    data = NiftiFolder(volumes, part="train")
     assert data.classes == ["background", "oedema", "tumour"]
-    assert (len(data), len(NiftiFolder(volumes, split="val"))) == (4, 2)
-    assert not set(data.names) & set(NiftiFolder(volumes, split="val").names)
+    assert (len(data), len(NiftiFolder(volumes, part="val"))) == (4, 2)
+    assert not set(data.names) & set(NiftiFolder(volumes, part="val").names)
     sample = data[0]
     assert sample["inputs"].shape == (2, 4, 12, 10)
     assert np.bincount(sample["labels"].flatten()).tolist() == [480 - 36 - 12, 36, 12]
@@ -170,7 +170,7 @@ def test_folder_of_volumes_gives_channels_classes_in_order_and_folds(volumes: Pa
 def test_random_patches_of_resampled_volumes_have_one_size(volumes: Path) -> None:
     data = NiftiFolder(
         volumes,
-        split="all",
+        part="all",
         prepare=dict(spacing=(1.5, 1.0, 1.0)),
         transforms=[
             dict(type="SpatialPadd", spatial_size=(8, 8, 16)),
@@ -201,7 +201,7 @@ def test_all_mistakes_of_a_folder_of_volumes_are_told_at_once(volumes: Path) -> 
             write_nifti(images / f"case{n}_{channel:04d}.nii.gz", np.zeros(shape, np.float32))
         write_nifti(labels / f"case{n}.nii.gz", np.zeros((10, 12, 4), np.uint8))
     with pytest.raises(DatasetError) as error:
-        NiftiFolder(volumes, split="all")
+        NiftiFolder(volumes, part="all")
     told = str(error.value)
     for part in (
         "has 8 mistakes",
@@ -236,7 +236,7 @@ def test_unusable_descriptions_are_told(content: str, told: str, volumes: Path) 
 
 def test_too_few_slices_and_empty_folders_are_told(volumes: Path) -> None:
     with pytest.raises(DatasetError, match=r"6 cases of fewer than 5 slices: 'case0' \(4\)"):
-        NiftiFolder(volumes, split="all", min_slices=5)
+        NiftiFolder(volumes, part="all", min_slices=5)
     (volumes / "nothing").mkdir()
     with pytest.raises(DatasetError, match="holds no usable case"):
         NiftiFolder(volumes, images="nothing")
@@ -299,6 +299,21 @@ def test_damaged_volumes_and_links_to_other_files_are_told(synapse: Path) -> Non
         file["image"] = h5py.ExternalLink("/etc/passwd", "image")
     with pytest.raises(DatasetError, match=r"2 files that cannot be read(.|\n)*links to other files"):
         SliceVolumes(synapse, split="test", list="lists/test_vol.txt")
+
+
+def test_slices_of_a_patient_are_in_one_part(synapse: Path) -> None:
+    names = [f"case{n}_slice{z:03d}" for n in range(7) for z in range(2)]
+    for name in names:
+        (synapse / f"train_npz/{name}.npz").write_bytes((synapse / "train_npz/case0.npz").read_bytes())
+    (synapse / "lists/train.txt").write_text("\n".join(names))
+    parts = [
+        SliceVolumes(synapse, split="train", list="lists/train.txt", part=part, fold=1).names
+        for part in ("train", "val")
+    ]
+    assert parts[1] == ["case1_slice000", "case1_slice001", "case6_slice000", "case6_slice001"]
+    assert sorted(parts[0] + parts[1]) == names
+    with pytest.raises(DatasetError, match="part must be one of train, val, all and fold 0 to 4, got 'val' and 5"):
+        SliceVolumes(synapse, split="train", list="lists/train.txt", part="val", fold=5)
 
 
 def test_lists_may_not_name_other_folders(synapse: Path) -> None:

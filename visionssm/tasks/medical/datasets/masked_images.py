@@ -15,6 +15,7 @@ from visionssm.data.label_images import check_pair, class_numbers_of, reason_of
 from visionssm.data.orientation import check_orientation
 from visionssm.data.problems import Mistake, Problems
 from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair, check_labels
+from visionssm.tasks.medical.datasets.folds import part_of
 from visionssm.tasks.medical.preparation import preparation_of
 
 _HELP = (
@@ -35,6 +36,8 @@ class MaskedImages(MedicalDataset):
         values: grey level or palette number of every class; None for 0, 1, …, where of two classes 255 is the second
             one's too.
         channels: 3 for colours, 1 for grey images.
+        part: "train", "val" (every fifth image) or "all"; see `part_of`.
+        fold: which of the five is "val", 0 to 4.
         wrong: "raise" tells all mistakes at once: images without mask, damaged files, masks of another size, with
             colours or with values that no class has; "skip" leaves these images out and logs how many.
         inspect: masks whose values are looked at beforehand; None for all. The others are checked when read.
@@ -55,6 +58,8 @@ class MaskedImages(MedicalDataset):
         suffix: str = ".png",
         values: Sequence[int] | None = None,
         channels: int = 3,
+        part: str = "all",
+        fold: int = 0,
         wrong: str = "raise",
         inspect: int | None = 500,
         orientation: str | None = None,
@@ -84,7 +89,8 @@ class MaskedImages(MedicalDataset):
         self.image_folder, self.mask_folder = (Path(root).expanduser() / x for x in (images, masks))
         self.files: list[tuple[Path, Path, bool]] = []
         problems = Problems()
-        paths = files_below(self.image_folder, SUFFIXES)
+        every = files_below(self.image_folder, SUFFIXES)
+        paths = [every[n] for n in part_of([str(path) for path in every], part, fold)]
         mask_paths = [self.mask_folder / x.relative_to(self.image_folder).with_name(x.stem + suffix) for x in paths]
         headers = zip(inspect_images(paths), inspect_images(mask_paths), strict=True)
         for path, mask, (image_header, mask_header) in zip(paths, mask_paths, headers, strict=True):

@@ -13,6 +13,7 @@ from visionssm.data.errors import DatasetError, UnreadableFileError
 from visionssm.data.folders import files_below
 from visionssm.data.problems import Mistake, Problems
 from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair, check_pair
+from visionssm.tasks.medical.datasets.folds import part_of
 from visionssm.tasks.medical.preparation import preparation_of
 from visionssm.tasks.medical.scan import NIFTI, other_grid, read_channels, read_volume
 
@@ -20,8 +21,6 @@ _HELP = (
     "It is a folder with dataset.json (channel_names and labels), imagesTr/CASE_0000.nii.gz (a file a channel) and "
     "labelsTr/CASE.nii.gz. Point to yours with root in the data set's config."
 )
-SPLITS = ("train", "val", "all")
-_FOLDS = 5
 
 
 class NiftiFolder(MedicalDataset):
@@ -29,7 +28,7 @@ class NiftiFolder(MedicalDataset):
 
     Args:
         root: folder with dataset.json.
-        split: "train" or "val": of five folds in the order of names, every fifth case is in one; or "all".
+        part: "train", "val" (every fifth case) or "all"; see `part_of`.
         fold: which of the five is "val", 0 to 4.
         images: folder of the images, relative to `root`.
         labels: folder of the labels.
@@ -49,7 +48,7 @@ class NiftiFolder(MedicalDataset):
         self,
         root: str | Path,
         *,
-        split: str = "train",
+        part: str = "train",
         fold: int = 0,
         images: str = "imagesTr",
         labels: str = "labelsTr",
@@ -62,8 +61,6 @@ class NiftiFolder(MedicalDataset):
         cache: bool = False,
     ) -> None:
         self.check_available(root, images, labels)
-        if split not in SPLITS or fold not in range(_FOLDS):
-            raise DatasetError(f"split must be one of {', '.join(SPLITS)} and fold 0 to 4, got {split!r} and {fold}")
         self.root = Path(root).expanduser()
         channels, names, self.values = _described(self.root / "dataset.json")
         super().__init__(
@@ -78,7 +75,7 @@ class NiftiFolder(MedicalDataset):
         self.image_folder, self.label_folder, self.min_slices = self.root / images, self.root / labels, min_slices
         self.ends = {_case(path): path.name[len(_stem(path)) :] for path in files_below(self.image_folder, NIFTI)}
         every = sorted(self.ends)
-        chosen = [name for n, name in enumerate(every) if split == "all" or (n % _FOLDS == fold) == (split == "val")]
+        chosen = [every[n] for n in part_of(every, part, fold)]
         self.names: list[str] = []
         problems = Problems()
         for name in chosen:
@@ -95,7 +92,7 @@ class NiftiFolder(MedicalDataset):
         problems.settle(repr(str(self.root)), wrong)
         if not self.names:
             raise DatasetError(
-                f"{str(self.image_folder.absolute())!r} holds no usable case of {split!r}, of {len(every)}. {_HELP}"
+                f"{str(self.image_folder.absolute())!r} holds no usable case of part={part!r}, of {len(every)}. {_HELP}"
             )
 
     @staticmethod

@@ -14,6 +14,7 @@ from visionssm.data.folders import regular_file
 from visionssm.data.problems import Mistake, Problems
 from visionssm.extras import needs_extra
 from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair, check_pair
+from visionssm.tasks.medical.datasets.folds import part_of
 from visionssm.tasks.medical.preparation import preparation_of
 from visionssm.tasks.medical.scan import MOST_VOXELS
 
@@ -47,6 +48,8 @@ class SliceVolumes(MedicalDataset):
         list: file with a name a line, relative to `root`; without suffix.
         classes: names in the order of the numbers, the background first; those of Synapse by default.
         spacing: of the volumes in mm: depth, height, width; the files do not tell it.
+        part: "train", "val" (every fifth patient, who is what a name says before "_slice") or "all"; see `part_of`.
+        fold: which of the five is "val", 0 to 4.
         wrong: "raise" tells all mistakes at once: names whose file is missing, damaged files, labels of another shape
             or with unknown numbers, values that are not finite; "skip" leaves these cases out and logs how many.
         inspect: cases whose contents are looked at beforehand; None for all. The others are checked when read.
@@ -65,6 +68,8 @@ class SliceVolumes(MedicalDataset):
         list: str,
         classes: Sequence[str] = SYNAPSE,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        part: str = "all",
+        fold: int = 0,
         wrong: str = "raise",
         inspect: int | None = 100,
         prepare: Mapping[str, Any] | None = None,
@@ -88,7 +93,8 @@ class SliceVolumes(MedicalDataset):
         self.names: Any = []
         problems = Problems()
         listed = Path(root).expanduser() / list
-        for name in _names(listed):
+        every = _names(listed)
+        for name in (every[n] for n in part_of([x.partition("_slice")[0] for x in every], part, fold)):
             try:
                 if not (self.folder / f"{name}{suffix}").is_file():
                     raise Mistake(f"names in {listed.name!r} without a file in {str(self.folder)!r}")

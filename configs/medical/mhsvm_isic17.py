@@ -1,0 +1,15 @@
+"""MHS-VM with four heads and threshold 0 on ISIC 2017, from scratch.
+
+python tools/train.py configs/medical/mhsvm_isic17.py --cfg-options train_dataloader.dataset.root=DIR \\
+    val_dataloader.dataset.root=DIR test_dataloader.dataset.root=DIR
+
+`configs/_base_/isic.py` says what differs from the authors' code.
+"""
+
+_base_ = "../_base_/isic.py"
+
+model = dict(type="MedicalSegmentor", name="mhsvm_4h_t0", num_classes=1, in_chans=3, loss="bce_dice")
+
+train_dataloader = dict(dataset=dict(root="data/isic17"))
+val_dataloader = dict(dataset=dict(root="data/isic17"))
+test_dataloader = dict(dataset=dict(root="data/isic17"))
