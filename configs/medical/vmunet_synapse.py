@@ -3,9 +3,9 @@
 python tools/train.py configs/medical/vmunet_synapse.py
 python tools/test.py configs/medical/vmunet_synapse.py best.pth --pictures DIR --out metrics.csv
 
-Files as TransUNet prepares them: train_npz, test_vol_h5, lists/lists_Synapse below data/synapse. What differs from
-the authors' code: a fifth of the patients chooses the model, not the lowest training loss; right angles, flips and rotations
-are drawn independently, the latter for a quarter of the slices.
+Files as TransUNet prepares them: train_npz, test_vol_h5 and lists/lists_Synapse below data/synapse. What differs from
+the authors' code: a fifth of the patients chooses the model, not the lowest training loss; right angles, flips and
+rotations are drawn independently, the latter for a quarter of the slices.
 """
 
 _prepare = dict(intensity="none", size=(224, 224), order=3)
