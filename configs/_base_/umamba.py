@@ -1,8 +1,8 @@
 """Volumes in nnU-Net's form as U-Mamba is trained on them: SGD with a poly schedule, patches, deep supervision.
 
 A config that inherits from this sets `model`, the patches, and `root`. What differs from nnU-Net: fewer kinds of
-augmentation; intensities are cut off at every image's own percentiles; no cropping to what is not zero; a fifth of the
-cases (fold 0) chooses the model, imagesTs and labelsTs test it. Set `prepare.spacing` to the median spacing of your set,
+augmentation; intensities are cut off at every image's own percentiles; no cropping to what is not zero; a fifth of
+the cases (fold 0) chooses the model, imagesTs and labelsTs test it. Set `prepare.spacing` to the median spacing of your set,
 in mm (depth, height, width).
 """
 

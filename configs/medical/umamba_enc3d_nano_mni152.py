@@ -21,7 +21,7 @@ train_dataloader = dict(
     batch_size=4,
     dataset=dict(
         dims=3,
-        repeat=48,
+        repeat=24,
         transforms=[
             dict(type="RandCropByPosNegLabeld", spatial_size=_patch, pos=3, neg=1),
             dict(type="RandFlipd", prob=0.5, spatial_axis=2),
