@@ -2,8 +2,8 @@
 
 A config that inherits from this sets `model`, the patches, and `root`. What differs from nnU-Net: fewer kinds of
 augmentation; intensities are cut off at every image's own percentiles; no cropping to what is not zero; a fifth of
-the cases (fold 0) chooses the model, imagesTs and labelsTs test it. Set `prepare.spacing` to the median spacing of your set,
-in mm (depth, height, width).
+the cases (fold 0) chooses the model, imagesTs and labelsTs test it. Set `prepare.spacing` to the median spacing of
+your set, in mm (depth, height, width).
 """
 
 _prepare = dict(intensity="zscore", percentiles=(0.5, 99.5), spacing=None, order=3)
