@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import visionssm
 from visionssm.backbones.convs5 import create_convs5
+from visionssm.layers.ss2d import SS2D
 
 # ------------------------------------------------------------------------------------------- how parameters start
 
@@ -406,3 +407,9 @@ def test_images_are_prepared_as_published(name: str) -> None:
     assert tuple(cfg.std) == IMAGENET_DEFAULT_STD == (0.229, 0.224, 0.225)
     assert cfg.num_classes == (2 if name == "plstm_ape" else 1000)
     assert cfg.crop_mode == images.mode
+
+
+def test_mixer_without_arguments_is_that_of_vmambas_published_sizes() -> None:
+    mixer = SS2D(40)
+    assert (mixer.d_state, mixer.dt_rank, mixer.dim) == (1, 3, 40)
+    assert mixer.conv2d.bias is None
