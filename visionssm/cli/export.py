@@ -2,8 +2,9 @@
 
 The first argument is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME),
 or the name of a registered model (untrained weights, unless --pretrained). A classifier becomes image → scores, a
-detector image → boxes, scores, labels (and masks), a segmentor image → classes of the pixels. The exported file is run
-and compared with eager PyTorch before it gets its name.
+detector image → boxes, scores, labels (and masks), a segmentor image → classes of the pixels, a detector in point
+clouds points → boxes, scores, labels (--format pt2). The exported file is run and compared with eager PyTorch before
+it gets its name.
 
 Exit status: 0 if the file was written, 2 if the model cannot be exported or the arguments are unusable.
 """
@@ -49,8 +50,13 @@ class Written(NamedTuple):
     difference: float
 
 
-def find(source: str, *, model_name: str | None = None, pretrained: bool = False) -> Exportable:
+def find(
+    source: str, *, model_name: str | None = None, pretrained: bool = False, part: str | None = None
+) -> Exportable:
     """What is in a checkpoint of any task, or a registered model, in the form that is exported.
+
+    Args:
+        part: of the network, for those that have parts with a form of their own.
 
     Raises:
         FileNotFoundError, CheckpointError, ImportError: see `visionssm.load_predictor`.
@@ -64,7 +70,12 @@ def find(source: str, *, model_name: str | None = None, pretrained: bool = False
         predictor = load_predictor(source, model_name=model_name)
     if not hasattr(predictor, "exportable"):
         raise ExportError(f"{source!r} cannot be exported: a {type(predictor).__name__} has no form for it")
-    return predictor.exportable()
+    if part is None:
+        return predictor.exportable()
+    parts = getattr(predictor, "exportable_parts", {})
+    if part not in parts:
+        raise ExportError(f"{source!r} has no part {part!r}; it has {', '.join(sorted(parts)) or 'none'}")
+    return parts[part]()
 
 
 def export(
@@ -88,6 +99,7 @@ def export(
         ImportError, ExportError: see `export_onnx`.
         ValueError: the network takes one input at a time.
     """
+    dynamic = dynamic or exportable.always_open
     example = make_example(exportable, dynamic=dynamic, size=size, batch_size=batch_size)
     difference = FORMATS[kind](exportable, path, example, dynamic=dynamic)
     return Written(path, tuple(example.shape), tuple(exportable.axes.values()) if dynamic else (), difference)
@@ -120,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the model's)")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--part", help="of a detector in point clouds: map, the network on the map seen from above")
     parser.add_argument("--out", type=Path, help="file to write (default: SOURCE.onnx or SOURCE.pt2 in this folder)")
     options = parser.parse_args(arguments)
     for name, value in (("--batch-size", options.batch_size), ("--size", min(options.size or [1]))):
@@ -127,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{name} must be at least 1, got {value}")
 
     try:
-        exportable = find(options.source, model_name=options.model, pretrained=options.pretrained)
+        exportable = find(options.source, model_name=options.model, pretrained=options.pretrained, part=options.part)
         out = options.out or Path(f"{Path(options.source).stem}.{options.format}")
         print(f"exporting {options.source} to {out} …", file=sys.stderr)
         written = export(
@@ -141,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ExportError, ImportError, ValueError, OSError) as error:
         tell(error)
         return 2
-    sizes = f"any {', '.join(written.open_axes)}" if options.dynamic else f"input {written.shape}"
+    sizes = f"any {', '.join(written.open_axes)}" if written.open_axes else f"input {written.shape}"
     size = out.stat().st_size / 1e6
     print(f"wrote {out} ({size:.1f} MB), {sizes}; largest difference to eager {written.difference:.1e}")
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from visionssm.kernels import sparse_conv
 from visionssm.pointcloud.partition import DIRECTIONS, Partition
@@ -40,7 +41,7 @@ class LionLayer(nn.Module):
 
     def forward(self, x: Tensor, sites: Sites) -> Tensor:
         """(N, C) features to the same shape."""
-        if not len(sites):
+        if guard_or_false(sites.count == 0):
             return x
         groups = self.partition.of(sites)
         for direction, operator in zip(DIRECTIONS, self.blocks, strict=True):
@@ -93,11 +94,11 @@ class VoxelMerging(nn.Module):
         """
         conv, norm = self.sub_conv
         x = F.gelu(norm(conv(x, sites)))
-        coords, whole = self.coords(x, sites), len(x)
+        coords, whole = self.coords(x, sites), x.shape[0]
         steps = coords.new_tensor((1, *reversed(self.scale)))
         shape = tuple(-(-length // step) for length, step in zip(sites.shape, reversed(self.scale), strict=True))
         merged, inverse = distinct(coords // steps, shape, sites.batch_size)
-        total = x.new_zeros(len(merged), x.shape[1]).index_add_(0, inverse[:whole], x)
+        total = x.new_zeros(merged.count, x.shape[1]).index_add_(0, inverse[:whole], x)
         return self.norm(total), merged, inverse[:whole]
 
     def coords(self, x: Tensor, sites: Sites) -> Tensor:
@@ -151,7 +152,7 @@ class VoxelGeneration(VoxelMerging):
         chosen, first = [], 0
         for count in sites.counts:
             order = response[first : first + count].argsort(descending=True, stable=True)
-            chosen.append(first + order[: int(self.share * count)])
+            chosen.append(first + order[: torch.sym_int(self.share * count)])
             first += count
         return torch.cat(chosen)
 

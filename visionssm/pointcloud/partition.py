@@ -87,7 +87,7 @@ class Partition:
         for direction in DIRECTIONS:
             order = torch.argsort(self.keys(sites, direction), stable=True)
             rank = torch.empty_like(order)
-            rank[order] = torch.arange(len(order), device=order.device)
+            rank[order] = torch.arange(order.shape[0], device=order.device)
             orders[direction] = Order(order, order[gather], scatter[rank])
         return Groups(self.group_size, gather, scatter, orders)
 
@@ -136,7 +136,9 @@ def places(counts: Sequence[int], size: int, device: torch.device | None = None)
     for count in counts:
         length = -(-count // size) * size
         place = torch.arange(length, device=device)
-        filler = place - size if length > size else place % max(count, 1)
+        # In tensors, as the number of voxels is not known when a network is exported.
+        own, whole = (torch.scalar_tensor(x, dtype=torch.long, device=device) for x in (count, length))
+        filler = torch.where(whole > size, place - size, place % own.clamp(min=1))
         gather.append(voxels + torch.where(place < count, place, filler))
         scatter.append(padded + place[:count])
         voxels, padded = voxels + count, padded + length

@@ -92,6 +92,11 @@ class Sites:
     def __len__(self) -> int:
         return len(self.coords)
 
+    @property
+    def count(self) -> int:
+        """How many there are; a symbol while the network is exported, which `len` cannot give."""
+        return self.coords.shape[0]
+
     def once(self, name: Hashable, make: Callable[[], ValueT]) -> ValueT:
         """What `make` gives: made at the first call of this name, kept for later ones."""
         if name not in self._kept:
@@ -101,6 +106,8 @@ class Sites:
     @property
     def counts(self) -> list[int]:
         """Voxels of every sample."""
+        if self.batch_size == 1:
+            return [self.count]
         return self.once("counts", lambda: torch.bincount(self.coords[:, 0], minlength=self.batch_size).tolist())
 
     @property
@@ -127,9 +134,13 @@ class RowNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to the same shape."""
-        if len(x) > 1 or not self.training:
+        if self.training and len(x) > 1:
             return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        # Written out, as PyTorch's form wants to know whether there are any rows, which no exporter does.
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return torch.addcmul(self.bias - self.running_mean * scale, x, scale).to(x.dtype)
 
 
 class PointLayer(nn.Module):
@@ -198,12 +209,12 @@ class VoxelEncoder(nn.Module):
         """
         points, coords = self._inside(clouds)
         sites, voxel = distinct(coords, self.grid.shape, len(clouds))
-        x = torch.cat([points, *self._offsets(points, coords, voxel, len(sites))], 1)
+        x = torch.cat([points, *self._offsets(points, coords, voxel, sites.count)], 1)
         *first, last = self.pfn_layers
         for layer in first:
-            x, highest = layer(x, voxel, len(sites))
+            x, highest = layer(x, voxel, sites.count)
             x = torch.cat([x, highest[voxel]], 1)
-        return last(x, voxel, len(sites))[1], sites
+        return last(x, voxel, sites.count)[1], sites
 
     def _inside(self, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(M, F) usable points and (M, 4) coordinates of the voxels that they are in."""
@@ -213,7 +224,7 @@ class VoxelEncoder(nn.Module):
                     f"a cloud must be (points, {self.point_features}), got {tuple(cloud.shape)}; point_features of the "
                     "model's config is the number of columns"
                 )
-        sample = torch.cat([torch.full((len(x),), i, device=x.device) for i, x in enumerate(clouds)])
+        sample = torch.cat([torch.full((x.shape[0],), i, device=x.device) for i, x in enumerate(clouds)])
         points = torch.cat(list(clouds))
         cell = torch.floor((points[:, :3] - self.low) / self.size)
         ends = cell.new_tensor(self.grid.shape).flip(0)
@@ -225,6 +236,6 @@ class VoxelEncoder(nn.Module):
         """Of every point the (M, 3) distances from the mean of its voxel's points, and from the voxel's centre."""
         xyz = points[:, :3]
         total = xyz.new_zeros(count, 3).index_add_(0, voxel, xyz)
-        number = torch.bincount(voxel, minlength=count).clamp(min=1).to(xyz.dtype)
+        number = xyz.new_zeros(count).index_add_(0, voxel, torch.ones_like(xyz[:, 0])).clamp(min=1)
         centre = coords[:, 1:].flip(1).to(xyz.dtype) * self.size + (self.size / 2 + self.low)
         return xyz - (total / number[:, None])[voxel], xyz - centre

@@ -43,6 +43,7 @@ class Exportable:
         input: name of what it takes.
         axes: of the input that may have other sizes, with their names.
         can_open: whether one file may serve several sizes.
+        always_open: whether these axes are open without being asked for.
         refused: kinds of files, "onnx" or "pt2", that cannot hold the network, and why.
         shape: of an input for which the network was made, where that is known.
         expected: of an input to what the model itself finds, without export.
@@ -59,6 +60,7 @@ class Exportable:
     input: str = "image"
     axes: Mapping[int, str] = field(default_factory=lambda: IMAGE_AXES)
     can_open: bool = True
+    always_open: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     expected: Callable[[Tensor], Any] | None = None

@@ -150,9 +150,12 @@ def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tens
         return [image]
     generator = torch.Generator().manual_seed(0)
     # The maps of the other size have odd sides where those of common sizes have even ones.
-    longer = {"batch": 1, "height": 37, "width": 76}
+    longer = {"batch": 1, "height": 37, "width": 76, "points": 517}
     shape = [side + longer.get(exportable.axes.get(axis, ""), 0) for axis, side in enumerate(image.shape)]
-    return [image, exportable.sample(shape, generator=generator)]
+    shapes = [shape]
+    if exportable.axes.get(0) == "points":
+        shapes.append([1 + shape[0] // 3, *shape[1:]])
+    return [image, *(exportable.sample(shape, generator=generator) for shape in shapes)]
 
 
 @contextlib.contextmanager

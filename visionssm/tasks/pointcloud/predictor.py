@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ from visionssm.tasks.pointcloud.pictures import (
     view_of,
     with_classes,
 )
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,19 @@ class SweepDetector:
     def read(self, path: Path) -> np.ndarray:
         """(N, 4) points of a .bin file of KITTI's; see `read_sweep`."""
         return read_sweep(path)
+
+    def exportable(self) -> Exportable:
+        """What `export_archive` takes: points to boxes, scores and classes."""
+        from visionssm.tasks.pointcloud.export import exportable_detector
+
+        return exportable_detector(self.model, self.classes)
+
+    @property
+    def exportable_parts(self) -> dict[str, Callable[[], Exportable]]:
+        """Parts of the network that have a form of their own: `map`, from features seen from above to boxes."""
+        from visionssm.tasks.pointcloud.export import exportable_map_network
+
+        return {"map": lambda: exportable_map_network(self.model, self.classes)}
 
     def __call__(self, sweeps: Sequence[np.ndarray]) -> list[Objects]:
         """Objects of every sweep whose score reaches the threshold."""

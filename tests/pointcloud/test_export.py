@@ -1,0 +1,71 @@
+"""Files of detectors in point clouds: of whole detectors with any number of points, and of the network on the map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import visionssm
+from visionssm.cli.export import export, find
+from visionssm.integrations.export import ExportError, export_onnx
+from visionssm.pointcloud.bev import seen_from_above
+from visionssm.pointcloud.detector import LionDetector
+from visionssm.pointcloud.variants import arguments_of, create_detector
+from visionssm.tasks.pointcloud.export import exportable_detector, exportable_map_network
+from visionssm.tasks.pointcloud.predictor import SweepDetector
+
+SMALL = {
+    "point_range": (0.0, -4.8, -3.0, 9.6, 4.8, 1.0),
+    "backbone": {"windows": ((7, 7, 16),), "group_sizes": (64,)},
+    "bev": {"layers": (1, 1), "channels": (8, 8), "up_channels": (8, 8)},
+}
+
+
+def small() -> LionDetector:
+    torch.manual_seed(0)
+    return create_detector("lion_mamba_nano", **SMALL).eval()
+
+
+@pytest.mark.slow
+def test_an_archive_finds_what_the_detector_finds_in_sweeps_of_any_size(tmp_path: Path) -> None:
+    detector = small()
+    written = export(exportable_detector(detector, detector.classes), tmp_path / "boxes.pt2", "pt2")
+    assert written.open_axes == ("points",)
+    assert written.difference <= 1e-5  # at three numbers of points, and with boxes found
+    loaded = torch.export.load(written.path).module()
+    points = torch.rand(99, 4) * torch.tensor([9, 4, 3, 1]) - torch.tensor([0, 2, 2, 0])
+    for cloud in (points, points[:1], points[:0], points + 99):
+        boxes, scores, labels = loaded(cloud)
+        (found,) = detector.detections([cloud])
+        torch.testing.assert_close((boxes, scores, labels), tuple(found), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_has_the_network_on_the_map_and_says_that_it_has_no_voxels(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    detector = small()
+    predictor = SweepDetector(detector, detector.classes)
+    with pytest.raises(ExportError, match=r"have no form in ONNX.*--part map"):
+        export_onnx(predictor.exportable(), tmp_path / "boxes.onnx", torch.zeros(9, 4))
+    exportable = predictor.exportable_parts["map"]()
+    written = export(exportable, tmp_path / "map.onnx", "onnx")
+    assert written.difference <= 1e-4
+    cloud = torch.rand(99, 4) * torch.tensor([9, 4, 3, 1]) - torch.tensor([0, 2, 2, 0])
+    with torch.no_grad():
+        seen = seen_from_above(*detector.backbone_3d(*detector.vfe([cloud])).output)
+        assert seen.shape == written.shape
+        boxes, scores = exportable.network(seen)
+        predictions = detector([cloud])
+    torch.testing.assert_close(boxes, detector.dense_head.boxes(predictions))  # type: ignore[operator]
+    assert scores.max() == predictions.scores.sigmoid().max()
+
+
+def test_parts_that_a_network_does_not_have_are_told() -> None:
+    with pytest.raises(ExportError, match="has no part 'map'; it has none"):
+        find("vmamba_nano_test", part="map")
+    changes = arguments_of("lion_mamba_nano", {"head": {"kind": "center"}})
+    centres = visionssm.create_detector("lion_mamba_nano", **changes)
+    with pytest.raises(ExportError, match=r"heads of anchors only.*CenterHead"):
+        exportable_map_network(centres, centres.classes)
