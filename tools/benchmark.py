@@ -9,11 +9,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from visionssm.benchmarks import convolution, deformable, headlines, kernels, models, networks, published, segmenters
+from visionssm.benchmarks import (
+    convolution,
+    deformable,
+    headlines,
+    kernels,
+    models,
+    networks,
+    pointcloud,
+    published,
+    segmenters,
+)
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
 from visionssm.kernels.tiles import path_of
@@ -93,6 +104,14 @@ def _headlines(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     if options.png:
         headlines.draw(rows, options.png)
+    return rows
+
+
+def _pointcloud(options: argparse.Namespace) -> list[dict[str, Any]]:
+    scale = pointcloud.TINY if options.dry_run else None
+    rows, parts = pointcloud.run(seconds=options.seconds, clock=options.clock, scale=scale)
+    print(table(parts) + "\n")
+    write_json(Path(options.json).with_suffix(".parts.json"), parts)
     return rows
 
 
@@ -195,6 +214,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     papers.add_argument("--json", default="work_dirs/benchmark_headlines.json", help="where to write the figures")
     papers.add_argument("--png", help="also draw time against image size and length of the context")
     papers.set_defaults(run=_headlines)
+
+    clouds = commands.add_parser(
+        "pointcloud", parents=[common], help="LION's operators and parts on the CPU beside attention and references"
+    )
+    clouds.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
+    clouds.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+    clouds.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
+    clouds.add_argument("--json", default="work_dirs/benchmark_pointcloud.json", help="where to write the figures")
+    clouds.set_defaults(run=_pointcloud)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from PIL import Image
 
 from tests.fuzz.cases import case, cases, mutated
-from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.errors import CorruptImageError, DatasetError, UnreadableFileError
 from visionssm.data.images import MAX_PIXELS, ImageHeader, UnreadableImageError, inspect_images, read_image
 from visionssm.data.masks import check_mask, decode_mask, uncompressed_rle
 from visionssm.tasks.detection.data import CocoInstances
+from visionssm.tasks.pointcloud.infos import read_infos
+from visionssm.tasks.pointcloud.kitti import read_calibration, read_labels, read_plane, read_sweep
 from visionssm.tasks.segmentation.data import IGNORED, LabelledImages
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow, on damaged files
@@ -405,3 +408,33 @@ def test_label_images_that_pass_the_check_are_loaded_by_mmseg(tmp_path: Path) ->
                     assert sample["gt_seg_map"].shape == sample["img"].shape[:2]
                     assert set(np.unique(sample["gt_seg_map"])) <= {0, 1, 2, IGNORED}
     assert accepted > 2
+
+
+def test_any_files_of_point_clouds_are_read_or_told(tmp_path: Path) -> None:
+    label = b"Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49 1.57\n"
+    rows = {"P2": 12, "R0_rect": 9, "Tr_velo_to_cam": 12}
+    calibration = "".join(
+        f"{name}: {' '.join(f'{float(i % (4 if n == 9 else 5) == 0):.3e}' for i in range(n))}\n"
+        for name, n in rows.items()
+    )
+    infos = [{"name": np.array(["Car", "Bus"]), "boxes": np.ones((2, 7)), "path": "a.bin", "n": [1, 2.5, None]}] * 3
+    files = {
+        "l.txt": (read_labels, label * 3),
+        "c.txt": (read_calibration, calibration.encode()),
+        "p.txt": (read_plane, b"# Plane\nWidth 4\nHeight 1\n-1.8e-02 -9.9e-01 2.3e-03 1.68\n"),
+        "s.bin": (read_sweep, np.ones((20, 4), "<f4").tobytes()),
+        "i.pkl": (read_infos, pickle.dumps(infos)),
+        "i.json": (read_infos, b'[{"name": ["Car"], "boxes": [[1, 2, 3, 4, 5, 6, 0]]}]'),
+    }
+    for name, (read, content) in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert len(read(tmp_path / name)) if name != "c.txt" else read(tmp_path / name)  # type: ignore[operator]
+    for number, draw in cases(150):
+        with case(number):
+            name = draw.choice(sorted(files))
+            read, content = files[name]
+            (tmp_path / name).write_bytes(mutated(content, draw))
+            with contextlib.suppress(UnreadableFileError):
+                found = read(tmp_path / name)  # type: ignore[operator]
+                if name in ("p.txt", "s.bin"):
+                    assert np.isfinite(found).all()
