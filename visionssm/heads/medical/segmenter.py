@@ -58,6 +58,8 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels, or no pixels.
         """
+        if hasattr(x, "as_tensor"):  # MONAI's images, whose class operators would keep in backward passes
+            x = x.as_tensor()
         self._check(x)
         padded = padded_to_multiples(x, self.stride, self.least_cells)
         y = self.logits(padded)
