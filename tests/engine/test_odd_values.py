@@ -36,6 +36,8 @@ from visionssm.tasks.classification.data import check_transform, usable_transfor
         ("optim_wrapper.optimizer", None, "optim_wrapper cannot be built"),
         ("optim_wrapper.optimizer.lr", "abc", "optim_wrapper cannot be built"),
         ("optim_wrapper.optimizer.lr", -1, "optim_wrapper cannot be built.*-1"),
+        ("optim_wrapper.clip_grad.max_norm", "abc", "optim_wrapper cannot be built.*abc"),
+        ("optim_wrapper.clip_grad", {"max_norms": 1.0}, "optim_wrapper cannot be built.*max_norm"),
         ("optim_wrapper.constructor", "Foo", "optim_wrapper cannot be built.*Foo"),
         ("custom_hooks.0.momentum", 5, "custom_hooks .* cannot be built.*momentum"),
         ("default_hooks.checkpoint.interval", "abc", "cannot be built"),

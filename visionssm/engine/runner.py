@@ -202,6 +202,10 @@ class VisionRunner(Runner):
         is_new = not isinstance(optim_wrapper, OptimWrapper)
         wrapper = super().build_optim_wrapper(optim_wrapper)
         if is_new and not isinstance(wrapper, OptimWrapperDict):
+            if wrapper.clip_grad_kwargs:  # tried, since the first step alone would show wrong arguments
+                sample = nn.Parameter(torch.zeros(1))
+                sample.grad = torch.zeros(1)
+                wrapper.clip_func([sample], **wrapper.clip_grad_kwargs)
             guard_updates(wrapper, self.model)
             if is_sharded(self.model):
                 from visionssm.engine.shards import load_whole_states
