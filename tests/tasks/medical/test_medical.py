@@ -221,8 +221,9 @@ def test_slices_of_a_volume_go_through_a_network_of_images_one_by_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_small_network_learns_the_tissues_of_the_head(tmp_path: Path) -> None:
-    config = str(shipped_config("vmunet_nano_mni152"))
+@pytest.mark.parametrize("name", ["vmunet_nano_mni152", "umamba_enc3d_nano_mni152", "mhsvm_4h_nano_mni152"])
+def test_a_small_network_learns_the_tissues_of_the_head(name: str, tmp_path: Path) -> None:
+    config = str(shipped_config(name))
     assert train.main([config, "--work-dir", str(tmp_path)]) == 0
     figures = evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")
     assert figures["dice_brain"] >= 0.85
