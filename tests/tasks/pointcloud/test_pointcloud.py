@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ SMALL = {
     "backbone": {"windows": ((5, 5, 8), (5, 5, 4)), "group_sizes": (64, 32)},
     "bev": {"layers": (0, 0), "channels": (8, 8), "up_channels": (8, 8)},
 }
+ROOT = Path(__file__).parents[3]
 CONFIG = shipped_config("lion_mamba_nano_scenes")
 
 
@@ -121,6 +126,29 @@ def test_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) 
     assert train.main([str(run / "config.py"), "--work-dir", str(folder), "--resume", *EPOCHS]) == 0
     first, second = (torch.load(x / "epoch_2.pth", weights_only=True)["state_dict"] for x in (run, folder))
     assert first.keys() == second.keys()
+    assert all(torch.equal(x, second[key]) for key, x in first.items())
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_with_the_same_weights_when_it_is_resumed(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(run / "config.py"), "--work-dir", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, *EPOCHS], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 240
+        while not (folder / "last_checkpoint").exists() and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert (folder / "epoch_1.pth").exists()
+    (folder / "epoch_2.pth").unlink(missing_ok=True)
+    (folder / "last_checkpoint").write_text(str(folder / "epoch_1.pth"))
+    assert train.main([str(run / "config.py"), "--work-dir", str(folder), "--resume", *EPOCHS]) == 0
+    first, second = (torch.load(x / "epoch_2.pth", weights_only=True)["state_dict"] for x in (run, folder))
     assert all(torch.equal(x, second[key]) for key, x in first.items())
 
 
