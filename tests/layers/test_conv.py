@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from visionssm.layers.conv import MapConv2d, PreciseConv2d
+from visionssm.layers.conv import MapConv2d, PreciseConv2d, heavy
 
 CHANNELS_LAST = torch.channels_last
 
@@ -48,3 +48,31 @@ def test_map_convolution_is_one_of_permuted_maps() -> None:
     torch.testing.assert_close(
         conv(x).permute(0, 3, 1, 2), nn.functional.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, 2, 1)
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"kernel_size": 1, "padding": 0}])
+def test_weights_larger_than_the_map_give_the_same_convolution_and_gradients(options: dict) -> None:
+    torch.manual_seed(0)
+    conv = MapConv2d(64, 640, **{"kernel_size": 3, "padding": 1, **options}).double()
+    x = torch.randn(1, 3, 5, 64, dtype=torch.float64, requires_grad=True)
+    small = torch.empty(1, 64, 3, 5)
+    assert heavy(conv, small) or conv.kernel_size == (1, 1)
+    expected = nn.functional.conv2d(
+        x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation
+    ).permute(0, 2, 3, 1)
+    y = conv(x)
+    torch.testing.assert_close(y, expected)
+    inputs = (x, *conv.parameters())
+    weighed = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, inputs, weighed), torch.autograd.grad(expected, inputs, weighed))
+
+
+@pytest.mark.parametrize("size", [(2, 3), (24, 20)])
+def test_precise_convolution_keeps_either_format(size: tuple[int, int]) -> None:
+    conv = PreciseConv2d(64, 32, 3, padding=1)
+    x = torch.randn(1, 64, *size)
+    expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+    assert conv(x.contiguous(memory_format=CHANNELS_LAST)).is_contiguous(memory_format=CHANNELS_LAST)
+    assert conv(x).is_contiguous()
+    for given in (x, x.contiguous(memory_format=CHANNELS_LAST)):
+        torch.testing.assert_close(conv(given), expected, rtol=1e-5, atol=1e-5)

@@ -30,7 +30,8 @@ from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
 from visionssm.layers.image import checked_images
-from visionssm.layers.memory_format import channels_last
+from visionssm.layers.leaf import leaf_function
+from visionssm.layers.memory_format import channels_last, image_map
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {"paper_name": "HRVMamba: High-Resolution Visual State Space Model"}
@@ -77,6 +78,36 @@ class AttentiveDeformableSS2D(DeformableSS2D):
         return self.se(super().mix(x))
 
 
+@leaf_function  # it looks at the device
+def convolve_scales(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]) -> Tensor:
+    """Convolve each of n equal parts of the channels depth-wise at its own scale, and interleave the parts.
+
+    Args:
+        x: (B, H, W, C).
+        weights: n kernels (C/n, 1, k, k) with odd k, for the parts in their order.
+        biases: n vectors (C/n,).
+
+    Returns:
+        (B, H, W, C): channel n·i + j is channel i of part j.
+    """
+    sides = [weight.shape[-1] for weight in weights]
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        # Here a convolution of a few channels costs the same as one of many, and its channels are copied first. With
+        # smaller kernels surrounded by zeros one convolution does all.
+        largest = max(sides)
+        padded = [F.pad(weight, ((largest - side) // 2,) * 4) for weight, side in zip(weights, sides, strict=True)]
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2), torch.cat(padded), torch.cat(biases), padding=largest // 2, groups=x.shape[-1]
+        )
+        return y.permute(0, 2, 3, 1).unflatten(-1, (len(weights), -1)).transpose(-2, -1).flatten(-2)
+    parts = x.permute(0, 3, 1, 2).chunk(len(weights), dim=1)
+    scales = [
+        F.conv2d(part, weight, bias, padding=side // 2, groups=len(weight))
+        for part, weight, bias, side in zip(parts, weights, biases, sides, strict=True)
+    ]
+    return torch.stack([scale.permute(0, 2, 3, 1) for scale in scales], dim=-1).flatten(-2)
+
+
 class Block(nn.Module):
     """x + multi-scale convolutions(x), then x + scan(LN(x)), then x + MLP(LN(x)).
 
@@ -101,9 +132,9 @@ class Block(nn.Module):
 
     def multi_scale(self, x: Tensor) -> Tensor:
         """Normalise, convolve each quarter of the channels at its own scale, interleave the quarters, GELU."""
-        quarters = self.norm0(x).chunk(len(MULTI_SCALE_KERNELS), dim=-1)
-        scales = [conv(quarters[i]) for i, conv in enumerate(self.conv2d)]  # by number, for torch.fx
-        return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
+        weights: Any = tuple(conv.weight for conv in self.conv2d)
+        biases: Any = tuple(conv.bias for conv in self.conv2d)
+        return F.gelu(convolve_scales(self.norm0(x), weights, biases))
 
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""
@@ -298,14 +329,14 @@ class HRVMamba(HierarchicalBackbone):
 
     def forward_stages(self, x: Tensor) -> list[list[Tensor]]:
         """(B, C, H, W) image to the maps after each of the four stages: 1, 2, 3 and 4 of them."""
-        x = channels_last(checked_images(x, self.in_chans, 1))
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = image_map(checked_images(x, self.in_chans, 1))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         stages = [[self.layer1(x)]]
         transitions = (self.transition1, self.transition2, self.transition3)
         for transition, stage in zip(transitions, (self.stage2, self.stage3, self.stage4)):
             last = stages[-1]
-            maps = [slot(last[min(i, len(last) - 1)]) for i, slot in enumerate(transition)]
+            maps = [channels_last(slot(last[min(i, len(last) - 1)])) for i, slot in enumerate(transition)]
             stages.append(stage(maps))
         return stages
 

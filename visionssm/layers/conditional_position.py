@@ -9,7 +9,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d, PreciseConv2d
-from visionssm.layers.memory_format import channels_last
+from visionssm.layers.memory_format import channels_last, image_map
 
 
 def _conv_layer(*, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> nn.Sequential:
@@ -32,7 +32,9 @@ class ResidualConvStem(nn.Module):
 
         def layer(fan_in: int, out: int, kernel_size: int, stride: int = 1, *, act: bool) -> nn.Sequential:
             conv = PreciseConv2d(fan_in, out, kernel_size, stride, padding=kernel_size // 2, bias=False, **factory)
-            return _conv_layer(conv=conv, norm=nn.BatchNorm2d(out, **factory), act=nn.ReLU() if act else None)
+            return _conv_layer(
+                conv=conv, norm=nn.BatchNorm2d(out, **factory), act=nn.ReLU(inplace=True) if act else None
+            )
 
         self.conv1 = layer(in_chans, half, 3, stride=2, act=True)
         self.conv2 = nn.Sequential(layer(half, half, 3, act=True), layer(half, half, 3, act=False))
@@ -40,8 +42,8 @@ class ResidualConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
-        x = self.conv1(channels_last(x))
-        return self.conv3(x + self.conv2(x)).permute(0, 2, 3, 1)
+        x = self.conv1(image_map(x))
+        return channels_last(self.conv3(x + self.conv2(x))).permute(0, 2, 3, 1)
 
 
 class InvertedBottleneckDownsample(nn.Module):
@@ -54,8 +56,8 @@ class InvertedBottleneckDownsample(nn.Module):
         halve = nn.Conv2d(wide, wide, kernel_size=3, stride=2, padding=1, groups=wide, **factory)
         narrow = nn.Conv2d(wide, out_dim, kernel_size=1, **factory)
         self.conv = nn.Sequential(
-            _conv_layer(conv=widen, act=nn.ReLU()),
-            _conv_layer(conv=halve, act=nn.ReLU()),
+            _conv_layer(conv=widen, act=nn.ReLU(inplace=True)),
+            _conv_layer(conv=halve, act=nn.ReLU(inplace=True)),
             _conv_layer(conv=narrow, norm=nn.BatchNorm2d(out_dim, **factory)),
         )
 

@@ -25,7 +25,9 @@ def same_conv(in_dim: int, out_dim: int, kernel: int, *, stride: int = 1, groups
 def conv_norm_relu(in_dim: int, out_dim: int, stride: int, **factory: Any) -> nn.Sequential:
     """3×3 convolution, BatchNorm, ReLU; keys `0` and `1`."""
     return nn.Sequential(
-        same_conv(in_dim, out_dim, 3, stride=stride, **factory), nn.BatchNorm2d(out_dim, **factory), nn.ReLU()
+        same_conv(in_dim, out_dim, 3, stride=stride, **factory),
+        nn.BatchNorm2d(out_dim, **factory),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -46,9 +48,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim, H, W) to (B, out_dim, H, W)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
 
 
 class ConvNormReLU(nn.Module):
@@ -61,7 +63,7 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim, H, W) to (B, out_dim, H', W')."""
-        return F.relu(self.bn(self.conv(x)))
+        return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
 def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.Module:
@@ -82,7 +84,7 @@ def fusion(dims: Sequence[int], source: int, target: int, **factory: Any) -> nn.
             same_conv(dims[source], width, 1, **factory),
             nn.BatchNorm2d(width, **factory),
         ]
-        steps.append(nn.Sequential(*modules, *([] if last else [nn.ReLU()])))
+        steps.append(nn.Sequential(*modules, *([] if last else [nn.ReLU(inplace=True)])))
     return nn.Sequential(*steps)
 
 

@@ -13,3 +13,11 @@ def channels_last(x: Tensor) -> Tensor:
     if transformed():  # `vmap` knows no memory formats, but a view of a contiguous map has this one
         return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def image_map(x: Tensor) -> Tensor:
+    """A (B, C, H, W) image in the format that a stem of dense convolutions is fastest in.
+
+    On CPUs that is the contiguous one, because `PreciseConv2d` would bring every map into it and back.
+    """
+    return x.contiguous() if x.device.type == "cpu" and not torch.compiler.is_compiling() else channels_last(x)
