@@ -91,7 +91,7 @@ def convolve_scales(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor
         (B, H, W, C): channel n·i + j is channel i of part j.
     """
     sides = [weight.shape[-1] for weight in weights]
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         # Here a convolution of a few channels costs the same as one of many, and its channels are copied first. With
         # smaller kernels surrounded by zeros one convolution does all.
         largest = max(sides)
