@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import visionssm
 from tests.heads.medical.u_cases import case_model, check_gradient_norms, check_outputs, taps
 from tests.reference_cases import Case, every_case, recorded_case
 from visionssm.checkpoints import CheckpointError
-from visionssm.heads.medical.mhsvm import MHSVM, gated_by_disagreement
+from visionssm.heads.medical.mhsvm import HEADS, MHSVM, gated_by_disagreement
 from visionssm.kernels import routes
 
 # The gate divides differences of nearly equal numbers: float32 is only near at the beginning of the network.
@@ -126,3 +128,16 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
 def test_there_is_no_classifier_to_start_from() -> None:
     with pytest.raises(ValueError, match="MHSVM has no encoder"):
         visionssm.create_segmenter("mhsvm_4h_nano", pretrained_encoder={})
+
+
+class AlongRoutes(torch.nn.Module):
+    """An image's pixels along the routes of every head: (B, C, H, W) to (B, C, 16, H·W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        order = torch.cat([table(x.shape[2], x.shape[3], device=x.device) for table in HEADS.values()])
+        return torch.cat([x.flatten(2).index_select(2, route.flatten().long())[:, :, None] for route in order], dim=2)
+
+
+@pytest.mark.slow
+def test_routes_of_all_heads_are_exported_with_open_sides(tmp_path: Path) -> None:
+    assert visionssm.export_onnx(AlongRoutes(), tmp_path / "routes.onnx", torch.randn(2, 1, 5, 8)) == 0
