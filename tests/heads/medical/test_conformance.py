@@ -97,8 +97,8 @@ def test_archive_with_open_sides_equals_eager(name: str, tmp_path: Path) -> None
     assert visionssm.export_archive(model, tmp_path / "model.pt2", image) <= 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow  # MHS-VM's gate of an untrained network divides rounding by rounding: see test_mhsvm.py
+@pytest.mark.parametrize("name", [name for name in SMALL if not name.startswith("mhsvm_")])
 def test_onnx_with_open_sides_equals_eager(name: str, tmp_path: Path) -> None:
     model = small(name, num_classes=2).eval()
     image = torch.randn(2, model.in_chans, *(2 * step for step in model.stride))

@@ -141,3 +141,15 @@ class AlongRoutes(torch.nn.Module):
 @pytest.mark.slow
 def test_routes_of_all_heads_are_exported_with_open_sides(tmp_path: Path) -> None:
     assert visionssm.export_onnx(AlongRoutes(), tmp_path / "routes.onnx", torch.randn(2, 1, 5, 8)) == 0
+
+
+@pytest.mark.slow
+def test_network_whose_routes_disagree_is_exported_with_open_sides(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shallow: dict[str, object] = {"heads": 1, "dim": 8, "depths": (1,), "decoder_depths": (1,)}
+    model = visionssm.create_segmenter("mhsvm_4h_nano", num_classes=2, **shallow).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".Ds"):  # equal ones would make the gate a quotient of rounding
+                parameter.uniform_(-1, 1)
+    assert visionssm.export_onnx(model, tmp_path / "model.onnx", torch.randn(2, 3, 16, 24)) <= 1e-4
