@@ -139,6 +139,8 @@ class Table:
     ) -> None:
         """The first candidate's seconds beside the second's, and the ratio of the second to the first."""
         progress(f"{figure} …")
+        for run in candidates.values():
+            run()  # compiles
         times = medians_in_turn(candidates, seconds=self.seconds, clock=CLOCKS[self.clock])
         (a, first), (b, second) = times.items()
         grown = [growth(run) for run in candidates.values()] if memory else [None, None]
