@@ -162,6 +162,22 @@ def test_scales_are_interleaved_channel_by_channel() -> None:
     assert [conv.kernel_size[0] for conv in block.conv2d] == [3, 5, 7, 9]
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_scale_that_was_replaced_or_has_a_hook_is_called(gradients: bool) -> None:
+    block, x = Block(8, offset_conv=False, drop_path=0.0), torch.randn(1, 6, 5, 8)
+    seen = []
+    with torch.set_grad_enabled(gradients):
+        plain = block.multi_scale(x)
+        hook = block.conv2d[1].register_forward_hook(lambda module, args, out: seen.append(out))
+        torch.testing.assert_close(block.multi_scale(x), plain)
+        hook.remove()
+        assert [y.shape for y in seen] == [(1, 6, 5, 2)]
+        block.conv2d[2] = nn.Sequential(block.conv2d[2], nn.Identity())
+        torch.testing.assert_close(block.multi_scale(x), plain)
+        block.conv2d[2] = nn.Identity()
+        assert not torch.allclose(block.multi_scale(x), plain)
+
+
 def test_only_the_largest_variant_convolves_before_the_offsets() -> None:
     with torch.device("meta"):
         for name in ("nano", "tiny", "small", "base"):

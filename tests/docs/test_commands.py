@@ -23,7 +23,8 @@ from visionssm.cli import COMMANDS
 # Which commands are not run, and why. What their tool makes of the arguments is checked all the same.
 ONLY_PARSED = {
     r"imagenet|_coco|_ade20k|PATH": "needs a data set",
-    r"arrow_pointing|moving_digits|_nano_scenes|_mni152|_mmdet|_mmseg": "trains for minutes; tests/tasks train it for a step",
+    r"arrow_pointing|moving_digits|_nano_scenes|_mmdet|_mmseg": "trains for minutes; tests/tasks train it for a step",
+    r"_mni152": "trains for minutes; tests/tasks/medical train it for a step",
     r"benchmark\.py|inspect_kernels\.py": "measures for minutes",
     r"finetune_folder": "needs a folder of classes; tests/tasks/classification/test_folder.py trains it",
     r"--launcher": "needs several processes",

@@ -108,6 +108,11 @@ def convolve_scales(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor
     return torch.stack([scale.permute(0, 2, 3, 1) for scale in scales], dim=-1).flatten(-2)
 
 
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a convolution does what its weights say and nobody looks on: not replaced (LoRA), without a hook."""
+    return type(conv) is MapConv2d and not (conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks)
+
+
 class Block(nn.Module):
     """x + multi-scale convolutions(x), then x + scan(LN(x)), then x + MLP(LN(x)).
 
@@ -132,9 +137,14 @@ class Block(nn.Module):
 
     def multi_scale(self, x: Tensor) -> Tensor:
         """Normalise, convolve each quarter of the channels at its own scale, interleave the quarters, GELU."""
+        x = self.norm0(x)
+        if not all(_is_plain(conv) for conv in self.conv2d):
+            quarters = x.chunk(len(MULTI_SCALE_KERNELS), dim=-1)
+            scales = [conv(quarters[i]) for i, conv in enumerate(self.conv2d)]  # by number, for torch.fx
+            return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
         weights: Any = tuple(conv.weight for conv in self.conv2d)
         biases: Any = tuple(conv.bias for conv in self.conv2d)
-        return F.gelu(convolve_scales(self.norm0(x), weights, biases))
+        return F.gelu(convolve_scales(x, weights, biases))
 
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""

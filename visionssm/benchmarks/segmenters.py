@@ -1,4 +1,4 @@
-"""The networks for medical segmentation with what is published of them: the rows of the table on the page docs/medical.md."""
+"""The networks for medical segmentation with what is published of them: the rows of the table in docs/medical.md."""
 
 from __future__ import annotations
 
