@@ -122,6 +122,14 @@ class FewDigits(DigitsDataset):
         return super().metainfo | {"classes": [f"kind {number}" for number in range(3)]}
 
 
+def test_all_layers_are_loaded_from_a_checkpoint_that_names_no_classes() -> None:
+    model = torch.nn.Linear(8, 11)
+    state = {"weight": torch.zeros(1, 8), "bias": torch.zeros(1)}
+    checkpoint: dict[str, Any] = {"meta": {"visionssm": {}}, "state_dict": state}
+    assert give_new_head(checkpoint, model, [str(x) for x in range(10)]) == []
+    assert checkpoint["state_dict"] == state
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours", "new"),
     [

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from mmengine.runner import ValLoop
 
 from tests.children import ROOT, environment
 from tests.engine.tiny import MIXUP, assert_equal_weights, logged, write_config
 from visionssm.cli.launch import evaluate, train
 from visionssm.engine.checkpoint import load_checkpoint
 from visionssm.engine.errors import CheckpointError, ConfigError
+from visionssm.engine.optim import MixedPrecision
 from visionssm.tasks.classification.network import build_classifier
 
 BY_ITERATION = {"default_hooks.checkpoint": {"type": "SafeCheckpointHook", "interval": 3, "by_epoch": False}}
@@ -144,6 +146,21 @@ def test_loop_over_iterations_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert_equal_weights(whole / "iter_7.pth", resumed / "iter_7.pth")
 
 
+def test_loop_over_iterations_validates_at_intervals_that_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "train_cfg": {"by_epoch": False, "max_iters": 6, "val_interval": 5, "dynamic_intervals": [(4, 1)]},
+        "default_hooks.checkpoint": {"type": "SafeCheckpointHook", "interval": 6, "by_epoch": False},
+        "param_scheduler": [{"type": "PolyLR", "eta_min": 1e-5, "by_epoch": False}],
+    }
+    options["train_cfg"]["_delete_"] = True  # type: ignore[index]
+    seen: list[int] = []
+    monkeypatch.setattr(ValLoop, "run", lambda loop: seen.append(loop.runner.iter))
+    train(write_config(tmp_path), work_dir=tmp_path, options=options)
+    assert seen == [3, 4, 5, 6]  # MMEngine asks which interval the next iteration has
+
+
 def test_any_timm_model_trains(tmp_path: Path) -> None:
     options = {
         "model.drop_path_rate": None,
@@ -167,6 +184,18 @@ def test_mixed_precision_trains_and_resumes_with_its_scaler_on_a_cpu(tmp_path: P
     second = train(config, work_dir=tmp_path / "b", resume=str(tmp_path / "a/epoch_1.pth"), amp=True, options=options)
     assert first.optim_wrapper.scaler.get_scale() == second.optim_wrapper.scaler.get_scale()
     assert_equal_weights(tmp_path / "a/epoch_2.pth", tmp_path / "b/epoch_2.pth")
+
+
+def test_a_checkpoint_brings_its_loss_scale_back() -> None:
+    def wrapper() -> MixedPrecision:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        return MixedPrecision(dtype="float16", loss_scale=1024.0, optimizer=optimizer)
+
+    old, new = wrapper(), wrapper()
+    old.scaler.scale(torch.ones(1))
+    old.scaler.update(new_scale=256.0)
+    new.load_state_dict(old.state_dict())
+    assert new.scaler.get_scale() == 256.0
 
 
 def test_short_training_is_far_above_chance(tmp_path: Path) -> None:

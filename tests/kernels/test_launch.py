@@ -102,6 +102,14 @@ def test_kernel_for_aligned_addresses_is_given_no_others(starts: list[Start], th
     del starts
 
 
+def test_every_address_counts_for_the_kernel_of_a_launch(starts: list[Start], through_triton: list[str]) -> None:
+    memory, b = torch.zeros(5), torch.zeros(4, 64)
+    for i, looked_at in ((0, 1), (1, 2), (0, 2)):
+        linear_recurrence(memory[i : i + 1], b, dim=0)
+        assert len(through_triton) == looked_at
+    del starts
+
+
 def test_another_dtype_size_or_option_is_looked_at_by_triton(starts: list[Start], through_triton: list[str]) -> None:
     a, b = torch.zeros(1), torch.zeros(4, 64)
     calls = [

@@ -148,6 +148,8 @@ def test_options_of_another_task_are_refused(
     assert "threshold does not apply here: a Segmenter has no such option" in capsys.readouterr().err
     assert predict([str(detector), str(images[0]), "--top-k", "3"]) == 2
     assert "top_k does not apply here" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="masks does not apply here: a Detector gives no label images"):
+        predict_files(load_predictor(detector), images[:1], masks=detector.parent)
     with pytest.raises(ValueError, match="is of the task 'detection'"):
         load_classifier(detector)
 
