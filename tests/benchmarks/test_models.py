@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visionssm.benchmarks import models, published
+from visionssm.benchmarks import models, published, segmenters
 from visionssm.benchmarks.flops import multiply_adds_of
 from visionssm.benchmarks.timing import CLOCKS, median, medians_in_turn, read_rows, table, write_json
 
@@ -164,7 +164,9 @@ def test_fast_command_writes_a_row_for_every_chosen_model_and_the_figure(
 def test_published_command_prints_the_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(published, "multiply_adds_of", lambda *_: (4_900_000_000, 30_250_000))
     assert _tool().main(["published"]) == 0
-    printed = capsys.readouterr().out.splitlines()
+    printed, _, of_segmenters = capsys.readouterr().out.partition("\n\n")
+    printed = printed.splitlines()
+    assert of_segmenters.splitlines()[: len(segmenters.HEADER)] == list(segmenters.HEADER)
     assert len(printed) == len(published.HEADER) + len(published.figures())
     assert "| `vmamba_tiny_s1l8` | 30.25M | 30.2M | 4.90 | 4.9 | 82.6 |" in printed[2]
 

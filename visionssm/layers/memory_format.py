@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from visionssm.kernels.transforms import transformed
+from visionssm.layers.leaf import leaf_function
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -15,6 +16,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+@leaf_function  # it looks at the device
 def image_map(x: Tensor) -> Tensor:
     """A (B, C, H, W) image in the format that a stem of dense convolutions is fastest in.
 
