@@ -49,6 +49,8 @@ from visionssm.tasks.classification.data import check_transform, usable_transfor
         ("load_from", 5, "load_from must be a path.*./NAME"),
         ("resume", "epoch_1.pth", "resume must be True or False.*--resume PATH"),
         ("auto_scale_lr", {"base_batch_size": 0, "enable": True}, "auto_scale_lr cannot be built"),
+        ("param_scheduler.0.eta_min_ratio", "abc", r"param_scheduler.* eta_min_ratio must be a number, got 'abc'"),
+        ("val_evaluator.keep", "abc", "val_evaluator cannot be built.* keep must be a number, got 'abc'"),
         ("custom_imports", {"imports": ["nowhere"]}, "custom_imports=… would have no effect"),
     ],
 )
@@ -92,6 +94,12 @@ def test_the_innermost_section_names_itself_and_what_users_can_mend_is_told_as_i
 def test_transforms_that_cannot_be_used_are_told_when_they_are_made(transform: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match="transform cannot be used"):
         usable_transform(transform, training=True)
+
+
+@pytest.mark.parametrize(("key", "value"), [("hflip", 7), ("vflip", -1), ("re_prob", "abc"), ("grayscale_prob", 1.5)])
+def test_probabilities_of_a_transform_are_at_most_1(key: str, value: Any) -> None:
+    with pytest.raises(DatasetError, match=f"{key} of the data set's transform is a probability"):
+        check_transform({key: value})
 
 
 def test_a_transform_is_a_dict() -> None:

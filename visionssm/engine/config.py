@@ -224,6 +224,28 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
     for key in section:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where} ({_name(kind)}); closest: {closest(key, known)}")
+    if not where.startswith("model"):  # models check theirs
+        _check_numbers(where, section, target)
+
+
+_NUMBERS = {"int", "float", "Number", "numbers", "None", "NoneType", "Optional", "Union", "typing"}
+
+
+def _check_numbers(where: str, section: Mapping[str, Any], target: Any) -> None:
+    """Refuse words where a class, or a base that its `**kwargs` go to, asks for a number: most fail at first use."""
+    for base in target.__mro__ if inspect.isclass(target) else ():
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters
+        for name, parameter in parameters.items():
+            asked = parameter.annotation
+            words = set(re.findall(r"\w+", asked.__name__ if isinstance(asked, type) else str(asked)))
+            if isinstance(section.get(name), str) and words <= _NUMBERS and words & {"int", "float", "Number"}:
+                raise ConfigError(
+                    f"{where} cannot be built from the config: {name} must be a number, got {section[name]!r}"
+                )
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
 
 
 def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:

@@ -241,6 +241,13 @@ def check_transform(transform: Mapping[str, Any] | None) -> None:
     for key in transform or ():
         if key not in known:
             raise DatasetError(f"unknown key {key!r} in the data set's transform; closest: {closest(key, known)}")
+    for key in _PROBABILITIES.intersection(transform or ()):
+        value = (transform or {})[key]
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise DatasetError(f"{key} of the data set's transform is a probability, from 0 to 1, got {value!r}")
+
+
+_PROBABILITIES = {"hflip", "vflip", "re_prob", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob"}
 
 
 def usable_transform(transform: Mapping[str, Any], training: bool) -> tuple[Any, dict[str, Any]]:
