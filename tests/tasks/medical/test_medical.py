@@ -17,7 +17,7 @@ from tests.configs import shipped_config, shipped_configs
 from visionssm.checkpoints import CheckpointError
 from visionssm.cli import predict, test, train
 from visionssm.cli.launch import evaluate
-from visionssm.data.errors import DatasetError
+from visionssm.data.errors import DatasetError, UnreadableFileError
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import ConfigError
 from visionssm.extras import MissingExtraError
@@ -112,6 +112,16 @@ def test_volumes_that_are_stored_in_other_directions_get_the_same_labels(run: Pa
     np.testing.assert_array_equal(a.numbers, b.numbers)
     scan = predictor.read(tmp_path / "scan.nii.gz")
     np.testing.assert_array_equal(scan.grid.restored(scan.pixels[0]), np.asarray(first.dataobj))
+
+
+def test_a_volume_in_another_unit_than_the_training_is_refused(run: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(0, 1, (8, 9, 7)).astype("float32")
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "scaled.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(200 * values, np.eye(4)), tmp_path / "usual.nii.gz")
+    predictor = load_predictor(run / "best.pth")
+    predictor.read(tmp_path / "usual.nii.gz")
+    with pytest.raises(UnreadableFileError, match=r"values go from .* mean of 100 and a standard deviation of 60"):
+        predictor.read(tmp_path / "scaled.nii.gz")
 
 
 def test_a_file_that_asks_for_more_than_a_description_is_refused(run: Path, tmp_path: Path) -> None:

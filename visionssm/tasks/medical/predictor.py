@@ -103,6 +103,14 @@ class MedicalSegmenter:
         scan = read_scan(path, self.preparation.channels)
         if self.model.spatial_dims == 3 and scan.pixels.ndim == 3:
             raise UnreadableFileError(path, "it is an image; the model is of volumes (.nii, .nii.gz)")
+        if self.preparation.intensity == "fixed":
+            low, high = float(scan.pixels.min()), float(scan.pixels.max())
+            if 0 < high - low < _LEAST_RANGE * self.preparation.std:
+                raise UnreadableFileError(
+                    path,
+                    f"its values go from {low:.4g} to {high:.4g}, but those of the training have a mean of "
+                    f"{self.preparation.mean:g} and a standard deviation of {self.preparation.std:g}; scale it to them",
+                )
         return scan
 
     def __call__(self, scans: Sequence[Scan]) -> list[Segmented]:
@@ -118,6 +126,7 @@ class MedicalSegmenter:
         return results
 
 
+_LEAST_RANGE = 0.1  # of the training's standard deviations; below, all that a network sees is one grey
 _PREPARATION = [field.name for field in fields(Preparation)]
 _INFERENCE = [field.name for field in fields(Inference)]
 
