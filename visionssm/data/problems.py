@@ -38,6 +38,10 @@ class Problems:
         """Note one mistake."""
         self.found.setdefault(kind, []).append(example)
 
+    def note(self, name: str, mistake: Mistake) -> None:
+        """Note a mistake of the entry with this name."""
+        self.add(mistake.kind, repr(name) + (f" ({mistake.detail})" if mistake.detail else ""))
+
     @property
     def count(self) -> int:
         """How many mistakes there are."""

@@ -233,19 +233,13 @@ _NUMBERS = {"int", "float", "Number", "numbers", "None", "NoneType", "Optional",
 
 def _check_numbers(where: str, section: Mapping[str, Any], target: Any) -> None:
     """Refuse words where a class, or a base that its `**kwargs` go to, asks for a number: most fail at first use."""
-    for base in target.__mro__ if inspect.isclass(target) else ():
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters
-        for name, parameter in parameters.items():
-            asked = parameter.annotation
-            words = set(re.findall(r"\w+", asked.__name__ if isinstance(asked, type) else str(asked)))
-            if isinstance(section.get(name), str) and words <= _NUMBERS and words & {"int", "float", "Number"}:
-                raise ConfigError(
-                    f"{where} cannot be built from the config: {name} must be a number, got {section[name]!r}"
-                )
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
+    for parameter in _parameters(target):
+        name, asked = parameter.name, parameter.annotation
+        words = set(re.findall(r"\w+", asked.__name__ if isinstance(asked, type) else str(asked)))
+        if isinstance(section.get(name), str) and words <= _NUMBERS and words & {"int", "float", "Number"}:
+            raise ConfigError(
+                f"{where} cannot be built from the config: {name} must be a number, got {section[name]!r}"
+            )
 
 
 def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:
@@ -255,22 +249,31 @@ def _registered(registry: Registry, name: str) -> tuple[Any, set[str]]:
 
 
 def _accepted_keys(target: Any) -> set[str] | None:
-    """Argument names of a class or function, through the base classes that `**kwargs` go to; None if anything goes."""
+    """Argument names of a class or function; None if anything goes."""
+    parameters = _parameters(target)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    names = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
+    return names - {"self", "runner", "dataloader"} if inspect.isclass(target) else names
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    """Of a class or function, through the base classes that `**kwargs` go to; with `**kwargs` if they go nowhere."""
     if not inspect.isclass(target):
-        parameters = inspect.signature(target).parameters.values()
-        return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
-    known: set[str] = set()
+        return list(inspect.signature(target).parameters.values())
+    found: list[inspect.Parameter] = []
+    anything = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
     for base in target.__mro__:
         if "__init__" not in vars(base):
             continue
         try:
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         except (TypeError, ValueError):
-            return None
-        known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            break
+        found += [p for p in parameters if p.kind is not p.VAR_KEYWORD]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return known - {"self", "runner", "dataloader"}
-    return None
+            return found
+    return [*found, anything]
 
 
 def _name(kind: Any) -> str:

@@ -17,8 +17,8 @@ from visionssm.backbones._base import init_linear_
 from visionssm.backbones._keys import rename_keys, vmamba_to_ours
 from visionssm.backbones._stages import doubled
 from visionssm.backbones.vmamba import V0, Generation, VMamba, VMambaBlock
-from visionssm.checkpoints import CheckpointError, read_checkpoint, unwrap_state_dict
-from visionssm.checkpoints.fitting import check_values, compare
+from visionssm.checkpoints import read_checkpoint, unwrap_state_dict
+from visionssm.heads.medical.keys import start_from
 from visionssm.heads.medical.registry import Published, register_segmenter
 from visionssm.heads.medical.segmenter import Segmenter
 from visionssm.heads.medical.unetr import UnetrDecoder
@@ -112,14 +112,7 @@ class SwinUMambaBase(Segmenter):
             for name, value in vmamba_to_ours(raw, self.encoder).items()
             if name not in left_out and not name.startswith("head.")
         }
-        mismatch = compare(state, self.encoder).without(left_out)
-        if mismatch:
-            raise CheckpointError(
-                f"the encoder cannot start from these weights; nothing was loaded:\n{mismatch}\n"
-                "Give a file of VMamba's first generation with the same depths (vmamba_v0_tiny)."
-            )
-        check_values(state, self.encoder, "the file for the encoder")
-        self.encoder.load_state_dict(state, strict=False)
+        start_from(self.encoder, state, left_out, "with the same depths (vmamba_v0_tiny)")
 
 
 class SwinUMamba(SwinUMambaBase):

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import DropPath
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from visionssm.backbones._base import init_linear_
 from visionssm.backbones._keys import rename_keys, vmamba_to_ours
-from visionssm.checkpoints import CheckpointError, read_checkpoint, unwrap_state_dict
-from visionssm.checkpoints.fitting import check_values, compare
+from visionssm.checkpoints import read_checkpoint, unwrap_state_dict
+from visionssm.heads.medical.keys import start_from
 from visionssm.heads.medical.registry import Published, register_segmenter
 from visionssm.heads.medical.segmenter import Segmenter
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
@@ -150,7 +151,7 @@ class VMUNet(Segmenter):
 
         self.final_up = PatchExpanding(dim, factor=_PATCH, growth=_PATCH)
         self.final_conv = nn.Conv2d(dim // _PATCH, num_classes, 1)
-        self.apply(_init_linear)
+        self.apply(init_linear_)
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, H, W), sides multiples of `stride`, to (B, num_classes, H, W)."""
@@ -191,21 +192,7 @@ class VMUNet(Segmenter):
         kept = frozenset(
             name for name in wanted if name.startswith("final_") or ".upsample." in name
         )  # which no classifier has
-        mismatch = compare(started, self).without(kept)
-        if mismatch:
-            raise CheckpointError(
-                f"the encoder cannot start from these weights; nothing was loaded:\n{mismatch}\n"
-                "Give a file of VMamba's first generation (vmamba_v0_small) with at least as many blocks."
-            )
-        check_values(started, self, "the file for the encoder")
-        self.load_state_dict(started, strict=False)
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        start_from(self, started, kept, "(vmamba_v0_small) with at least as many blocks")
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

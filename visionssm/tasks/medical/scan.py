@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,14 +138,20 @@ def channel_paths(path: Path, channels: int) -> list[Path]:
     """
     if channels == 1:
         return [path]
-    name = path.name
-    suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else ".nii"
-    stem, number = name[: -len(suffix)][:-5], name[: -len(suffix)][-5:]
-    if number != "_0000":
+    case, channel, suffix = name_parts(path)
+    if channel != 0:
         raise UnreadableFileError(
             path, f"the model takes {channels} channels: name the file of the first one, CASE_0000{suffix}"
         )
-    return [path.with_name(f"{stem}_{n:04d}{name[-len(suffix) :]}") for n in range(channels)]
+    return [path.with_name(f"{case}_{n:04d}{suffix}") for n in range(channels)]
+
+
+def name_parts(path: Path) -> tuple[str, int | None, str]:
+    """Case, number of the channel and suffix of a file CASE_0000.nii.gz; without a number, None in its place."""
+    end = len(".nii.gz" if path.name.lower().endswith(".nii.gz") else ".nii")
+    stem, suffix = path.name[:-end], path.name[-end:]
+    found = re.fullmatch(r"(.*)_([0-9]{4})", stem, flags=re.DOTALL)
+    return (found[1], int(found[2]), suffix) if found else (stem, None, suffix)
 
 
 def read_channels(paths: list[Path]) -> Scan:

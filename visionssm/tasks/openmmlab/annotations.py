@@ -209,7 +209,7 @@ def _check_labels(dataset: Any, loading: _Loading) -> None:
         except Mistake as mistake:
             among = left_out if loading.replaces and mistake.kind == UNREADABLE else problems
             wrong = Path(label) if label is not None and mistake.kind.startswith("label images") else image
-            among.add(mistake.kind, repr(wrong.name) + (f" ({mistake.detail})" if mistake.detail else ""))
+            among.note(wrong.name, mistake)
     problems.settle(repr(str(folder)), "raise", "Mend the files, or move them elsewhere.")
     if left_out.count:
         _logger.warning("%s: %d images are left out:\n%s", folder, left_out.count, left_out)

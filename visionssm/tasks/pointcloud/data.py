@@ -108,7 +108,7 @@ class KittiFrames(SweepFrames):
                 seen.add(name)
                 self.frames.append(self._frame(name))
             except Mistake as mistake:
-                problems.add(mistake.kind, repr(name) + (f" ({mistake.detail})" if mistake.detail else ""))
+                problems.note(name, mistake)
         problems.settle(repr(str(self.folder)), wrong)
         if not self.frames:
             raise DatasetError(f"{str(self.folder.absolute())!r} has no usable frame of {split!r}. {HELP}")

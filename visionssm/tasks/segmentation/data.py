@@ -85,7 +85,6 @@ class LabelledImages(Dataset):
         label_paths = [self._label_path(path, suffix) for path in paths]
         headers = zip(inspect_images(paths), inspect_images(label_paths), strict=True)
         for path, label, (image_header, label_header) in zip(paths, label_paths, headers, strict=True):
-            name = repr(path.relative_to(self.image_folder).as_posix())
             try:
                 if not label.exists():
                     raise Mistake(f"images without label image in {str(self.label_folder)!r}")
@@ -93,7 +92,7 @@ class LabelledImages(Dataset):
                 if inspect is None or len(self.pairs) < inspect:
                     self._check_numbers(label)
             except Mistake as mistake:
-                problems.add(mistake.kind, name + (f" ({mistake.detail})" if mistake.detail else ""))
+                problems.note(path.relative_to(self.image_folder).as_posix(), mistake)
             else:
                 self.pairs.append((path, label))
                 self.upright.append(upright)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from visionssm.data.errors import CorruptImageError, DatasetError, UnreadableFileError
 from visionssm.data.label_images import some
-from visionssm.data.problems import Mistake, checked_classes, first_readable
+from visionssm.data.problems import Mistake, Problems, checked_classes, first_readable
 from visionssm.tasks.medical.preparation import Preparation
 from visionssm.tasks.medical.transforms import build_transforms
 
@@ -85,6 +86,40 @@ class MedicalDataset(Dataset):
     def sample_name(self, index: int) -> str:
         """What a case is called in files."""
         raise NotImplementedError
+
+    def usable(
+        self,
+        names: Iterable[str],
+        check_files: Callable[[str], None],
+        read: Callable[[str], Pair],
+        inspect: int | None,
+        folder: Path,
+    ) -> list[str]:
+        """The names whose cases can be used; the mistakes of the others are told at once, or these are left out.
+
+        Args:
+            names: of all cases.
+            check_files: raises a Mistake where a file of a case is missing.
+            read: a case; the first `inspect` that can be used are looked at, None for all.
+            folder: what has the mistakes, for the message.
+        Raises:
+            DatasetError: there are mistakes, and `wrong` is "raise".
+        """
+        good: list[str] = []
+        problems = Problems()
+        for name in names:
+            try:
+                check_files(name)
+                if inspect is None or len(good) < inspect:
+                    check_pair(read(name), self.preparation.channels, len(self.classes))
+            except Mistake as mistake:
+                problems.note(name, mistake)
+            except UnreadableFileError as error:
+                problems.note(error.path.name, Mistake("files that cannot be read", error.reason))
+            else:
+                good.append(name)
+        problems.settle(repr(str(folder)), self.wrong)
+        return good
 
     @property
     def metainfo(self) -> dict[str, Any]:

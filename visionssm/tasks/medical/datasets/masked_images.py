@@ -101,8 +101,7 @@ class MaskedImages(MedicalDataset):
                 if inspect is None or len(self.files) < inspect:
                     self._classes_of(mask)
             except Mistake as mistake:
-                name = repr(path.relative_to(self.image_folder).as_posix())
-                problems.add(mistake.kind, name + (f" ({mistake.detail})" if mistake.detail else ""))
+                problems.note(path.relative_to(self.image_folder).as_posix(), mistake)
             else:
                 self.files.append((path, mask, upright))
         problems.settle(repr(str(self.image_folder)), wrong)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from visionssm.data.errors import DatasetError, UnreadableFileError
+from visionssm.data.errors import DatasetError
 from visionssm.data.folders import files_below
-from visionssm.data.problems import Mistake, Problems
-from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair, check_pair
+from visionssm.data.problems import Mistake
+from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair
 from visionssm.tasks.medical.datasets.folds import part_of
 from visionssm.tasks.medical.preparation import preparation_of
-from visionssm.tasks.medical.scan import NIFTI, other_grid, read_channels, read_volume
+from visionssm.tasks.medical.scan import NIFTI, name_parts, other_grid, read_channels, read_volume
 
 _HELP = (
     "It is a folder with dataset.json (channel_names and labels), imagesTr/CASE_0000.nii.gz (a file a channel) and "
@@ -73,23 +73,11 @@ class NiftiFolder(MedicalDataset):
             wrong=wrong,
         )
         self.image_folder, self.label_folder, self.min_slices = self.root / images, self.root / labels, min_slices
-        self.ends = {_case(path): path.name[len(_stem(path)) :] for path in files_below(self.image_folder, NIFTI)}
+        parts = [name_parts(path) for path in files_below(self.image_folder, NIFTI)]
+        self.ends = {case: suffix for case, _, suffix in parts}
         every = sorted(self.ends)
         chosen = [every[n] for n in part_of(every, part, fold)]
-        self.names: list[str] = []
-        problems = Problems()
-        for name in chosen:
-            try:
-                self._check_files(name)
-                if inspect is None or len(self.names) < inspect:
-                    check_pair(self._pair(name), channels, len(self.classes))
-            except Mistake as mistake:
-                problems.add(mistake.kind, repr(name) + (f" ({mistake.detail})" if mistake.detail else ""))
-            except UnreadableFileError as error:
-                problems.add("files that cannot be read", f"{error.path.name!r} ({error.reason})")
-            else:
-                self.names.append(name)
-        problems.settle(repr(str(self.root)), wrong)
+        self.names = self.usable(chosen, self._check_files, self._pair, inspect, self.root)
         if not self.names:
             raise DatasetError(
                 f"{str(self.image_folder.absolute())!r} holds no usable case of part={part!r}, of {len(every)}. {_HELP}"
@@ -151,17 +139,6 @@ class NiftiFolder(MedicalDataset):
             told = ", ".join(f"{x:g}" for x in odd[:5].tolist()) + (", …" if len(odd) > 5 else "")
             raise Mistake("labels with numbers that dataset.json does not name", f"{told}; {times} times")
         return Pair(image.pixels, numbers, image.spacing)
-
-
-def _stem(path: Path) -> str:
-    lower = path.name.lower()
-    return path.name[: -len(".nii.gz" if lower.endswith(".nii.gz") else ".nii")]
-
-
-def _case(path: Path) -> str:
-    """Name of the case whose channel a file is."""
-    stem, number = _stem(path)[:-5], _stem(path)[-5:]
-    return stem if number[:1] == "_" and number[1:].isdigit() else _stem(path)
 
 
 def _described(path: Path) -> tuple[int, list[str], list[int]]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from visionssm.data.errors import DatasetError, UnreadableFileError
 from visionssm.data.folders import regular_file
-from visionssm.data.problems import Mistake, Problems
+from visionssm.data.problems import Mistake
 from visionssm.extras import needs_extra
-from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair, check_pair
+from visionssm.tasks.medical.datasets.base import MedicalDataset, Pair
 from visionssm.tasks.medical.datasets.folds import part_of
 from visionssm.tasks.medical.preparation import preparation_of
 from visionssm.tasks.medical.scan import MOST_VOXELS
@@ -90,23 +90,15 @@ class SliceVolumes(MedicalDataset):
         )
         self.spacing = tuple(float(x) for x in spacing)[3 - dims :]
         self.folder, self.suffix = Path(root).expanduser() / folder, suffix
-        self.names: Any = []
-        problems = Problems()
         listed = Path(root).expanduser() / list
         every = _names(listed)
-        for name in (every[n] for n in part_of([x.partition("_slice")[0] for x in every], part, fold)):
-            try:
-                if not (self.folder / f"{name}{suffix}").is_file():
-                    raise Mistake(f"names in {listed.name!r} without a file in {str(self.folder)!r}")
-                if inspect is None or len(self.names) < inspect:
-                    check_pair(self._pair(name), 1, len(self.classes))
-            except Mistake as mistake:
-                problems.add(mistake.kind, repr(name) + (f" ({mistake.detail})" if mistake.detail else ""))
-            except UnreadableFileError as error:
-                problems.add("files that cannot be read", f"{name + suffix!r} ({error.reason})")
-            else:
-                self.names.append(name)
-        problems.settle(repr(str(self.folder)), wrong)
+        chosen = [every[n] for n in part_of([x.partition("_slice")[0] for x in every], part, fold)]
+
+        def check_file(name: str) -> None:
+            if not (self.folder / f"{name}{suffix}").is_file():
+                raise Mistake(f"names in {listed.name!r} without a file in {str(self.folder)!r}")
+
+        self.names = self.usable(chosen, check_file, self._pair, inspect, self.folder)
         if not self.names:
             raise DatasetError(f"{str(listed.absolute())!r} names no usable case. {_HELP}")
 
