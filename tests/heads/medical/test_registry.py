@@ -49,3 +49,16 @@ def test_weights_of_another_network_are_refused_and_change_nothing() -> None:
 def test_without_known_weights_pretrained_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="vmunet_nano"):
         visionssm.create_segmenter("vmunet_nano", pretrained=True)
+
+
+@pytest.mark.parametrize("wrong", [0, "3", 2.5, True])
+@pytest.mark.parametrize("argument", ["num_classes", "in_chans"])
+def test_numbers_that_are_no_counts_are_told(argument: str, wrong: object) -> None:
+    with pytest.raises(ValueError, match=f"{argument} must be a whole number, at least 1, got {wrong!r}"):
+        visionssm.create_segmenter("vmunet_nano", **{argument: wrong})  # type: ignore[arg-type]
+
+
+def test_images_of_whole_numbers_are_told() -> None:
+    model = visionssm.create_segmenter("vmunet_nano", in_chans=1)
+    with pytest.raises(ValueError, match=r"x is torch.uint8, expected floating-point.*x.float\(\)"):
+        model(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))

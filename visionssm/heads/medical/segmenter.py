@@ -27,7 +27,7 @@ class Segmenter(nn.Module):
         in_chans: C.
         stride: multiples that the sides must be, one for each; their number is that of the spatial dimensions.
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is no whole one or out of range.
     """
 
     least_cells: ClassVar[int] = 1
@@ -36,8 +36,8 @@ class Segmenter(nn.Module):
     def __init__(self, *, num_classes: int, in_chans: int, stride: Sequence[int]) -> None:
         super().__init__()
         for argument, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-            if value < 1:
-                raise ValueError(f"{argument} must be at least 1, got {value}")
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{argument} must be a whole number, at least 1, got {value!r}")
         if len(stride) not in _AXES:
             raise ValueError(f"stride={tuple(stride)} has {len(stride)} numbers; give 2 for images or 3 for volumes")
         self.num_classes, self.in_chans = num_classes, in_chans
@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
         """(B, C, *sides) to (B, num_classes, *sides), or a list of logits, finest first.
 
         Raises:
-            ValueError: `x` has another number of dimensions or channels, or no pixels.
+            ValueError: `x` has another number of dimensions or channels, no pixels, or whole numbers.
         """
         if hasattr(x, "as_tensor"):  # MONAI's images, whose class operators would keep in backward passes
             x = x.as_tensor()
@@ -90,6 +90,10 @@ class Segmenter(nn.Module):
             )
         if min(x.shape[2:]) < 1:
             raise ValueError(f"x has shape {tuple(x.shape)}, so no pixels; expected {expected}")
+        if not x.is_floating_point():
+            raise ValueError(
+                f"x is {x.dtype}, expected floating-point pixels as the network was trained with; x.float()"
+            )
 
 
 def padded_to_multiples(x: Tensor, stride: Sequence[int], least_cells: int = 1) -> Tensor:
