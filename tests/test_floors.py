@@ -45,7 +45,7 @@ def arrows() -> dict[tuple[str, str], str]:
                 here, there = room_of(module), room_of(name)
                 if name.startswith("visionssm.") and there in HEIGHTS.keys() | {here} | tasks() and here != there:
                     found.setdefault((here, there), f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}")
-    return {arrow: line for arrow, line in found.items() if arrow[0] not in ("__init__", "")}
+    return {arrow: line for arrow, line in found.items() if arrow[0] not in ("__init__", "__main__", "")}
 
 
 def tasks() -> set[str]:

@@ -29,6 +29,11 @@ assert visionssm.__file__.startswith(sys.argv[1]), visionssm.__file__
 model = timm.create_model("vmamba_nano_test").eval()
 assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
 assert tile_for("forward", 1).steps == 16  # read from a file of the package
+from visionssm.cli import main
+from visionssm.engine.shipped import find_config
+for name in ("vmamba_nano_digits", "configs/vmamba_t_imagenet.py"):
+    assert str(find_config(name)).startswith(sys.argv[1]), find_config(name)
+assert main(["train", "vmamba_t_imagenet", "--copy", "mine"]) == 0
 print("used", visionssm.__file__.rsplit("/", 3)[-3])
 E
 for file in "$work"/dist/*; do

@@ -166,5 +166,5 @@ def test_readme_tells_every_command_of_the_console() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     sentence = text[text.index("`visionssm train …`") :].split("\n\n")[0]
     assert {name for name in COMMANDS if re.search(rf"`(visionssm )?{name}\b", sentence)} == set(COMMANDS)
-    for name in COMMANDS:
+    for name in ("train", "test", "predict", "visualize", "export"):
         assert (ROOT / "tools" / f"{name}.py").is_file()

@@ -6,17 +6,42 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("train", "test", "predict", "visualize", "export")
-_USAGE = f"usage: visionssm {{{','.join(COMMANDS)}}} …; each tells more with --help"
+from visionssm.cli.errors import tell
+
+COMMANDS = {
+    "train": "train a model from a configuration",
+    "test": "measure a checkpoint on the test data of a configuration",
+    "predict": "apply a checkpoint to files and folders",
+    "visualize": "draw routes, receptive fields, feature maps, class activations",
+    "export": "write a model as ONNX or as an archive of torch.export",
+    "convert": "turn a published checkpoint into a safetensors file of this package's layout",
+    "completion": "print the completion of these commands for a shell",
+}
+_USAGE = (
+    "usage: visionssm COMMAND …\n\n{}\n\nEach tells more with --help. To begin:  visionssm train vmamba_nano_digits"
+)
+
+
+def usage() -> str:
+    """What `visionssm --help` prints."""
+    width = max(map(len, COMMANDS))
+    return _USAGE.format("\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command `visionssm NAME …`; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] in (["-h"], ["--help"]):
-        print(_USAGE)
+        print(usage())
+        return 0
+    if given[:1] == ["--version"]:
+        import visionssm
+
+        print(f"visionssm {visionssm.__version__}")
         return 0
     if not given or given[0] not in COMMANDS:
-        print(_USAGE, file=sys.stderr)
+        print(usage(), file=sys.stderr)
+        if given:
+            tell(ValueError(f"there is no command {given[0]!r}; commands are {', '.join(COMMANDS)}"))
         return 2
     return int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))

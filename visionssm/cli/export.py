@@ -1,5 +1,7 @@
 """Export a model: tools/export.py CHECKPOINT_OR_MODEL [--format onnx|pt2] [--dynamic] [--out FILE]
 
+  visionssm export work_dirs/vmamba_nano_digits/best.pth --dynamic
+
 The first argument is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME),
 or the name of a registered model (untrained weights, unless --pretrained). A classifier becomes image → scores, a
 detector image → boxes, scores, labels (and masks), a segmentor image → classes of the pixels, a detector in point
@@ -120,8 +122,8 @@ def make_example(exportable: Exportable, *, dynamic: bool, size: tuple[int, int]
     return exportable.sample(shape)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="checkpoint file or registered model name")
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
@@ -134,6 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--part", help="of a detector in point clouds: map, the network on the map seen from above")
     parser.add_argument("--out", type=Path, help="file to write (default: SOURCE.onnx or SOURCE.pt2 in this folder)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     for name, value in (("--batch-size", options.batch_size), ("--size", min(options.size or [1]))):
         if value < 1:

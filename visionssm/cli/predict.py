@@ -2,6 +2,8 @@
 
     tools/predict.py CHECKPOINT FILE_OR_FOLDER… [--out predictions.csv] [--pictures FOLDER] [--masks FOLDER]
 
+    visionssm predict work_dirs/vmamba_nano_digits/best.pth photo.jpg folder/ --out predictions.csv
+
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
 Files that cannot be read are listed on standard error and do not stop the rest.
@@ -46,8 +48,8 @@ Row = tuple[str, ...]
 _MENDABLE = (ValueError, OSError, ImportError)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on unusable arguments."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, nargs="+", help="files, or folders, which are searched to any depth")
@@ -68,6 +70,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--launcher", choices=LAUNCHERS, default=launcher(), help="slurm: srun started several; torchrun is noticed"
     )
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on unusable arguments."""
+    parser = make_parser()
     with silent() if rank() else nullcontext():
         return _checked(parser, parser.parse_args(arguments))
 

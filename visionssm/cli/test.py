@@ -1,5 +1,7 @@
 """Evaluate a checkpoint: tools/test.py CONFIG CHECKPOINT [--out predictions.csv] [--pictures FOLDER] …
 
+  visionssm test vmamba_nano_digits work_dirs/vmamba_nano_digits/best.pth
+
 Prints the metrics: for classifiers top-1 and top-5 accuracy in percent, for detectors COCO's average precision, for
 segmentation the mean intersection over union, both between 0 and 1.
 
@@ -20,16 +22,22 @@ from visionssm.engine.errors import USER_ERRORS
 from visionssm.processes import launcher, rank, silent
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with status 2 on unusable arguments."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", help="a file, or the name of a configuration that comes with visionssm")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write a classifier's prediction of every sample")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with what was found in it")
     parser.add_argument("--work-dir", type=Path, help="for logs; work_dirs/CONFIG by default")
     parser.add_argument("--launcher", choices=LAUNCHERS, default=launcher())
     add_config_options(parser)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exits with status 2 on unusable arguments."""
+    parser = make_parser()
     with silent() if rank() else nullcontext():
         return parser.parse_args(arguments)
 

@@ -1,5 +1,7 @@
 """Pictures of what models look at.
 
+  visionssm visualize routes ss2d --size 8 8       (tools/visualize.py is the same)
+
   tools/visualize.py routes ss2d --size 8 8 --out ss2d.png       (or .gif: the routes are walked)
   tools/visualize.py erf vmamba_tiny_s1l8 work_dirs/run/best.pth --images photos/
   tools/visualize.py features work_dirs/run/best.pth photo.jpg
@@ -132,8 +134,8 @@ def draw_groups(options: argparse.Namespace) -> Path:
     return out
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -175,6 +177,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     groups.add_argument("--model", default="lion_mamba_nano", help="checkpoint or name (default: lion_mamba_nano)")
     groups.set_defaults(draw=draw_groups)
 
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.command == "erf" and options.count < 1:
         parser.error(f"--count must be at least 1, got {options.count}")

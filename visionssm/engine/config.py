@@ -37,6 +37,7 @@ from visionssm.engine.errors import ConfigError
 from visionssm.engine.schedules import check_schedules, follow_length, lengths
 from visionssm.engine.scopes import SCOPES
 from visionssm.engine.sharding import check_sharding
+from visionssm.engine.shipped import find_config
 from visionssm.engine.task import all_tasks, located
 from visionssm.engine.top_level import RUNNER_KEYS, check_options, check_parts, check_top_level
 from visionssm.engine.types import offered_names, use_tasks
@@ -52,11 +53,15 @@ _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"}
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file and merge `--cfg-options` into it; schedules follow a length that these change.
 
+    Args:
+        path: a file, or the name of a configuration that comes with the package (see `find_config`).
+        options: values by dotted key.
+
     Raises:
         ConfigError: no such file, or it does not run.
         MissingExtraError: (an ImportError) it imports what is not installed.
     """
-    path = Path(path).expanduser()
+    path = find_config(path)
     if not path.is_file():
         raise ConfigError(f"no configuration {str(path)!r}{_whereabouts(path)}")
     try:

@@ -1,0 +1,48 @@
+"""What is said when a training has ended: the best figure, where it is, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def ending(runner: Any, config: str | Path) -> list[str]:
+    """The last lines of a training.
+
+    Args:
+        runner: the VisionRunner, trained.
+        config: as the user named it.
+    """
+    folder = Path(runner.work_dir)
+    weights: Path | None = folder / "best.pth"
+    score = runner.message_hub.get_info("best_score", None)
+    metric = next((hook.save_best for hook in runner.hooks if getattr(hook, "save_best", None)), None)
+    lines = []
+    if weights is not None and weights.is_file() and score is not None and metric:
+        lines.append(f"best {metric}: {float(score):.4g}, of the weights in {shown(weights)}")
+    else:
+        saved = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+        weights = saved[-1] if saved else None
+        lines.append(
+            f"the last weights are in {shown(weights)}" if weights else f"no weights were saved in {shown(folder)}"
+        )
+    if weights is not None:
+        lines.append(f"next:  {command('test')} {shlex.quote(str(config))} {shlex.quote(shown(weights))}")
+        lines.append(f"       {command('predict')} {shlex.quote(shown(weights))} FILE_OR_FOLDER…")
+    return lines
+
+
+def command(name: str) -> str:
+    """How the user would start another command, as this one was started: by `visionssm`, or as a file of `tools`."""
+    started = Path(sys.argv[0])
+    if started.suffix == ".py" and started.with_name(f"{name}.py").is_file() and started.name != "__main__.py":
+        return f"python {shlex.quote(str(started.with_name(f'{name}.py')))}"
+    return f"visionssm {name}"
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
