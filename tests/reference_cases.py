@@ -56,6 +56,7 @@ KINDS = {
     "LION voxel features": r"lion/vfe_.*",
     "IoU of rotated boxes": r"lion/rotated_iou",
     "MHS-VM": r"mhsvm/.*",
+    "Mamba-YOLO": r"mambayolo/.*",
     "SegMamba": r"segmamba/.*",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "Swin-UMamba": r"swinumamba/.*",

@@ -158,6 +158,14 @@ STARTS = {
         layer_scale=1e-5,
         dim=64,
     ),
+    "mambayolo": _start(
+        "mambayolo_nano_test",
+        {
+            r"\.dt_projs_(weight|bias)$": normal(1.0),
+            r"linear (weight|bias)$": DEFAULT,
+            **SWIN,
+        },
+    ),
     "vim": _start(
         "vim_nano_test",
         {
@@ -267,6 +275,12 @@ def test_state_matrices_start_with_decay_rates_from_one_to_the_number_of_states(
         torch.testing.assert_close(table.exp(), torch.arange(1.0, states + 1).expand_as(table))
 
 
+def test_every_state_of_mamba_yolo_starts_with_the_decay_rate_one() -> None:
+    tables = [x for name, x in timm.create_model("mambayolo_nano_test").named_parameters() if name.endswith(".A_logs")]
+    assert len(tables) == 5
+    assert all(table.shape[1] == 16 and table.eq(0).all() for table in tables)
+
+
 def test_published_gates_of_plstm_start_with_long_memory_and_small_steps() -> None:
     model = timm.create_model("plstm_nano_test")
     propagation, diffusion = model.layers[0][0].mixer, model.layers[0][1].mixer
@@ -289,6 +303,7 @@ NOT_DECAYED: dict[str, str] = {
     "groupmamba": r"$^",
     "hrvmamba": r"$^",
     "mambavision": r"\.dt_projs_bias$",  # of one dimension in the authors' files
+    "mambayolo": r"\.dt_projs_bias$",  # a bias by its name; A_logs is decayed
     "msvmamba": r"$^",
     "plstm": r"^pos_embed$",
     "spatialmamba": r"\.dt_projs_bias$",
@@ -316,9 +331,10 @@ def test_only_what_is_published_is_spared_the_weight_decay(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------- numbers of norms
 
-OTHER_EPS = {  # families with another than 1e-5, and where
-    "groupmamba": (r"\.norm2$|class_block\.norm1$|^head\.norm$|\.downsample\.0$", 1e-6),
-    "mambavision": (r"^patch_embed\.", 1e-4),
+OTHER_EPS: Mapping[str, Mapping[str, float]] = {  # families with another than 1e-5, and where
+    "groupmamba": {r"\.norm2$|class_block\.norm1$|^head\.norm$|\.downsample\.0$": 1e-6},
+    "mambavision": {r"^patch_embed\.": 1e-4},
+    "mambayolo": {r"(\.proj|\.lsblock|^patch_embed\.\d)\.norm$": 1e-3, r"\.blocks\.\d\.norm2?$": 1e-6},
 }
 
 
@@ -327,9 +343,14 @@ def test_norms_have_the_published_eps(name: str) -> None:
     model = timm.create_model(name)
     norms = {path: module.eps for path, module in model.named_modules() if hasattr(module, "eps")}
     assert norms
-    pattern, other = OTHER_EPS.get(_family(name), ("$^", 1e-5))
+    others = OTHER_EPS.get(_family(name), {})
     for path, eps in norms.items():
-        assert eps == (other if re.search(pattern, path) else 1e-5), path
+        assert eps == next((other for pattern, other in others.items() if re.search(pattern, path)), 1e-5), path
+
+
+def test_batch_norms_of_mamba_yolo_forget_slowly() -> None:
+    norms = [x for x in timm.create_model("mambayolo_nano_test").modules() if isinstance(x, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.03}
 
 
 def test_norms_of_convs5_have_the_eps_of_flax() -> None:
@@ -371,6 +392,8 @@ class Images:
     size: int = 224
     crop: float = 0.875  # the side of the crop over that of the resized image, 224 of 256
     mode: str = "center"  # or "squash": both sides of the image are resized to the same length
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 WHOLE = Images(crop=1.0)
@@ -380,6 +403,7 @@ PREPARED: dict[str, Images] = {
     r"mambavision_(tiny|base|large2?)": WHOLE,
     r"mambavision_tiny2": Images(crop=0.98),
     r"mambavision_small": Images(crop=0.93),
+    r"mambayolo_.*": Images(640, 1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),  # a detector's, in [0, 1]
     r"mambavision_large3_256_21k": Images(256, 1.0),
     r"mambavision_large[23]_512_21k": Images(512, 0.93, "squash"),
     r"hrvmamba_base": WHOLE,
@@ -403,8 +427,8 @@ def test_images_are_prepared_as_published(name: str) -> None:
     assert cfg.input_size == (3, images.size, images.size)
     assert cfg.crop_pct == images.crop
     assert cfg.interpolation == "bicubic"
-    assert tuple(cfg.mean) == IMAGENET_DEFAULT_MEAN == (0.485, 0.456, 0.406)
-    assert tuple(cfg.std) == IMAGENET_DEFAULT_STD == (0.229, 0.224, 0.225)
+    assert (tuple(cfg.mean), tuple(cfg.std)) == (images.mean, images.std)
+    assert (WHOLE.mean, WHOLE.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     assert cfg.num_classes == (2 if name == "plstm_ape" else 1000)
     assert cfg.crop_mode == images.mode
 

@@ -6,6 +6,7 @@ from visionssm.backbones.efficientvmamba import EfficientVMamba
 from visionssm.backbones.groupmamba import GroupMamba
 from visionssm.backbones.hrvmamba import HRVMamba
 from visionssm.backbones.mambavision import MambaVision
+from visionssm.backbones.mambayolo import MambaYoloBackbone
 from visionssm.backbones.msvmamba import MSVMamba
 from visionssm.backbones.plstm import PLSTM
 from visionssm.backbones.spatialmamba import SpatialMamba
@@ -22,6 +23,7 @@ __all__ = [
     "HRVMamba",
     "MSVMamba",
     "MambaVision",
+    "MambaYoloBackbone",
     "SpatialMamba",
     "VMamba",
     "Vim",

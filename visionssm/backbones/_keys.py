@@ -36,9 +36,13 @@ def rename_keys(state_dict: StateDict, renames: Sequence[Rename]) -> StateDict:
 
 def vmamba_to_ours(state_dict: StateDict, model: nn.Module) -> StateDict:
     """VMamba's keys to ours: names of older files, the head, and projections stored as 1×1 convolutions."""
+    return convolutions_to_linear(rename_keys(state_dict, _VMAMBA), model)
+
+
+def convolutions_to_linear(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """Weights of 1×1 convolutions, under our names, as matrices where the model has a linear layer."""
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    out = rename_keys(state_dict, _VMAMBA)
-    for name, value in out.items():
-        if value.ndim == 4 and value.shape[2:] == (1, 1) and len(shapes.get(name, ())) == 2:
-            out[name] = value.flatten(1)
-    return out
+    return {
+        name: value.flatten(1) if value.shape[2:] == (1, 1) and len(shapes.get(name, ())) == 2 else value
+        for name, value in state_dict.items()
+    }

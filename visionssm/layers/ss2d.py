@@ -140,9 +140,14 @@ class SS2D(RouteScan):
         self.out_norm = nn.LayerNorm(inner, **factory)
         self.out_proj = nn.Linear(inner, dim, bias=False, **factory)
 
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        """After the convolution, and in a gate."""
+        return F.silu(x)
+
     def mix(self, x: Tensor) -> Tensor:
         """Convolve, scan along the four routes and normalise a (B, H, W, D) map."""
-        u = F.silu(self.conv2d(x))
+        u = self.activation(self.conv2d(x))
         return self.out_norm(self.scan(u, routes.ss2d(u.shape[1], u.shape[2], device=u.device)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,11 +156,11 @@ class SS2D(RouteScan):
 
 
 class GatedSS2D(SS2D):
-    """VMamba's first mixer: as `SS2D`, with a gate branch SiLU(z) that multiplies the normalised scan."""
+    """VMamba's first mixer: as `SS2D`, with a gate branch that multiplies the normalised scan, SiLU(z)."""
 
     in_copies = 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.mix(x) * F.silu(z))
+        return self.out_proj(self.mix(x) * self.activation(z))
