@@ -41,6 +41,7 @@ from visionssm.kernels import (
 if TYPE_CHECKING:
     from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.medical import create_segmenter, list_segmenters
+    from visionssm.heads.pose import create_pose, list_poses
     from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
     from visionssm.pointcloud.variants import create_detector, list_detectors
@@ -51,6 +52,7 @@ __all__ = [
     "LowRank",
     "__version__",
     "create_detector",
+    "create_pose",
     "create_segmenter",
     "deformable_sum",
     "detection_backbone",
@@ -61,6 +63,7 @@ __all__ = [
     "linear_recurrence_step",
     "list_detectors",
     "list_models",
+    "list_poses",
     "list_segmenters",
     "load_official",
     "load_predictor",
@@ -84,11 +87,13 @@ __all__ = [
 
 _IMPORTED_WHEN_USED = {
     "create_detector": "visionssm.pointcloud.variants",
+    "create_pose": "visionssm.heads.pose",
     "create_segmenter": "visionssm.heads.medical",
     "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
     "list_detectors": "visionssm.pointcloud.variants",
+    "list_poses": "visionssm.heads.pose",
     "list_segmenters": "visionssm.heads.medical",
     "load_predictor": "visionssm.prediction",
     "segmentation_model": "visionssm.heads.segmentors",

@@ -133,7 +133,8 @@ class Block(nn.Module):
         self.op = self.mixer(dim, offset_conv=offset_conv, **factory)
         self.norm2 = nn.LayerNorm(dim, **factory)
         self.mlp = Mlp(dim, 2 * dim, **factory)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path: nn.Module = DropPath(drop_path)
+        self.multi_scale_drop_path: nn.Module = DropPath(drop_path)  # pose estimators have none here
 
     def multi_scale(self, x: Tensor) -> Tensor:
         """Normalise, convolve each quarter of the channels at its own scale, interleave the quarters, GELU."""
@@ -148,7 +149,7 @@ class Block(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""
-        x = x + self.drop_path(self.multi_scale(x))
+        x = x + self.multi_scale_drop_path(self.multi_scale(x))
         x = x + self.drop_path(self.op(self.norm(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -172,7 +173,7 @@ class AttentiveBlock(Block):
 
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""
-        x = x + self.drop_path(self.multi_scale(x + self.cpe1(x)))
+        x = x + self.multi_scale_drop_path(self.multi_scale(x + self.cpe1(x)))
         x = x + self.drop_path(self.op(self.norm(x)))
         x = x + self.cpe2(x)
         return x + self.drop_path(self.mlp(self.norm2(x)))
