@@ -13,6 +13,7 @@ into a form that exporters take first:
 from visionssm.integrations.export.detection import exportable_detector
 from visionssm.integrations.export.exportable import Exportable, ExportError, description
 from visionssm.integrations.export.formats import export_archive, export_onnx
+from visionssm.integrations.export.pose import exportable_pose
 from visionssm.integrations.export.segmentation import exportable_segmentor
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "export_archive",
     "export_onnx",
     "exportable_detector",
+    "exportable_pose",
     "exportable_segmentor",
 ]

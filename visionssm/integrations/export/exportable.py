@@ -42,6 +42,7 @@ class Exportable:
         outputs: names of what it gives; None leaves them to the exporter.
         input: name of what it takes.
         axes: of the input that may have other sizes, with their names.
+        multiple: of which open sides of images are multiples.
         can_open: whether one file may serve several sizes.
         always_open: whether these axes are open without being asked for.
         refused: kinds of files, "onnx" or "pt2", that cannot hold the network, and why.
@@ -59,6 +60,7 @@ class Exportable:
     outputs: tuple[str, ...] | None = None
     input: str = "image"
     axes: Mapping[int, str] = field(default_factory=lambda: IMAGE_AXES)
+    multiple: int = 1
     can_open: bool = True
     always_open: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)

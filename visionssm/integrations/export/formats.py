@@ -24,8 +24,8 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
     """Write `model` as ONNX and run it in onnxruntime beside eager PyTorch.
 
     Args:
-        model: classifier, `features_only` model, or what `exportable_detector` and `exportable_segmentor` made of
-            another network; put into evaluation mode.
+        model: classifier, `features_only` model, or what `exportable_detector`, `exportable_segmentor` and
+            `exportable_pose` made of another network; put into evaluation mode.
         path: `.onnx` file; it gets this name only after the check.
         image: (B, C, H, W) example, or of the shape that the `Exportable` has.
         dynamic: leave batch, height and width open; else they are those of `image`. Of detectors, the batch is one
@@ -152,6 +152,9 @@ def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tens
     # The maps of the other size have odd sides where those of common sizes have even ones.
     longer = {"batch": 1, "height": 37, "width": 76, "points": 517}
     shape = [side + longer.get(exportable.axes.get(axis, ""), 0) for axis, side in enumerate(image.shape)]
+    sides = [axis for axis, name in exportable.axes.items() if name in ("height", "width")]
+    for axis in sides:
+        shape[axis] = -(-shape[axis] // exportable.multiple) * exportable.multiple
     shapes = [shape]
     if exportable.axes.get(0) == "points":
         shapes.append([1 + shape[0] // 3, *shape[1:]])

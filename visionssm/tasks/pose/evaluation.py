@@ -117,7 +117,8 @@ def average_precision(
         MissingExtraError: (an ImportError) neither faster-coco-eval nor pycocotools is installed.
     """
     sigmas = np.asarray(sigmas, dtype=np.float64)
-    for pose in (*truth, *found):
+    everybody: list[TruePose | FoundPose] = [*truth, *found]
+    for pose in everybody:
         if np.shape(pose.points) != (len(sigmas), 3):
             raise ValueError(
                 f"points of shape {np.shape(pose.points)} must be ({len(sigmas)}, 3), as {len(sigmas)} sigmas"
@@ -135,11 +136,9 @@ def average_precision(
         annotated = coco()
         annotated.dataset = {
             "info": {},
-            "images": [{"id": number} for number in sorted({pose.image for pose in (*truth, *found)})],
+            "images": [{"id": number} for number in sorted({pose.image for pose in everybody})],
             "annotations": [_annotation(number, pose) for number, pose in enumerate(truth, 1)],
-            "categories": [
-                {"id": label, "name": str(label)} for label in sorted({pose.label for pose in (*truth, *found)})
-            ],
+            "categories": [{"id": label, "name": str(label)} for label in sorted({pose.label for pose in everybody})],
         }
         annotated.createIndex()
         evaluation = evaluator(annotated, annotated.loadRes([_result(pose) for pose in found]), "keypoints")
