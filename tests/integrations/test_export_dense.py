@@ -208,23 +208,23 @@ def _objects(**changed: Tensor) -> dict[str, Tensor]:
 
 def test_difference_of_detections_sees_every_part_of_an_object() -> None:
     expected = _objects()
-    assert forms._difference(list(_objects().values()), expected) == 0
+    assert forms.object_difference(list(_objects().values()), expected) == 0
     swapped = torch.tensor([1, 0, *range(2, 20)])
-    assert forms._difference([x[swapped] for x in expected.values()], expected) == 0, "the order is open"
+    assert forms.object_difference([x[swapped] for x in expected.values()], expected) == 0, "the order is open"
     changed: dict[str, Any] = {
         "boxes": expected["boxes"] + torch.eye(20, 4) * 1,
         "scores": expected["scores"] + 0.01 * (torch.arange(20) == 7),
         "masks": expected["masks"] + 0.01 * (torch.arange(20) == 7)[:, None, None, None],
     }
     for name, value in changed.items():
-        assert 1e-4 < forms._difference(list(_objects(**{name: value}).values()), expected) < 0.1, name
+        assert 1e-4 < forms.object_difference(list(_objects(**{name: value}).values()), expected) < 0.1, name
     labels = expected["labels"].clone()
     labels[3] += 1
-    assert forms._difference(list(_objects(labels=labels).values()), expected) > 0.1
-    assert forms._difference([x[:19] for x in expected.values()], expected) == math.inf, "an object is missing"
+    assert forms.object_difference(list(_objects(labels=labels).values()), expected) > 0.1
+    assert forms.object_difference([x[:19] for x in expected.values()], expected) == math.inf, "an object is missing"
     none = {name: x[:0] for name, x in expected.items()}
-    assert forms._difference(list(expected.values()), none) == math.inf
-    assert forms._difference(list(none.values()), none) == 0
+    assert forms.object_difference(list(expected.values()), none) == math.inf
+    assert forms.object_difference(list(none.values()), none) == 0
 
 
 def test_detector_that_finds_other_objects_is_refused(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@
 
 The first argument is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME),
 or the name of a registered model (untrained weights, unless --pretrained). A classifier becomes image → scores, a
-detector image → boxes, scores, labels (and masks), a segmentor image → classes of the pixels, a detector in point
-clouds points → boxes, scores, labels (--format pt2). The exported file is run and compared with eager PyTorch before
-it gets its name.
+detector image → boxes, scores, labels (and masks; a YOLO detector all its boxes, unless --nms), a segmentor image →
+classes of the pixels, a detector in point clouds points → boxes, scores, labels (--format pt2). The exported file is
+run and compared with eager PyTorch before it gets its name.
 
 Exit status: 0 if the file was written, 2 if the model cannot be exported or the arguments are unusable.
 """
@@ -53,12 +53,18 @@ class Written(NamedTuple):
 
 
 def find(
-    source: str, *, model_name: str | None = None, pretrained: bool = False, part: str | None = None
+    source: str,
+    *,
+    model_name: str | None = None,
+    pretrained: bool = False,
+    part: str | None = None,
+    nms: bool = False,
 ) -> Exportable:
     """What is in a checkpoint of any task, or a registered model, in the form that is exported.
 
     Args:
         part: of the network, for those that have parts with a form of their own.
+        nms: leave overlapping boxes out in the file, where it gives them all otherwise.
 
     Raises:
         FileNotFoundError, CheckpointError, ImportError: see `visionssm.load_predictor`.
@@ -72,6 +78,13 @@ def find(
         predictor = load_predictor(source, model_name=model_name)
     if not hasattr(predictor, "exportable"):
         raise ExportError(f"{source!r} cannot be exported: a {type(predictor).__name__} has no form for it")
+    if nms:
+        if part is not None or not hasattr(predictor, "exportable_with_nms"):
+            raise ExportError(
+                f"{source!r} has no boxes that --nms could leave out: it is for detectors whose files give all boxes "
+                "otherwise, as those of the task yolo do"
+            )
+        return predictor.exportable_with_nms()
     if part is None:
         return predictor.exportable()
     parts = getattr(predictor, "exportable_parts", {})
@@ -134,6 +147,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the model's)")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument(
+        "--nms", action="store_true", help="of a YOLO detector: leave overlapping boxes out in the file"
+    )
     parser.add_argument("--part", help="of a detector in point clouds: map, the network on the map seen from above")
     parser.add_argument("--out", type=Path, help="file to write (default: SOURCE.onnx or SOURCE.pt2 in this folder)")
     return parser
@@ -148,7 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{name} must be at least 1, got {value}")
 
     try:
-        exportable = find(options.source, model_name=options.model, pretrained=options.pretrained, part=options.part)
+        exportable = find(
+            options.source,
+            model_name=options.model,
+            pretrained=options.pretrained,
+            part=options.part,
+            nms=options.nms,
+        )
         out = options.out or Path(f"{Path(options.source).stem}.{options.format}")
         print(f"exporting {options.source} to {out} …", file=sys.stderr)
         written = export(

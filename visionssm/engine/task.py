@@ -80,9 +80,10 @@ class Result(Protocol):
 class Predictor(Protocol):
     """A model with all that is needed to apply it to files. Implementations are frozen dataclasses.
 
-    What it may have beside that: `exportable()`, which gives a `visionssm.integrations.export.Exportable`; `view()`,
-    which gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images
-    or volumes.
+    What it may have beside that: `exportable()`, which gives a `visionssm.integrations.export.Exportable`, and
+    `exportable_with_nms()`, which gives one without overlapping boxes where the first gives all; `view()`, which
+    gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images or
+    volumes.
     """
 
     @property

@@ -13,6 +13,12 @@ CANDIDATES = 30_000
 MOST = 300
 """Objects of an image at most."""
 
+THRESHOLD = 0.25
+"""What a score must exceed, in a prediction; the evaluation uses .001."""
+
+OVERLAP = 0.7
+"""IoU of two boxes of one class above which the worse is left out."""
+
 
 class Objects(NamedTuple):
     """What is left in one image, best first.
@@ -29,7 +35,7 @@ class Objects(NamedTuple):
 
 
 def suppress(
-    boxes: Tensor, scores: Tensor, *, threshold: float = 0.25, overlap: float = 0.7, most: int = MOST
+    boxes: Tensor, scores: Tensor, *, threshold: float = THRESHOLD, overlap: float = OVERLAP, most: int = MOST
 ) -> Objects:
     """The objects of one image: every class of a point above the threshold is a candidate of its own.
 

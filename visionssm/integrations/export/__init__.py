@@ -15,6 +15,7 @@ from visionssm.integrations.export.exportable import Exportable, ExportError, de
 from visionssm.integrations.export.formats import export_archive, export_onnx
 from visionssm.integrations.export.pose import exportable_pose
 from visionssm.integrations.export.segmentation import exportable_segmentor
+from visionssm.integrations.export.yolo import exportable_yolo
 
 __all__ = [
     "ExportError",
@@ -25,4 +26,5 @@ __all__ = [
     "exportable_detector",
     "exportable_pose",
     "exportable_segmentor",
+    "exportable_yolo",
 ]

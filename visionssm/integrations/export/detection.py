@@ -58,7 +58,7 @@ def exportable_detector(detector: nn.Module, about: Mapping[str, str] | None = N
                 shape=graph.usual_shape,
                 sample=torch.rand,
                 expected=graph.expected,
-                difference=_difference,
+                difference=object_difference,
                 probe=graph.probe,
                 doubt="inf: it finds other objects. The order of nearly equal scores, as a detector gives before it is "
                 "trained, is open",
@@ -111,10 +111,9 @@ class DetectorGraph(nn.Module):
         """A threshold at which something is found in this image, between two scores that are not nearly equal."""
         own = float(self.score_threshold)
         self.score_threshold.fill_(0.0)
-        scores = self.expected(image)["scores"].sort(descending=True).values[:_PROBED]
+        scores = self.expected(image)["scores"]
         self.score_threshold.fill_(own)
-        gaps = scores[:-1] - scores[1:]
-        return {"score_threshold": float((scores[:-1] - gaps / 2)[gaps.argmax()]) if len(gaps) else 0.0}
+        return {"score_threshold": telling_threshold(scores)}
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, H, W) in [0, 1] to (n, 4) boxes in its pixels, (n,) scores, (n,) labels[, (n, 1, H, W) masks]."""
@@ -170,7 +169,7 @@ class _TwoStages(DetectorGraph):
         boxes, scores, labels = _chosen(
             (scores > self.score_threshold) & _sides(boxes, _LEAST_SIDE), boxes, scores, labels
         )
-        kept = _suppressed(boxes, scores, labels, heads.nms_thresh, heads.detections_per_img)
+        kept = suppressed_places(boxes, scores, labels, heads.nms_thresh, heads.detections_per_img)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         if not heads.has_mask():
             return boxes, scores, labels
@@ -187,7 +186,7 @@ class _TwoStages(DetectorGraph):
         for level, (logits, regression, anchors) in enumerate(levels):
             objectness = logits[0].permute(1, 2, 0).flatten()  # (H·W·A,)
             offsets = regression[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).flatten(0, 2)  # (H·W·A, 4)
-            places = _best(objectness, rpn.pre_nms_top_n())
+            places = best_places(objectness, rpn.pre_nms_top_n())
             boxes = rpn.box_coder.decode_single(offsets[places], anchors[places])
             best.append((boxes, objectness[places].sigmoid(), torch.full_like(places, level)))
         boxes, scores, number = (torch.cat(parts) for parts in zip(*best, strict=True))
@@ -195,7 +194,7 @@ class _TwoStages(DetectorGraph):
         boxes, scores, number = _chosen(
             _sides(boxes, rpn.min_size) & (scores >= rpn.score_thresh), boxes, scores, number
         )
-        return boxes[_suppressed(boxes, scores, number, rpn.nms_thresh, rpn.post_nms_top_n())]
+        return boxes[suppressed_places(boxes, scores, number, rpn.nms_thresh, rpn.post_nms_top_n())]
 
 
 class _OneStage(DetectorGraph):
@@ -210,14 +209,14 @@ class _OneStage(DetectorGraph):
         for level, anchors in zip(maps, _anchors(detector.anchor_generator, image, maps), strict=True):
             outputs = detector.head([level])
             scores = self.scores(outputs)  # (anchors, classes)
-            places = _best(scores.flatten(), detector.topk_candidates)
+            places = best_places(scores.flatten(), detector.topk_candidates)
             anchor = places // scores.shape[1]
             boxes = self.boxes(outputs["bbox_regression"][0][anchor], anchors[anchor])
             best.append((boxes, scores.flatten()[places], places % scores.shape[1]))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*best, strict=True))
         boxes = clip_boxes_to_image(boxes, size)
         boxes, scores, labels = _chosen(scores > self.score_threshold, boxes, scores, labels)
-        kept = _suppressed(boxes, scores, labels, detector.nms_thresh, detector.detections_per_img)
+        kept = suppressed_places(boxes, scores, labels, detector.nms_thresh, detector.detections_per_img)
         return boxes[kept], scores[kept], labels[kept]
 
     def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -281,7 +280,7 @@ def _anchors(generator: Any, image: Tensor, maps: Sequence[Tensor]) -> list[Tens
     return anchors
 
 
-def _best(scores: Tensor, count: int) -> Tensor:
+def best_places(scores: Tensor, count: int) -> Tensor:
     """Places of the best scores, best first, at most `count`."""
     return scores.topk(torch.sym_min(count, scores.shape[0])).indices
 
@@ -297,7 +296,7 @@ def _chosen(mask: Tensor, *parts: Tensor) -> list[Tensor]:
     return [part[places] for part in parts]
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, count: int) -> Tensor:
+def suppressed_places(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, count: int) -> Tensor:
     """Places of the boxes that non-maximum suppression within groups leaves, best first, at most `count`."""
     # Two boxes outside the image that are always left, and last: torchvision tells exporters that at least two are.
     outside = boxes.new_tensor([[-4, -4, -3, -3], [-2, -2, -1, -1]])
@@ -345,7 +344,14 @@ def _enlarging(first: Tensor, last: Tensor, old: int, new: int) -> Tensor:
     return weights * inside[:, :, None]
 
 
-def _difference(actual: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:
+def telling_threshold(scores: Tensor) -> float:
+    """A threshold that some of (n,) scores exceed, where two that follow each other are least equal; 0 for none."""
+    best = scores.sort(descending=True).values[:_PROBED]
+    gaps = best[:-1] - best[1:]
+    return float((best[:-1] - gaps / 2)[gaps.argmax()]) if len(gaps) else 0.0
+
+
+def object_difference(actual: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:
     """The largest difference of two sets of objects: of scores, of masks, and of boxes in sides of the image.
 
     An object belongs to the nearest one of its label, since the order of nearly equal scores is open.
