@@ -55,7 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("images", type=Path, nargs="+", help="files, or folders, which are searched to any depth")
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
     parser.add_argument("--top-k", type=int, help="classes that a classifier lists; 5 by default")
-    parser.add_argument("--threshold", type=float, help="least score of an object that is listed; 0.5 by default")
+    parser.add_argument(
+        "--threshold", type=float, help="least score of an object that is listed; by default 0.5, of Mamba-YOLO 0.25"
+    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
@@ -89,6 +91,8 @@ def _files_of_tasks(options: argparse.Namespace) -> dict[str, Path | None]:
 def _checked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.Namespace:
     if (parsed.top_k is not None and parsed.top_k < 1) or parsed.batch_size < 1:
         parser.error("--top-k and --batch-size must be at least 1")
+    if parsed.threshold is not None and not 0 <= parsed.threshold <= 1:
+        parser.error(f"--threshold must be from 0 to 1, got {parsed.threshold:g}")
     if parsed.out is not None and parsed.out.suffix.lower() not in (".csv", ".json"):
         parser.error(f"--out must end in .csv or .json, got {parsed.out}")
     return parsed

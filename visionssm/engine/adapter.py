@@ -97,7 +97,13 @@ class TaskModel(BaseModel):
         Raises:
             CheckpointError: the checkpoint says that it is of another model.
         """
-        theirs = (meta.get("visionssm") or {}).get("model") or {}
+        said = meta.get("visionssm") or {}
+        if said.get("task", self.task) != self.task:
+            raise CheckpointError(
+                f"{path!r} is of the task {said['task']!r}, the config's model of {self.task!r}. Use the config it was "
+                "trained with."
+            )
+        theirs = said.get("model") or {}
         if not isinstance(theirs, Mapping):
             raise CheckpointError(f"{path!r} does not describe its model, but holds a {type(theirs).__name__} for that")
         for key in self.identity if theirs else ():

@@ -13,6 +13,7 @@ MODULES = {
     "video": "visionssm.tasks.video",
     "pointcloud": "visionssm.tasks.pointcloud",
     "medical": "visionssm.tasks.medical",
+    "yolo": "visionssm.tasks.yolo",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }
