@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionssm"
 FLOORS = """
 cli
-prediction benchmarks visualization
+prediction benchmarks catalogue visualization
 tasks
 integrations
 engine heads

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from visionssm.backbones import list_models
+import visionssm.backbones  # noqa: F401  registers the models with timm
 from visionssm.checkpoints import load_official
 from visionssm.kernels import (
     LowRank,
@@ -39,6 +39,7 @@ from visionssm.kernels import (
 )
 
 if TYPE_CHECKING:
+    from visionssm.catalogue import ModelInfo, list_models, model_info
     from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.medical import create_segmenter, list_segmenters
     from visionssm.heads.pose import create_pose, list_poses
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LowRank",
+    "ModelInfo",
     "__version__",
     "create_detector",
     "create_pose",
@@ -67,6 +69,7 @@ __all__ = [
     "list_segmenters",
     "load_official",
     "load_predictor",
+    "model_info",
     "neighbour_table",
     "non_causal_ssd",
     "plstm2d",
@@ -86,6 +89,7 @@ __all__ = [
 ]
 
 _IMPORTED_WHEN_USED = {
+    "ModelInfo": "visionssm.catalogue",
     "create_detector": "visionssm.pointcloud.variants",
     "create_pose": "visionssm.heads.pose",
     "create_segmenter": "visionssm.heads.medical",
@@ -94,8 +98,10 @@ _IMPORTED_WHEN_USED = {
     "export_onnx": "visionssm.integrations.export",
     "list_detectors": "visionssm.pointcloud.variants",
     "list_poses": "visionssm.heads.pose",
+    "list_models": "visionssm.catalogue",
     "list_segmenters": "visionssm.heads.medical",
     "load_predictor": "visionssm.prediction",
+    "model_info": "visionssm.catalogue",
     "segmentation_model": "visionssm.heads.segmentors",
 }
 

@@ -1,0 +1,119 @@
+"""The catalogue: every model of every task, with the figures that are published, counted and registered."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+import timm
+import torch
+
+import visionssm
+from tools.count_models import count
+from visionssm import backbones, catalogue
+from visionssm.catalogue.listing import counts
+from visionssm.catalogue.tables import CSV_COLUMNS, as_csv, as_json
+from visionssm.cli import models as command
+
+ENTRIES = catalogue.entries()
+
+
+def test_every_model_of_every_registry_is_listed_once() -> None:
+    names = [info.name for info in ENTRIES]
+    assert len(names) == len(set(names))
+    listed = {task: {info.architecture for info in ENTRIES if info.task == task} for task in catalogue.TASKS}
+    assert listed["classification"] >= set(backbones.list_models())
+    assert listed["medical"] == set(visionssm.list_segmenters())
+    assert listed["pointcloud"] == set(visionssm.list_detectors())
+
+
+def test_names_make_models() -> None:
+    for info in ENTRIES:
+        if info.task == "classification":
+            assert timm.is_model(info.architecture)
+            assert info.name in timm.list_models(info.architecture, include_tags=True)
+
+
+def test_counts_are_kept_of_every_model_and_of_no_other() -> None:
+    known = set(counts())
+    listed = {info.architecture for info in ENTRIES}
+    assert listed <= known, "run tools/count_models.py"
+    absent = {name for name in known - listed if not name.startswith("efficientvim")}  # an older timm has none
+    assert absent == set(), "run tools/count_models.py"
+
+
+@pytest.mark.parametrize(
+    "name", ["vmamba_nano_test", "hrvmamba_tiny", "plstm_vis_t", "vmunet_nano", "lion_retnet_nano", "mambaout_femto"]
+)
+def test_kept_counts_are_what_counting_gives(name: str) -> None:
+    info = visionssm.model_info(name)
+    assert list(count(name, info.task)) == counts()[name] == [info.parameters, info.multiply_adds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", catalogue.TASKS)
+def test_all_kept_counts_are_what_counting_gives(task: str) -> None:
+    for name in {info.architecture for info in ENTRIES if info.task == task}:
+        assert list(count(name, task)) == counts()[name], "run tools/count_models.py"
+
+
+def test_info_of_a_checkpoint_is_that_of_its_registration() -> None:
+    first, second = visionssm.model_info("vssd_tiny"), visionssm.model_info("vssd_tiny.authors_mesa_in1k")
+    assert first.name == "vssd_tiny.authors_in1k"
+    assert (first.scores["top1"], second.scores["top1"]) == (83.6, 84.1)
+    assert first.weights != second.weights
+    cfg = timm.get_pretrained_cfg("mambavision_tiny")
+    info = visionssm.model_info("mambavision_tiny")
+    assert (info.crop_pct, info.interpolation, info.mean) == (cfg.crop_pct, cfg.interpolation, tuple(cfg.mean))
+    with torch.device("meta"):
+        model = timm.create_model("mambavision_tiny")
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_what_has_weights_says_how_they_come() -> None:
+    for info in ENTRIES:
+        assert (info.weights is None) == (info.download is None), info
+        assert info.download in (None, "automatic", "by hand")
+        if info.weights is not None:
+            assert info.weights.startswith("https://"), info
+
+
+def test_lists_are_by_task_pattern_and_weights() -> None:
+    assert visionssm.list_models() == backbones.list_models()
+    assert visionssm.list_models("vmunet_*", task="medical") == visionssm.list_segmenters("vmunet_*")
+    everything = visionssm.list_models(task=None)
+    assert {"vmamba_tiny_s1l8", "vmunet_isic", "lion_mamba_kitti", "mambaout_tiny"} <= set(everything)
+    assert "vmamba_nano_test.authors_in1k" not in visionssm.list_models(pretrained=True)
+    assert all("." in name for name in visionssm.list_models(pretrained=True))
+    with pytest.raises(ValueError, match="closest: 'medical'"):
+        visionssm.list_models(task="medicla")
+
+
+def test_a_mistyped_model_is_told_with_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="closest: 'vmamba_tiny_s1l8'"):
+        visionssm.model_info("vmamba_tiny_s118")
+    assert command.main(["vmamba_tiny_s118"]) == 2
+    assert "closest: 'vmamba_tiny_s1l8'" in capsys.readouterr().err
+    assert command.main(["no_such_*"]) == 2
+
+
+def test_table_csv_and_json_hold_the_same_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["vssd_*", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert command.main(["vssd_*", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert command.main(["vssd_*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [info.name for info in ENTRIES if info.name.startswith("vssd_")]
+    assert [row["model"] for row in rows] == [entry["name"] for entry in read] == names
+    assert [line.split()[0] for line in lines[2:]] == names
+    base = next(row for row in rows if row["model"] == "vssd_base.authors_in1k")
+    assert (base["top1"], base["img_size"], base["param_count"]) == ("84.7", "224", "88.82")
+    assert tuple(base) == CSV_COLUMNS
+
+
+def test_all_of_it_can_be_written() -> None:
+    assert as_csv(ENTRIES).count("\n") == len(ENTRIES) + 1
+    assert len(json.loads(as_json(ENTRIES))) == len(ENTRIES)

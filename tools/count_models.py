@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Count parameters and multiply-adds of all models anew, for visionssm/catalogue/counts.json: after adding a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import visionssm
+from visionssm import catalogue
+from visionssm.benchmarks.flops import multiply_adds_of
+from visionssm.benchmarks.published import figures
+from visionssm.files import complete_or_absent
+
+CREATE: dict[str, Callable[[str], nn.Module]] = {
+    "medical": visionssm.create_segmenter,
+    "pointcloud": visionssm.create_detector,
+}
+PATH = Path(catalogue.__file__).with_name("counts.json")
+
+
+def count(name: str, task: str) -> tuple[int, int | None]:
+    """Parameters, and multiply-adds of one input where those do not depend on what is in it."""
+    if task == "classification":
+        figure = figures().get(name)
+        size = catalogue.model_info(name).input_size if figure is None else (figure.size,)
+        assert size is not None
+        operations, parameters = multiply_adds_of(name, size[-1])
+        return parameters, operations
+    with torch.device("meta"):
+        model = CREATE[task](name)
+    return sum(parameter.numel() for parameter in model.parameters()), None
+
+
+def write(path: Path = PATH) -> Path:
+    """Count all models anew and write the file."""
+    found = {}
+    for task in catalogue.TASKS:
+        for name in sorted({info.architecture for info in catalogue.entries() if info.task == task}):
+            found[name] = count(name, task)
+            print(f"{name}: {found[name]}", file=sys.stderr)
+    text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found)) + "\n}\n"
+    with complete_or_absent(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    print(f"wrote {write()}")

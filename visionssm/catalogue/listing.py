@@ -1,0 +1,185 @@
+"""The list of all models, from the registries of the tasks; nothing is downloaded or built for it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.resources import files
+
+import timm
+from timm.models import PretrainedCfg, get_pretrained_cfg
+
+from visionssm import backbones
+from visionssm.benchmarks.published import figures
+from visionssm.catalogue.info import ModelInfo
+from visionssm.checkpoints import OfficialCfg
+from visionssm.data.spelling import closest
+from visionssm.heads.medical import PUBLISHED, list_segmenters
+from visionssm.pointcloud.variants import MANUAL_URLS, list_detectors
+
+LION = "https://arxiv.org/abs/2407.18232"
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | None = "classification") -> list[str]:
+    """Names of models that match a shell pattern, in alphabetical order.
+
+    Args:
+        pattern: as of a shell; timm's own models that are used here (MambaOut, EfficientViM) are timm's to list.
+        pretrained: only those whose weights are published, each checkpoint with its tag.
+        task: "classification" (made by `timm.create_model`), "medical" (`create_segmenter`), "pointcloud"
+            (`create_detector`), …: one of `visionssm.catalogue.TASKS`; None for all.
+
+    Raises:
+        ValueError: there is no such task.
+
+    Examples:
+        >>> import visionssm
+        >>> visionssm.list_models("vim_*")
+        ['vim_base', 'vim_nano_test', 'vim_small', 'vim_small_stride8', 'vim_tiny', 'vim_tiny_stride8']
+        >>> visionssm.list_models("vssd_tiny*", pretrained=True)
+        ['vssd_tiny.authors_in1k', 'vssd_tiny.authors_mesa_in1k']
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"there is no task {task!r}; closest: {closest(task, TASKS)}")
+    if task == "classification" and not pretrained:
+        return backbones.list_models(pattern)  # without tags, and without timm's
+    found = [info for info in entries() if task in (None, info.task)]
+    if pretrained:
+        found = [info for info in found if info.download is not None]
+    names = {info.name if pretrained else info.architecture for info in found}
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a model: published figures, counts, input, licence and where its weights are.
+
+    Args:
+        name: of a model of any task; of one of several checkpoints with its tag, else it is the first.
+
+    Raises:
+        ValueError: there is no such model.
+
+    Examples:
+        >>> import visionssm
+        >>> info = visionssm.model_info("mambavision_tiny")
+        >>> info.scores, info.license, info.download
+        ({'top1': 82.3}, 'cc-by-nc-sa-4.0', 'automatic')
+    """
+    for info in entries():
+        if name in (info.name, info.architecture):
+            return info
+    known = {info.name for info in entries()} | {info.architecture for info in entries()}
+    raise ValueError(f"there is no model {name!r}; closest: {closest(name, known)}; `visionssm models` lists all")
+
+
+@cache
+def entries() -> tuple[ModelInfo, ...]:
+    """All models, a checkpoint each where there are several of a model, the first of a model first."""
+    return tuple(info for source in TASKS.values() for info in source())
+
+
+@cache
+def counts() -> dict[str, list[int]]:
+    """Parameters and multiply-adds by name, as `tools/count_models.py` has written them."""
+    path = files("visionssm.catalogue") / "counts.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _counted(name: str) -> tuple[int | None, int | None]:
+    parameters, multiply_adds = counts().get(name, (None, None))
+    return parameters, multiply_adds
+
+
+def _classifiers() -> Iterator[ModelInfo]:
+    own = backbones.list_models()
+    for name in sorted({*own, *figures()}):
+        tagged = timm.list_models(name, include_tags=True)
+        default = get_pretrained_cfg(name)
+        for full in sorted(tagged, key=lambda full: default is None or full != f"{name}.{default.tag}"):
+            cfg = get_pretrained_cfg(full)
+            if cfg is not None:
+                yield _classifier(name, full.removesuffix("."), cfg)
+
+
+def _classifier(name: str, full: str, cfg: PretrainedCfg) -> ModelInfo:
+    parameters, multiply_adds = _counted(name)
+    published = figures().get(name.removesuffix("_plain"))  # HRVMamba's second forms were published with one figure
+    tag = full.partition(".")[2]
+    top1 = None if published is None else published.tagged.get(tag, published.top1)
+    number = str(cfg.paper_ids or "").removeprefix("arXiv:")
+    weights = address(cfg)
+    page = getattr(cfg, "manual_url", None)
+    return ModelInfo(
+        name=full,
+        task="classification",
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        published_parameters=None if published is None else published.parameters,
+        published_gflops=None if published is None else published.gflops,
+        scores={} if top1 is None else {"top1": float(top1)},
+        input_size=tuple(cfg.input_size),
+        crop_pct=cfg.crop_pct,
+        interpolation=cfg.interpolation,
+        mean=tuple(cfg.mean),
+        std=tuple(cfg.std),
+        paper=f"https://arxiv.org/abs/{number}" if number else cfg.paper_name,
+        license=cfg.license,
+        origin=cfg.origin_url,
+        weights=weights or page,
+        download="automatic" if weights else "by hand" if page else None,
+        sha256=getattr(cfg, "sha256", None),
+    )
+
+
+def address(cfg: PretrainedCfg) -> str | None:
+    """Where a program gets the file of a checkpoint; None if none can."""
+    if cfg.url:
+        return cfg.url if isinstance(cfg.url, str) else cfg.url[0]
+    if cfg.hf_hub_id:
+        page = f"https://huggingface.co/{cfg.hf_hub_id}"
+        return f"{page}/resolve/main/{cfg.hf_hub_filename}" if cfg.hf_hub_filename else page
+    return None
+
+
+def _segmenters() -> Iterator[ModelInfo]:
+    for name in list_segmenters():
+        published = PUBLISHED[name]
+        parameters, _ = _counted(name)
+        cfg = OfficialCfg(url=published.url or "")
+        weights = address(cfg)
+        yield ModelInfo(
+            name=name,
+            task="medical",
+            parameters=parameters,
+            published_parameters=None if published.parameters is None else f"{published.parameters:,}",
+            scores=dict(published.scores),
+            paper=published.paper and f"https://arxiv.org/abs/{published.paper}",
+            weights=weights or published.manual_url,
+            download="automatic" if weights else "by hand" if published.manual_url else None,
+            sha256=published.sha256,
+        )
+
+
+def _cloud_detectors() -> Iterator[ModelInfo]:
+    for name in list_detectors():
+        parameters, _ = _counted(name)
+        page = MANUAL_URLS.get(name)
+        paper = None if name.endswith("_nano") else LION
+        yield ModelInfo(
+            name=name,
+            task="pointcloud",
+            parameters=parameters,
+            paper=paper,
+            weights=page,
+            download="by hand" if page else None,
+        )
+
+
+TASKS: dict[str, Callable[[], Iterator[ModelInfo]]] = {
+    "classification": _classifiers,
+    "medical": _segmenters,
+    "pointcloud": _cloud_detectors,
+}
+"""Name of a task to what yields its models."""
