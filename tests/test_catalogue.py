@@ -16,15 +16,18 @@ from visionssm import backbones, catalogue
 from visionssm.catalogue.listing import counts
 from visionssm.catalogue.tables import CSV_COLUMNS, as_csv, as_json
 from visionssm.cli import models as command
+from visionssm.heads.yolo.variants import list_yolos
 
 ENTRIES = catalogue.entries()
 
 
 def test_every_model_of_every_registry_is_listed_once() -> None:
-    names = [info.name for info in ENTRIES]
+    names = [(info.task, info.name) for info in ENTRIES]
     assert len(names) == len(set(names))
     listed = {task: {info.architecture for info in ENTRIES if info.task == task} for task in catalogue.TASKS}
     assert listed["classification"] >= set(backbones.list_models())
+    assert listed["detection"] == set(list_yolos())
+    assert listed["pose"] == set(visionssm.list_poses())
     assert listed["medical"] == set(visionssm.list_segmenters())
     assert listed["pointcloud"] == set(visionssm.list_detectors())
 
@@ -38,25 +41,26 @@ def test_names_make_models() -> None:
 
 def test_counts_are_kept_of_every_model_and_of_no_other() -> None:
     known = set(counts())
-    listed = {info.architecture for info in ENTRIES}
+    listed = {f"{info.task}/{info.architecture}" for info in ENTRIES}
     assert listed <= known, "run tools/count_models.py"
-    absent = {name for name in known - listed if not name.startswith("efficientvim")}  # an older timm has none
+    absent = {name for name in known - listed if "/efficientvim_" not in name}  # an older timm has none
     assert absent == set(), "run tools/count_models.py"
 
 
 @pytest.mark.parametrize(
-    "name", ["vmamba_nano_test", "hrvmamba_tiny", "plstm_vis_t", "vmunet_nano", "lion_retnet_nano", "mambaout_femto"]
+    "name",
+    ["vmamba_nano_test", "hrvmamba_tiny", "plstm_vis_t", "vmunet_nano", "lion_retnet_nano", "hrvmamba_nano_pose"],
 )
 def test_kept_counts_are_what_counting_gives(name: str) -> None:
     info = visionssm.model_info(name)
-    assert list(count(name, info.task)) == counts()[name] == [info.parameters, info.multiply_adds]
+    assert list(count(name, info.task)) == counts()[f"{info.task}/{name}"] == [info.parameters, info.multiply_adds]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", catalogue.TASKS)
 def test_all_kept_counts_are_what_counting_gives(task: str) -> None:
     for name in {info.architecture for info in ENTRIES if info.task == task}:
-        assert list(count(name, task)) == counts()[name], "run tools/count_models.py"
+        assert list(count(name, task)) == counts()[f"{task}/{name}"], "run tools/count_models.py"
 
 
 def test_info_of_a_checkpoint_is_that_of_its_registration() -> None:
@@ -70,6 +74,14 @@ def test_info_of_a_checkpoint_is_that_of_its_registration() -> None:
     with torch.device("meta"):
         model = timm.create_model("mambavision_tiny")
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_name_of_a_network_and_of_its_backbone_means_either() -> None:
+    whole, backbone = (visionssm.model_info("mambayolo_t", task=task) for task in ("detection", "classification"))
+    assert (whole.task, backbone.task) == ("detection", "classification")
+    assert whole.parameters is not None
+    assert abs(whole.parameters / 1e6 - 6.13) < 0.02
+    assert whole.scores["COCO box AP"] == 44.5
 
 
 def test_what_has_weights_says_how_they_come() -> None:

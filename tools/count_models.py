@@ -13,11 +13,14 @@ from torch import nn
 
 import visionssm
 from visionssm import catalogue
-from visionssm.benchmarks.flops import multiply_adds_of
+from visionssm.benchmarks.flops import count_multiply_adds, multiply_adds_of
 from visionssm.benchmarks.published import figures
 from visionssm.files import complete_or_absent
+from visionssm.heads.yolo import create_yolo
 
 CREATE: dict[str, Callable[[str], nn.Module]] = {
+    "detection": create_yolo,
+    "pose": visionssm.create_pose,
     "medical": visionssm.create_segmenter,
     "pointcloud": visionssm.create_detector,
 }
@@ -28,13 +31,15 @@ def count(name: str, task: str) -> tuple[int, int | None]:
     """Parameters, and multiply-adds of one input where those do not depend on what is in it."""
     if task == "classification":
         figure = figures().get(name)
-        size = catalogue.model_info(name).input_size if figure is None else (figure.size,)
+        size = catalogue.model_info(name, task=task).input_size if figure is None else (figure.size,)
         assert size is not None
         operations, parameters = multiply_adds_of(name, size[-1])
         return parameters, operations
     with torch.device("meta"):
         model = CREATE[task](name)
-    return sum(parameter.numel() for parameter in model.parameters()), None
+    size = catalogue.model_info(name, task=task).input_size
+    operations = None if size is None else count_multiply_adds(model, (size[0], size[1], size[2]))
+    return sum(parameter.numel() for parameter in model.parameters()), operations
 
 
 def write(path: Path = PATH) -> Path:
@@ -42,8 +47,8 @@ def write(path: Path = PATH) -> Path:
     found = {}
     for task in catalogue.TASKS:
         for name in sorted({info.architecture for info in catalogue.entries() if info.task == task}):
-            found[name] = count(name, task)
-            print(f"{name}: {found[name]}", file=sys.stderr)
+            found[f"{task}/{name}"] = count(name, task)
+            print(f"{task}/{name}: {found[f'{task}/{name}']}", file=sys.stderr)
     text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found)) + "\n}\n"
     with complete_or_absent(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -17,8 +17,12 @@ from visionssm.catalogue.info import ModelInfo
 from visionssm.checkpoints import OfficialCfg
 from visionssm.data.spelling import closest
 from visionssm.heads.medical import PUBLISHED, list_segmenters
+from visionssm.heads.pose import VARIANTS as POSES
+from visionssm.heads.yolo.variants import PUBLISHED as YOLO_PUBLISHED
+from visionssm.heads.yolo.variants import list_yolos
 from visionssm.pointcloud.variants import MANUAL_URLS, list_detectors
 
+YOLO = "https://arxiv.org/abs/2406.05835"
 LION = "https://arxiv.org/abs/2407.18232"
 
 
@@ -28,8 +32,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | Non
     Args:
         pattern: as of a shell; timm's own models that are used here (MambaOut, EfficientViM) are timm's to list.
         pretrained: only those whose weights are published, each checkpoint with its tag.
-        task: "classification" (made by `timm.create_model`), "medical" (`create_segmenter`), "pointcloud"
-            (`create_detector`), …: one of `visionssm.catalogue.TASKS`; None for all.
+        task: "classification" (made by `timm.create_model`), "detection" (`create_yolo`), "pose" (`create_pose`),
+            "medical" (`create_segmenter`), "pointcloud" (`create_detector`); None for all.
 
     Raises:
         ValueError: there is no such task.
@@ -52,11 +56,12 @@ def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | Non
     return sorted(fnmatch.filter(names, pattern))
 
 
-def model_info(name: str) -> ModelInfo:
+def model_info(name: str, *, task: str | None = None) -> ModelInfo:
     """What is known of a model: published figures, counts, input, licence and where its weights are.
 
     Args:
         name: of a model of any task; of one of several checkpoints with its tag, else it is the first.
+        task: where a name means a network and its backbone, as Mamba-YOLO's do; the first of `TASKS` if None.
 
     Raises:
         ValueError: there is no such model.
@@ -68,7 +73,7 @@ def model_info(name: str) -> ModelInfo:
         ({'top1': 82.3}, 'cc-by-nc-sa-4.0', 'automatic')
     """
     for info in entries():
-        if name in (info.name, info.architecture):
+        if name in (info.name, info.architecture) and task in (None, info.task):
             return info
     known = {info.name for info in entries()} | {info.architecture for info in entries()}
     raise ValueError(f"there is no model {name!r}; closest: {closest(name, known)}; `visionssm models` lists all")
@@ -82,13 +87,13 @@ def entries() -> tuple[ModelInfo, ...]:
 
 @cache
 def counts() -> dict[str, list[int]]:
-    """Parameters and multiply-adds by name, as `tools/count_models.py` has written them."""
+    """Parameters and multiply-adds by task/name, as `tools/count_models.py` has written them."""
     path = files("visionssm.catalogue") / "counts.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _counted(name: str) -> tuple[int | None, int | None]:
-    parameters, multiply_adds = counts().get(name, (None, None))
+def _counted(task: str, name: str) -> tuple[int | None, int | None]:
+    parameters, multiply_adds = counts().get(f"{task}/{name}", (None, None))
     return parameters, multiply_adds
 
 
@@ -104,7 +109,7 @@ def _classifiers() -> Iterator[ModelInfo]:
 
 
 def _classifier(name: str, full: str, cfg: PretrainedCfg) -> ModelInfo:
-    parameters, multiply_adds = _counted(name)
+    parameters, multiply_adds = _counted("classification", name)
     published = figures().get(name.removesuffix("_plain"))  # HRVMamba's second forms were published with one figure
     tag = full.partition(".")[2]
     top1 = None if published is None else published.tagged.get(tag, published.top1)
@@ -146,7 +151,7 @@ def address(cfg: PretrainedCfg) -> str | None:
 def _segmenters() -> Iterator[ModelInfo]:
     for name in list_segmenters():
         published = PUBLISHED[name]
-        parameters, _ = _counted(name)
+        parameters, _ = _counted("medical", name)
         cfg = OfficialCfg(url=published.url or "")
         weights = address(cfg)
         yield ModelInfo(
@@ -164,7 +169,7 @@ def _segmenters() -> Iterator[ModelInfo]:
 
 def _cloud_detectors() -> Iterator[ModelInfo]:
     for name in list_detectors():
-        parameters, _ = _counted(name)
+        parameters, _ = _counted("pointcloud", name)
         page = MANUAL_URLS.get(name)
         paper = None if name.endswith("_nano") else LION
         yield ModelInfo(
@@ -177,8 +182,43 @@ def _cloud_detectors() -> Iterator[ModelInfo]:
         )
 
 
+def _pose_estimators() -> Iterator[ModelInfo]:
+    for name, variant in sorted(POSES.items()):
+        parameters, multiply_adds = _counted("pose", name)
+        yield ModelInfo(
+            name=name,
+            task="pose",
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+            scores={} if variant.ap is None else {"COCO key-point AP": variant.ap},
+            input_size=(3, *variant.crop_size),
+            weights=variant.manual_url,
+            download="by hand" if variant.manual_url else None,
+        )
+
+
+def _yolos() -> Iterator[ModelInfo]:
+    for name in list_yolos():
+        parameters, multiply_adds = _counted("detection", name)
+        published = YOLO_PUBLISHED.get(name)
+        printed = published and {"COCO box AP": published.ap, "AP50": published.ap50, "AP75": published.ap75}
+        yield ModelInfo(
+            name=name,
+            task="detection",
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+            published_parameters=published and f"{published.parameters}M",
+            published_gflops=published and f"{published.operations}",
+            scores=printed or {},
+            input_size=(3, 640, 640),
+            paper=published and YOLO,
+        )
+
+
 TASKS: dict[str, Callable[[], Iterator[ModelInfo]]] = {
     "classification": _classifiers,
+    "detection": _yolos,
+    "pose": _pose_estimators,
     "medical": _segmenters,
     "pointcloud": _cloud_detectors,
 }
