@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torchvision.ops import Permute
@@ -26,6 +26,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
 from visionssm.layers.conv import PreciseConv2d
+from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
 
@@ -108,7 +109,7 @@ class ModulatedGroupLayer(nn.Module):
         """(B, H, W, C) to the same shape."""
         u = self.norm(x)
         affinity = torch.sigmoid(self.fc2(F.relu(self.fc1(u.mean((1, 2), keepdim=True)))))  # (B, 1, 1, C)
-        return self.proj(self.norm(self.mamba(u) * self.skip_scale * u * affinity))
+        return linear(self.proj, self.norm(self.mamba(u) * self.skip_scale * u * affinity))
 
 
 class DepthwiseMlp(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import checkpoint_seq, generate_default_cfgs
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
 from visionssm.layers.image import checked_images
 from visionssm.layers.leaf import leaf_function
+from visionssm.layers.linear import Mlp
 from visionssm.layers.memory_format import channels_last, image_map
 from visionssm.layers.ss2d import default_dt_rank
 

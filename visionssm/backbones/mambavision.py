@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, LayerScale, Mlp, calculate_drop_path_rates
+from timm.layers import Attention, DropPath, LayerScale, calculate_drop_path_rates
 from timm.models import checkpoint_seq, generate_default_cfgs
 from torch import Tensor, nn
 from torchvision.ops import Permute
@@ -34,6 +34,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
 from visionssm.layers.cells import into_windows, out_of_windows
+from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
 
@@ -127,9 +128,9 @@ class WindowScan(RouteScan):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(W, T, C) tokens of W windows to the same shape."""
-        x, z = F.silu(self.convolve(self.in_proj(tokens))).chunk(2, dim=-1)  # (W, T, C/2) each
+        x, z = F.silu(self.convolve(linear(self.in_proj, tokens))).chunk(2, dim=-1)  # (W, T, C/2) each
         y, _ = self.scan_pixels(x, self.project(x), routes.raster(1, tokens.shape[1], device=tokens.device))
-        return self.out_proj(torch.cat([y, z], dim=-1))
+        return linear(self.out_proj, torch.cat([y, z], dim=-1))
 
 
 class WindowBlock(nn.Module):

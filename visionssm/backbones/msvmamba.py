@@ -32,6 +32,7 @@ from visionssm.layers import (
     StridedConvDownsample,
 )
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {
@@ -79,7 +80,7 @@ class MultiScaleSS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        return self.out_proj(self.mix(self.in_proj(x)))
+        return linear(self.out_proj, self.mix(linear(self.in_proj, x)))
 
 
 class GatedMultiScaleSS2D(MultiScaleSS2D):
@@ -89,8 +90,8 @@ class GatedMultiScaleSS2D(MultiScaleSS2D):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.mix(x) * F.silu(z))
+        x, z = linear(self.in_proj, x).chunk(2, dim=-1)
+        return linear(self.out_proj, self.mix(x) * F.silu(z))
 
 
 @leaf_module  # as all that scans

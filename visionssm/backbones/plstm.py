@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, LayerScale, calculate_drop_path_rates
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
@@ -24,6 +24,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import plstm2d_four_directions
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.tokens import PatchEmbedding, resample_positions
 
 PAPER = {"paper_name": "pLSTM: parallelizable Linear Source Transition Mark networks", "paper_ids": "arXiv:2506.11997"}
@@ -131,12 +132,12 @@ class PLSTMMixer(nn.Module):
         n = len(self.transitions)
         transitions = [torch.tanh(5 * gate)[..., None, None] for gate in preactivations[:n]]
         others = [torch.sigmoid(gate)[..., None, None, None] for gate in preactivations[n:]]
-        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 4, 1, 2, 5)
+        heads = linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 4, 1, 2, 5)
         q, k, v = heads.flatten(1, 2).unsqueeze(-1)  # (B·heads, X, Y, P, 1) each
         direct = torch.sigmoid(self.direct_bias).repeat(batch).view(-1, *[1] * 6).expand(-1, rows, columns, 1, 1, 1, 1)
         out = plstm2d_four_directions(q, k, v, self.combine(x, transitions, others), direct)
         out = out.squeeze(-1).unflatten(0, (batch, self.num_heads)).permute(0, 2, 3, 1, 4)
-        return self.proj(self.head_norm(out))
+        return linear(self.proj, self.head_norm(out))
 
 
 @leaf_module  # the operator checks shapes and loops over them

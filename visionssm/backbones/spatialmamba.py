@@ -21,6 +21,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import LowRank, routes, scan_states
 from visionssm.layers import MapConv2d, RouteScan
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import default_dt_rank
 
 PAPER = {
@@ -101,11 +102,11 @@ class StructureAwareSSM(RouteScan):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x, z = linear(self.in_proj, x).chunk(2, dim=-1)
         u = F.silu(self.conv2d(x))  # (B, H, W, D)
         states, c = self.states(u)
         y = self.state_fusion(states) * c + u * self.Ds
-        return self.out_proj(self.out_norm(y) * F.silu(z))
+        return linear(self.out_proj, self.out_norm(y) * F.silu(z))
 
     def states(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """State of every pixel and channel after a raster scan, (B, H, W, D), and the output vectors (B, H, W, 1)."""

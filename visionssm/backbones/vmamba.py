@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from visionssm.layers import (
     PatchStem,
     StridedConvDownsample,
 )
+from visionssm.layers.linear import Mlp
 
 PAPER = {"paper_name": "VMamba: Visual State Space Model", "paper_ids": "arXiv:2401.10166"}
 

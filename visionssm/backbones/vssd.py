@@ -23,6 +23,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import non_causal_ssd
 from visionssm.layers import MapConv2d
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import init_dt_bias_
 
 PAPER = {"paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality", "paper_ids": "arXiv:2407.18559"}
@@ -67,12 +68,12 @@ class NonCausalSSD(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        z, xbc, dt = self.in_proj(x).split(self.sections, dim=-1)
+        z, xbc, dt = linear(self.in_proj, x).split(self.sections, dim=-1)
         xbc = F.silu(self.conv2d(xbc)).flatten(1, 2)  # (B, L, D + 2N)
         u, b, c = xbc.split([z.shape[-1], self.d_state, self.d_state], dim=-1)
         m = self.weight(dt.flatten(1, 2))
         y = non_causal_ssd(u.unflatten(-1, (self.num_heads, -1)), m, b, c, d=self.D)
-        return self.out_proj(self.normalise(y.flatten(2)).view(z.shape) * z)
+        return linear(self.out_proj, self.normalise(y.flatten(2)).view(z.shape) * z)
 
     def weight(self, dt: Tensor) -> Tensor:
         """Weight of every pixel in the state, step times decay rate, from the steps before softplus: (B, L, heads)."""

@@ -34,17 +34,21 @@ def transformed() -> bool:
 
 
 def observed(inputs: Iterable[Any]) -> bool:
-    """Whether anything but the operator's kernels has to know of a call.
+    """Whether anything but the operator's kernels has to know of a call: what `traced` tells, or a profiler."""
+    return traced(inputs) or torch.autograd._profiler_enabled()
 
-    So it is with compilers, tracers and modes, and with tensors of other types, without memory, or whose memory holds
-    the negative or conjugate of what they are (PyTorch resolves that on the way to an operator).
+
+def traced(inputs: Iterable[Any]) -> bool:
+    """Whether a call is for a compiler, tracer or mode, or its tensors are not plain ones.
+
+    Those are tensors of other types, without memory, or whose memory holds the negative or conjugate of what they are
+    (PyTorch resolves that on the way to an operator).
     """
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
     ):
         return True
     for x in inputs:

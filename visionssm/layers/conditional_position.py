@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from visionssm.layers.conv import MapConv2d, PreciseConv2d
+from visionssm.layers.linear import Mlp
 from visionssm.layers.memory_format import channels_last, image_map
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import affine
 from visionssm.layers.memory_format import channels_last
 
 HEAVY = 16  # weights over numbers of the map, from where `by_columns` is faster
@@ -31,7 +32,7 @@ def by_columns(conv: nn.Conv2d, x: Tensor) -> Tensor:
     (pad, _), (dilation, _), (kernel, _), (stride, _) = conv.padding, conv.dilation, conv.kernel_size, conv.stride
     rows = (x.shape[2] + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
     columns = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # (B, C_in·k², H'·W')
-    return F.linear(columns.transpose(1, 2), conv.weight.flatten(1), conv.bias).unflatten(1, (rows, -1))
+    return affine(columns.transpose(1, 2).contiguous(), conv.weight.flatten(1), conv.bias).unflatten(1, (rows, -1))
 
 
 @leaf_module  # it looks at sizes and the device

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionssm.kernels.deformable_sum import POINTS, deformable_sum
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import linear
 
 
 @leaf_module  # the operator's input checks branch on sizes
@@ -45,7 +46,9 @@ class DCNv4(nn.Module):
 
     def sample(self, value: Tensor, guide: Tensor) -> Tensor:
         """Sum (B, H, W, C) values at the places that the (B, H, W, C) guide decides on."""
-        offset_mask = self.offset_mask(self.offset_mask_dw(guide))[..., : self.used].unflatten(-1, (self.groups, -1))
+        offset_mask = linear(self.offset_mask, self.offset_mask_dw(guide))[..., : self.used].unflatten(
+            -1, (self.groups, -1)
+        )
         offset = offset_mask[..., : 2 * POINTS].unflatten(-1, (POINTS, 2))
         values = value.unflatten(-1, (self.groups, -1))
         return deformable_sum(values, offset, offset_mask[..., 2 * POINTS :], scale=self.offset_scale).flatten(-2)
@@ -78,7 +81,7 @@ class ProjectedDCNv4(DCNv4):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        return self.output_proj(self.sample(self.value_proj(x), x))
+        return linear(self.output_proj, self.sample(linear(self.value_proj, x), x))
 
 
 class CenterScaledDCNv4(DCNv4):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionssm.layers.cells import into_cells
 from visionssm.layers.conv import MapConv2d
+from visionssm.layers.linear import linear
 
 
 class PatchMerging(nn.Module):
@@ -22,7 +23,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
         cells = into_cells(x, 2).permute(0, 1, 3, 4, 2, 5)  # row phase first: (0, 0), (1, 0), (0, 1), (1, 1)
-        return self.reduction(self.norm(cells.flatten(3)))
+        return linear(self.reduction, self.norm(cells.flatten(3)))
 
 
 class StridedConvDownsample(nn.Sequential):

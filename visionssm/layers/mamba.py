@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import routes
+from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import RouteScan, default_dt_rank
 
 
@@ -110,8 +111,8 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to the same shape."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.scan(x) * F.silu(z))
+        x, z = linear(self.in_proj, x).chunk(2, dim=-1)
+        return linear(self.out_proj, self.scan(x) * F.silu(z))
 
 
 class BidirectionalMamba(Mamba):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.kernels import LowRank, routes, selective_scan
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.leaf import leaf_module
+from visionssm.layers.linear import affine, linear
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -72,7 +73,7 @@ class RouteScan(nn.Module):
 
     def project(self, u: Tensor) -> Tensor:
         """dt, B and C of every pixel and route, side by side: (B, L, D) to (B, L, K, R + 2N)."""
-        return F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.n_routes, -1))
+        return affine(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (self.n_routes, -1))
 
     def step_bias(self) -> Tensor:
         """What the scan adds to the steps before softplus: (K, D)."""
@@ -152,7 +153,7 @@ class SS2D(RouteScan):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        return self.out_proj(self.mix(self.in_proj(x)))
+        return linear(self.out_proj, self.mix(linear(self.in_proj, x)))
 
 
 class GatedSS2D(SS2D):
@@ -162,5 +163,5 @@ class GatedSS2D(SS2D):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.mix(x) * self.activation(z))
+        x, z = linear(self.in_proj, x).chunk(2, dim=-1)
+        return linear(self.out_proj, self.mix(x) * self.activation(z))
