@@ -17,12 +17,12 @@ from pycocotools import mask as coder
 from visionssm.data import shapes
 from visionssm.data.errors import DatasetError
 from visionssm.data.masks import uncompressed_rle
+from visionssm.data.painting import signed_distance
 from visionssm.data.shapes import (
     SHAPES,
     ShapesSpec,
     default_folder,
     render,
-    signed_distance,
     write_shapes,
 )
 from visionssm.tasks.detection.shapes import ShapesDetection

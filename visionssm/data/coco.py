@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visionssm.data.errors import DatasetError
-from visionssm.data.images import ImageHeader, UnreadableImageError, inspect_images
+from PIL import Image
+
+from visionssm.data.errors import CorruptImageError, DatasetError
+from visionssm.data.images import (
+    MAX_DECODED_PIXELS,
+    ImageHeader,
+    UnreadableImageError,
+    inspect_images,
+    read_image,
+)
 from visionssm.data.masks import check_mask, is_number
 from visionssm.data.orientation import CHOICES, orientation_of_labels
-from visionssm.data.problems import Problems, checked_classes
+from visionssm.data.problems import Mistake, Problems, checked_classes
 from visionssm.data.spelling import closest
 
 HELP = (
@@ -151,6 +159,25 @@ def checked_images(
     return found
 
 
+def read_listed(about: Mapping[str, Any]) -> Image.Image:
+    """The pixels of an image, of what `checked_images` returned for it.
+
+    Raises:
+        CorruptImageError: it cannot be decoded, or has another size than the file says.
+    """
+    remedy = "replace it, remove it from the annotations, or set wrong='skip' in the data set's config"
+    try:
+        image = read_image(about["path"], max_pixels=MAX_DECODED_PIXELS, upright=about["upright"])
+    except UnreadableImageError as error:
+        raise CorruptImageError(f"{error}; {remedy}") from error
+    if (image.height, image.width) != (about["height"], about["width"]):
+        raise CorruptImageError(
+            f"image {str(about['path'])!r} is {image.width}×{image.height}, its annotations are for "
+            f"{about['width']}×{about['height']}; {remedy}"
+        )
+    return image
+
+
 def _whole(value: Any) -> int | None:
     """A side of an image; None for anything else than a positive whole number."""
     return int(value) if is_number(value) and 0 < value < 2**31 and value == int(value) else None
@@ -186,6 +213,8 @@ def checked_objects(
     numbers: Mapping[int | str, int],
     every_category: bool,
     problems: Problems,
+    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    noun: str = "annotation",
 ) -> dict[int | str, list[dict[str, Any]]]:
     """Objects that can be used, by the id of their image; the others are noted as problems.
 
@@ -195,26 +224,28 @@ def checked_objects(
         numbers: class number of every category id that is used.
         every_category: other category ids are mistakes.
         problems: what is found wrong.
+        more: reads further fields of an annotation, and raises a `Mistake` where one is wrong.
+        noun: what messages call an entry.
     Returns:
         `id` (the place in the file where there is none), `box` (left, top, right, bottom) within the image, `whole_box`
-        as the file has it, `label`, `mask` and `crowd`.
+        as the file has it, `label`, `mask` and `crowd`; and what `more` reads.
     """
     found: dict[int | str, list[dict[str, Any]]] = {}
     for place, entry in enumerate(entries):
         key = _key(entry, "id")
-        example = f"annotation number {place}" if key is None else f"annotation {key!r}"
+        example = f"{noun} number {place}" if key is None else f"{noun} {key!r}"
         image_key, category = _key(entry, "image_id"), _key(entry, "category_id")
         image = None if image_key is None else images.get(image_key)
         if image is None or image_key is None:
             problems.add(
-                "annotations of images that are not listed or missing",
+                f"{noun}s of images that are not listed or missing",
                 f"{example} of {repr(_get(entry, 'image_id'))[:60]}",
             )
             continue
         if category not in numbers:
             if every_category:
                 problems.add(
-                    "annotations with an unknown category id",
+                    f"{noun}s with an unknown category id",
                     f"{example} with category_id {repr(_get(entry, 'category_id'))[:60]}",
                 )
             continue
@@ -233,6 +264,11 @@ def checked_objects(
         except ValueError:
             problems.add(UNDECODABLE, example)
             continue
+        try:
+            further = {} if more is None else more(entry)
+        except Mistake as mistake:
+            problems.add(mistake.kind, f"{example}: {mistake.detail}" if mistake.detail else example)
+            continue
         found.setdefault(image_key, []).append(
             {
                 "id": place if key is None else key,
@@ -241,6 +277,7 @@ def checked_objects(
                 "label": numbers[category],  # type: ignore[index]
                 "mask": mask,
                 "crowd": bool(_get(entry, "iscrowd")),
+                **further,
             }
         )
     return found

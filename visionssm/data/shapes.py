@@ -23,6 +23,7 @@ from PIL import Image
 from visionssm.data.errors import DatasetError
 from visionssm.data.generated import SPLITS, cache_folder, generated_folder
 from visionssm.data.masks import uncompressed_rle
+from visionssm.data.painting import background, coverage_of, grid, painted
 
 VERSION = 4
 """Part of the folder's name; changes with anything that changes the pictures."""
@@ -128,8 +129,8 @@ def render(spec: ShapesSpec, split: str, index: int) -> Scene:
     """
     check_spec(split, None)
     generator = np.random.default_rng([spec.seed, SPLITS.index(split), index])
-    points = np.stack(np.meshgrid(np.arange(spec.size) + 0.5, np.arange(spec.size) + 0.5), -1)  # (H, W, 2) as x, y
-    canvas = _background(generator, points)
+    points = grid(spec.size)
+    canvas = background(generator, points)
     wanted = int(generator.integers(1, spec.most + 1))
     masks: list[np.ndarray] = []
     areas: list[int] = []
@@ -146,35 +147,10 @@ def render(spec: ShapesSpec, split: str, index: int) -> Scene:
         masks = [*left, mask]
         areas.append(int(mask.sum()))
         labels.append(label + 1)
-        canvas = _painted(generator, canvas, coverage)
+        canvas = painted(generator, canvas, coverage)
     canvas = canvas + generator.normal(0, 0.02, canvas.shape)
     image = (canvas.clip(0, 1) * 255).round().astype(np.uint8)
     return Scene(image, np.stack(masks), np.array(labels))
-
-
-def signed_distance(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """Distance of (…, 2) points to a polygon's outline, negative inside; two vertices make a line."""
-    following = np.roll(vertices, -1, axis=0)
-    edges = following - vertices  # (V, 2)
-    offsets = points[..., None, :] - vertices  # (…, V, 2)
-    share = ((offsets * edges).sum(-1) / (edges**2).sum(-1)).clip(0, 1)
-    distance = np.linalg.norm(offsets - share[..., None] * edges, axis=-1).min(-1)
-    x, y = points[..., :1], points[..., 1:]
-    crosses = (vertices[:, 1] > y) != (following[:, 1] > y)  # (…, V)
-    slope = edges[:, 0] / np.where(edges[:, 1] == 0, 1, edges[:, 1])
-    right = x < vertices[:, 0] + (y - vertices[:, 1]) * slope
-    inside = (crosses & right).sum(-1) % 2 == 1
-    return np.where(inside, -distance, distance)
-
-
-def _coverage(points: np.ndarray, vertices: np.ndarray, margin: float) -> np.ndarray:
-    """(H, W) share of every pixel that a polygon, made wider by a margin, covers."""
-    coverage = np.zeros(points.shape[:2])
-    left, top = np.maximum(np.floor(vertices.min(0) - margin - 1), 0).astype(int)
-    right, bottom = np.ceil(vertices.max(0) + margin + 1).astype(int)
-    near = (slice(top, bottom), slice(left, right))  # all other pixels are farther away than half a pixel
-    coverage[near] = (0.5 + margin - signed_distance(points[near], vertices)).clip(0, 1)
-    return coverage
 
 
 def _place(generator: np.random.Generator, outline: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -184,30 +160,7 @@ def _place(generator: np.random.Generator, outline: np.ndarray, points: np.ndarr
     angle = generator.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = generator.uniform(radius + 1, size - radius - 1, 2)
-    return _coverage(points, radius * outline @ turn + centre, 0.0)
-
-
-def _painted(generator: np.random.Generator, canvas: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """The canvas with a shape in a colour that can be told from what it covers."""
-    below = (canvas * coverage[..., None]).sum((0, 1)) / coverage.sum()
-    colour = generator.random(3)
-    while np.abs(colour - below).max() < 0.3:
-        colour = generator.random(3)
-    shade = np.linspace(-1, 1, len(canvas))[:, None, None] * generator.uniform(-0.12, 0.12)
-    return canvas + coverage[..., None] * (colour + shade - canvas)
-
-
-def _background(generator: np.random.Generator, points: np.ndarray) -> np.ndarray:
-    """(H, W, 3) smooth colours with clutter: blotches and thin lines."""
-    size = len(points)
-    coarse = generator.uniform(0.15, 0.85, 3) + generator.normal(0, 0.06, (3, 3, 3))
-    image = Image.fromarray((coarse.clip(0, 1) * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
-    canvas = np.asarray(image) / 255.0
-    for _ in range(int(generator.integers(0, 6))):
-        ends = generator.uniform(0, size, (2, 2))
-        width = generator.uniform(0.4, 1.0)
-        canvas = canvas + _coverage(points, ends, width)[..., None] * (generator.random(3) - canvas)
-    return canvas
+    return coverage_of(points, radius * outline @ turn + centre, 0.0)
 
 
 def write_shapes(folder: str | Path, spec: ShapesSpec) -> Path:

@@ -14,6 +14,7 @@ MODULES = {
     "pointcloud": "visionssm.tasks.pointcloud",
     "medical": "visionssm.tasks.medical",
     "yolo": "visionssm.tasks.yolo",
+    "pose": "visionssm.tasks.pose",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }

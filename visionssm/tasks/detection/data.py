@@ -14,9 +14,16 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.data.coco import HELP, check_files, checked_images, checked_objects, class_numbers, read_annotations
+from visionssm.data.coco import (
+    HELP,
+    check_files,
+    checked_images,
+    checked_objects,
+    class_numbers,
+    read_annotations,
+    read_listed,
+)
 from visionssm.data.errors import CorruptImageError, DatasetError
-from visionssm.data.images import MAX_DECODED_PIXELS, UnreadableImageError, read_image
 from visionssm.data.joint_transforms import build_transforms
 from visionssm.data.masks import decode_mask
 from visionssm.data.orientation import check_orientation
@@ -146,7 +153,7 @@ class CocoInstances(Dataset):
 
     def _sample(self, index: int) -> dict[str, Any]:
         objects = [x for x in self.objects.get(self.keys[index], []) if self.with_crowds or not x["crowd"]]
-        return self._changed(self._read(self.images[self.keys[index]]), objects, index)
+        return self._changed(read_listed(self.images[self.keys[index]]), objects, index)
 
     def _changed(self, image: Image.Image, objects: Sequence[Mapping[str, Any]], index: int) -> dict[str, Any]:
         """A sample as the transforms leave it."""
@@ -174,16 +181,3 @@ class CocoInstances(Dataset):
             plain["crowd"] = plain["labels"] % 2 == 1
         plain["labels"] = plain["labels"] // 2
         return {"inputs": inputs.as_subclass(torch.Tensor), "targets": plain, "index": index, "skipped": 0}
-
-    def _read(self, about: Mapping[str, Any]) -> Image.Image:
-        remedy = "replace it, remove it from the annotations, or set wrong='skip' in the data set's config"
-        try:
-            image = read_image(about["path"], max_pixels=MAX_DECODED_PIXELS, upright=about["upright"])
-        except UnreadableImageError as error:
-            raise CorruptImageError(f"{error}; {remedy}") from error
-        if (image.height, image.width) != (about["height"], about["width"]):
-            raise CorruptImageError(
-                f"image {str(about['path'])!r} is {image.width}×{image.height}, its annotations are for "
-                f"{about['width']}×{about['height']}; {remedy}"
-            )
-        return image
