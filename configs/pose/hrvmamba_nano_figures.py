@@ -8,7 +8,7 @@ boxes, with the flip test. The work folder gets predictions.png: true and found 
 
 _base_ = "../_base_/shapes.py"
 
-_spec = dict(size=128, train=1500, val=60, test=300)
+_spec = dict(size=128, train=1200, val=60, test=300)
 _crops = dict(type="Figures", spec=_spec, size=(128, 96), sigma=1.5)
 
 model = dict(type="PoseEstimator", name="hrvmamba_nano_pose", num_keypoints=14)

@@ -7,6 +7,7 @@
   tools/visualize.py features work_dirs/run/best.pth photo.jpg
   tools/visualize.py cam vmamba_tiny_s1l8 photo.jpg --pretrained --class 207
   tools/visualize.py groups sweep.bin --model lion_mamba_nano
+  tools/visualize.py heatmaps work_dirs/run/best.pth photo.jpg --box 10 20 200 400
 
 A model is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME), or the name
 of a registered model (untrained weights, unless --pretrained).
@@ -134,6 +135,21 @@ def draw_groups(options: argparse.Namespace) -> Path:
     return out
 
 
+def draw_heat_maps(options: argparse.Namespace) -> Path:
+    """Write the heat maps that a pose estimator finds key points in, of one person."""
+    from visionssm.tasks.pose.pictures import draw_heat_maps as picture_of_heat_maps
+    from visionssm.tasks.pose.predictor import KeypointFinder
+
+    finder = load_predictor(options.source)
+    if not isinstance(finder, KeypointFinder):
+        raise ValueError(f"{options.source!r} has no heat maps of key points: it is a {type(finder).__name__}")
+    photo = finder.read(Path(options.image))
+    crop, maps = finder.explained(photo.image, options.box)
+    out = options.out or Path(f"heatmaps_{Path(options.image).stem}.png")
+    save_picture(picture_of_heat_maps(crop, maps, finder.skeleton), out)
+    return out
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,6 +192,18 @@ def make_parser() -> argparse.ArgumentParser:
     groups.add_argument("sweep", type=Path, help=".bin file of KITTI's")
     groups.add_argument("--model", default="lion_mamba_nano", help="checkpoint or name (default: lion_mamba_nano)")
     groups.set_defaults(draw=draw_groups)
+
+    heatmaps = commands.add_parser("heatmaps", parents=[common], help="where a pose estimator sees each key point")
+    heatmaps.add_argument("source", metavar="CHECKPOINT", help="of pose estimation")
+    heatmaps.add_argument("image")
+    heatmaps.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="of a person, in pixels (default: the whole image)",
+    )
+    heatmaps.set_defaults(draw=draw_heat_maps)
 
     return parser
 

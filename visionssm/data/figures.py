@@ -161,7 +161,7 @@ def render_figures(spec: FiguresSpec, split: str, index: int) -> People:
 
 def _within(body: np.ndarray, size: int) -> np.ndarray:
     """(14,) which joints are in the image."""
-    return ((body >= 0) & (body < size)).all(1)
+    return np.all((body >= 0) & (body < size), axis=1)
 
 
 def _seen(body: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -100,14 +100,15 @@ def skeleton_of(category: Mapping[str, Any]) -> Skeleton:
     where = f"the category {str(category.get('name'))!r:.60}"
     names = category.get("keypoints")
     try:
-        given = {"names": names, "edges": (), "flip_pairs": (), "sigmas": [1.0] * len(names or ())}
-        Skeleton.from_plain(given)
+        names_alone = {"names": names, "edges": (), "flip_pairs": (), "sigmas": [1.0] * len(names or ())}
+        Skeleton.from_plain(names_alone)
         assert isinstance(names, list)
         pairs = category.get("flip_pairs")
         flip_pairs = named_pairs(names) if pairs is None else _pairs(pairs, names, "flip_pairs", first=1)
         _check_disjoint(flip_pairs, names)
         edges = _pairs(category.get("skeleton") or (), names, "skeleton", first=1)
-        sigmas = _sigmas(category.get("sigmas", usual_sigmas(names, where)), len(names))
+        given = category.get("sigmas")
+        sigmas = usual_sigmas(names, where) if given is None else _sigmas(given, len(names))
     except DatasetError as error:
         raise DatasetError(f"{where}: {error}") from error
     return Skeleton(tuple(names), flip_pairs, edges, sigmas)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def _is_finite_sum(numbers: Sequence[float]) -> bool:
         return False
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it is an int or a float, and finite."""
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and (type(value) is int or math.isfinite(value))

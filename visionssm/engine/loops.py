@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from visionssm.data.seeding import mixed_seed, resumable, seed_all, set_random_state
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.task import Metric
 
 
 class _Position:
@@ -99,19 +100,22 @@ def _step(loop: Any, number: int, data_batch: Any) -> None:
     loop._iter += 1
 
 
-def tell_evaluation(loader: Any) -> None:
-    """Tell the data set of a loader that it evaluates, if it has `for_evaluation`.
+def tell_evaluation(loader: Any, evaluator: Any) -> None:
+    """Tell the data set of a loader that it evaluates, if it has `for_evaluation`, and the metrics which set it is.
 
     It may then give other samples: crowds, and nothing in place of an image that cannot be read.
     """
+    for metric in evaluator.metrics:
+        if isinstance(metric, Metric):
+            metric.dataset = loader.dataset
     tell = getattr(loader.dataset, "for_evaluation", None)
     if tell is not None:
         tell()
 
 
 def evaluating(loop: Any) -> Any:
-    """A loop whose data set was told so."""
-    tell_evaluation(loop.dataloader)
+    """A loop whose data set and metrics were told so."""
+    tell_evaluation(loop.dataloader, loop.evaluator)
     return loop
 
 

@@ -111,6 +111,8 @@ class Metric:
     Attributes:
         results: what `process` has kept of this evaluation.
         dataset_meta: `metainfo` of the data set.
+        dataset: the whole set, for metrics that need more of it than the model's answers, as objects that no sample is
+            of. The engine sets both.
         keep: samples of the data set, from the first on, whose pictures are kept.
         pictures: index and picture of these in the last evaluation.
         complete: `write` will be called: `process` must keep all that it needs.
@@ -119,6 +121,7 @@ class Metric:
 
     formats: ClassVar[tuple[str, ...]] = ()
     dataset_meta: Mapping[str, Any] | None = None
+    dataset: Any = None
     keep: int = 0
     complete: bool = False
 

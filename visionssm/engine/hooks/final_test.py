@@ -67,8 +67,8 @@ class FinalTestHook(Hook):
         cfg = copy.deepcopy(runner.cfg.test_dataloader)
         cfg.dataset.update(options)
         loader = runner.build_dataloader(cfg, seed=runner.seed)
-        tell_evaluation(loader)
         evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.test_evaluator))
+        tell_evaluation(loader, evaluator)
         evaluator.dataset_meta = getattr(loader.dataset, "metainfo", None)
         model.eval()
         for batch in loader:

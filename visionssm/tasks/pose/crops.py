@@ -15,7 +15,8 @@ from visionssm.data.errors import DatasetError
 from visionssm.heads.pose import affine, codec
 from visionssm.heads.pose.heatmap import MULTIPLE
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
+STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 """Of ImageNet's images, 0 to 255, by which all published networks' crops are normalised."""
 
 _LARGEST_SIDE = 4096
@@ -56,12 +57,12 @@ class Crop:
 def cut(image: Image.Image, matrix: np.ndarray, size: tuple[int, int]) -> Tensor:
     """(3, H, W) float32: an RGB image sent through a (2, 3) matrix, normalised."""
     crop = affine.warp(np.asarray(image), matrix, size).astype(np.float32)
-    return torch.from_numpy((crop - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy((crop - MEAN) / STD).permute(2, 0, 1).contiguous()
 
 
 def shown(crop: Tensor) -> np.ndarray:
     """(H, W, 3) uint8 pixels of a crop."""
-    pixels = crop.detach().cpu().float().permute(1, 2, 0).numpy() * np.float32(STD) + np.float32(MEAN)
+    pixels = crop.detach().cpu().float().permute(1, 2, 0).numpy() * STD + MEAN
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 

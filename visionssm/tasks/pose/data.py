@@ -56,7 +56,7 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True)
 class Truth:
-    """All that a metric compares with.
+    """All that is known of a set, which a metric compares with.
 
     Attributes:
         images: of the set, by key: `name`, `path`, `height`, `width`, `upright`.
@@ -119,7 +119,7 @@ class CocoKeypoints(Dataset):
     ) -> None:
         check_files(root, annotations, images)
         check_orientation(orientation)
-        self.crop = Crop(tuple(size), padding)
+        self.crop = Crop(tuple(size), padding)  # type: ignore[arg-type]  # looks at it
         self.augment = checked_augmentation(augment)
         if not 0 < sigma <= max(size):
             raise DatasetError(f"sigma must be positive, got {sigma}")
@@ -174,14 +174,12 @@ class CocoKeypoints(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Categories, key points, how people are cut out, where their boxes come from, and the truth."""
+        """Categories, key points, how people are cut out, and where their boxes come from, in plain types."""
         return {
             "classes": list(self.classes),
-            "skeleton": self.skeleton,
-            "crop": self.crop,
-            "sigma": self.sigma,
+            "skeleton": self.skeleton.plain(),
+            "crop": self.crop.plain(),
             "boxes": self.boxes,
-            "truth": self.truth,
         }
 
     def for_evaluation(self) -> None:

@@ -55,7 +55,7 @@ class PoseEstimator(TaskModel):
     ) -> None:
         arguments = dict(changes or {})
         try:
-            starts = {"pretrained": pretrained, "pretrained_backbone": pretrained_backbone}
+            starts: dict[str, Any] = {"pretrained": pretrained, "pretrained_backbone": pretrained_backbone}
             network = create_pose(name, num_keypoints, **starts, **arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
@@ -76,7 +76,8 @@ class PoseEstimator(TaskModel):
         for key, what in (("skeleton", "key points, pairs or sigmas"), ("classes", "categories"), ("crop", "crops")):
             if any(meta[key] != metas[0][key] for meta in metas):
                 raise ConfigError(f"the training and validation data have different {what}; give both the same")
-        skeleton, crop = metas[0]["skeleton"], metas[0]["crop"]
+        skeleton = Skeleton.from_plain(metas[0]["skeleton"])
+        crop = Crop(tuple(metas[0]["crop"]["size"]), metas[0]["crop"]["padding"])
         count, name = self.about["num_keypoints"], self.about["name"]
         if len(skeleton.names) != count:
             raise ConfigError(

@@ -28,19 +28,19 @@ def draw_people(
         image: RGB.
         people: (K, 3) x, y and score, or visibility, each.
         skeleton: of the points.
-        boxes: left, top, right, bottom, each.
+        boxes: left, top, right, bottom, each; those in which nobody was found too, where there are more.
         names: what is written at each box.
         threshold: least score of a point that is drawn.
     """
     scale = shown_scale(image)
-    colours = [class_colour(number) for number in range(len(people))]
+    colours = [class_colour(number) for number in range(max(len(people), len(boxes)))]
     outlines = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     labels = list(names) or [""] * len(outlines)
     drawn = draw_objects(image, outlines, labels, colours[: len(outlines)], scale=scale)
     pen = ImageDraw.Draw(drawn)
     radius = max(2, round(min(drawn.size) / 150))
     sides = {number: colour for pair in skeleton.flip_pairs for number, colour in zip(pair, (_FIRST, _SECOND))}
-    for points, colour in zip(people, colours, strict=True):
+    for points, colour in zip(people, colours, strict=False):
         at = [tuple(x) for x in ((points[:, :2] + 0.5) * scale).tolist()]
         seen = points[:, 2] >= threshold
         for first, second in skeleton.edges:
@@ -69,7 +69,7 @@ def draw_heat_maps(crop: np.ndarray, maps: np.ndarray, skeleton: Skeleton) -> Im
             crop.shape[1::-1], Image.Resampling.BICUBIC
         )
         share = np.asarray(spread).clip(0, 1)[..., None]
-        mixed = grey * (1 - share) + np.float32((255, 40, 20)) * share
+        mixed = grey * (1 - share) + np.array([255, 40, 20], dtype=np.float32) * share
         tiles.append(with_title(_enlarged(mixed.round().astype(np.uint8), scale), f"{name} {values.max():.2f}"))
     columns = max(1, round(len(tiles) ** 0.5 * 1.3))
     return below([beside(tiles[start : start + columns]) for start in range(0, len(tiles), columns)])
