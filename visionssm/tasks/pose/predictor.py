@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -208,7 +208,8 @@ class KeypointFinder:
 
     def exportable(self) -> Exportable:
         """What `export_onnx` and `export_archive` take: normalised crops to heat maps."""
-        from visionssm.integrations.export import Exportable, description
+        from visionssm.integrations.export import description
+        from visionssm.integrations.export.pose import exportable_pose
 
         about = description(
             self.classes,
@@ -218,7 +219,7 @@ class KeypointFinder:
             flip_pairs=[list(pair) for pair in self.skeleton.flip_pairs],
             crop=self.crop.plain(),
         )
-        return Exportable(self.model, outputs=("maps",), input="crops", shape=(1, 3, *self.crop.size), about=about)
+        return replace(exportable_pose(self.model, about), shape=(1, 3, *self.crop.size))
 
 
 _CHANGES = {"drop_rate", "drop_path_rate"}
