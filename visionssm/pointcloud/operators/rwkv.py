@@ -63,12 +63,11 @@ class TimeMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) to the same shape."""
         offset = shifted(x)
-        low = torch.tanh((x + offset * self.time_maa_x) @ self.time_maa_w1).unflatten(-1, (len(_MIXED), MIX_RANK))
-        shares = torch.einsum("blmr,mrc->mblc", low, self.time_maa_w2)
-        w, k, v, r, g = (
-            x + offset * (self.get_parameter(f"time_maa_{name}") + share)
-            for name, share in zip(_MIXED, shares, strict=True)
-        )
+        low = torch.tanh(torch.addcmul(x, offset, self.time_maa_x) @ self.time_maa_w1)
+        low = low.unflatten(-1, (len(_MIXED), MIX_RANK)).flatten(0, 1).transpose(0, 1)  # (mixes, B·L, rank)
+        fixed = torch.cat([self.get_parameter(f"time_maa_{name}") for name in _MIXED])
+        shares = torch.baddbmm(fixed, low, self.time_maa_w2).unflatten(1, x.shape[:2])
+        w, k, v, r, g = torch.addcmul(x, offset, shares)
         decay = -torch.exp((self.time_decay + torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2).float())
         q, keys, values, rates = (
             y.unflatten(-1, (self.heads, -1)) for y in (self.receptance(r), self.key(k), self.value(v), decay)
@@ -101,8 +100,7 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) to the same shape."""
         offset = shifted(x)
-        k = x * self.spatial_mix_k + offset * (1 - self.spatial_mix_k)
-        r = x * self.spatial_mix_r + offset * (1 - self.spatial_mix_r)
+        k, r = torch.lerp(offset, x, self.spatial_mix_k), torch.lerp(offset, x, self.spatial_mix_r)
         return torch.sigmoid(self.receptance(r)) * self.value(F.relu(self.key(k)).square())
 
 
