@@ -109,7 +109,12 @@ def _headlines(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _pointcloud(options: argparse.Namespace) -> list[dict[str, Any]]:
     scale = pointcloud.TINY if options.dry_run else None
-    rows, parts = pointcloud.run(seconds=options.seconds, clock=options.clock, scale=scale)
+    rows, parts = pointcloud.run(
+        seconds=options.seconds,
+        clock=options.clock,
+        scale=scale,
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
     print(table(parts) + "\n")
     write_json(Path(options.json).with_suffix(".parts.json"), parts)
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import visionssm
 from tests.reference_cases import recorded_case
@@ -243,7 +243,7 @@ def test_changes_of_a_variant_reach_into_its_parts() -> None:
         ({"voxel_size": (0.0, 1, 1)}, "voxel_size="),
     ],
 )
-def test_configurations_that_make_no_sense_are_named(changes: dict[str, object], words: str) -> None:
+def test_configurations_that_make_no_sense_are_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         visionssm.create_detector("lion_mamba_nano", **changes)
 
@@ -254,3 +254,26 @@ def test_unknown_detectors_and_unknown_weights_are_told() -> None:
     with pytest.raises(CheckpointError, match="no checkpoint is known for lion_mamba_nano"):
         visionssm.create_detector("lion_mamba_nano", pretrained=True)
     assert isinstance(visionssm.create_detector("lion_mamba_nano"), LionDetector)
+
+
+def test_the_momentum_of_all_norms_is_one_number() -> None:
+    def momenta(**changes: Any) -> set[float | None]:
+        detector = visionssm.create_detector("lion_mamba_nano", **changes)
+        return {x.momentum for x in detector.modules() if isinstance(x, (nn.BatchNorm1d, nn.BatchNorm2d))}
+
+    assert momenta(norm_momentum=0.2) == {0.2}
+    assert 0.01 in momenta()
+    for wrong in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="norm_momentum"):
+            visionssm.create_detector("lion_mamba_nano", norm_momentum=wrong)
+
+
+def test_boxes_have_the_columns_that_the_head_names() -> None:
+    head = {"kind": "transfusion", "small": (), "queries": 9}
+    cases: list[tuple[dict[str, Any], int]] = [({}, 7), ({"head": head}, 9)]
+    for changes, count in cases:
+        detector = visionssm.create_detector("lion_mamba_nano", **changes).eval()
+        cloud = torch.rand(50, 4) * torch.tensor([30, 9, 2, 1])
+        with torch.no_grad():
+            (found,) = detector.detections([cloud])
+        assert found.boxes.shape[1] == len(detector.box_columns) == count

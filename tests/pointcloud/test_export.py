@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-import visionssm
 from visionssm.cli.export import export, find
 from visionssm.integrations.export import ExportError, export_onnx
 from visionssm.pointcloud.bev import seen_from_above
 from visionssm.pointcloud.detector import LionDetector
-from visionssm.pointcloud.variants import arguments_of, create_detector
+from visionssm.pointcloud.variants import create_detector
 from visionssm.tasks.pointcloud.export import exportable_detector, exportable_map_network
 from visionssm.tasks.pointcloud.predictor import SweepDetector
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "point_range": (0.0, -4.8, -3.0, 9.6, 4.8, 1.0),
     "backbone": {"windows": ((7, 7, 16),), "group_sizes": (64,)},
     "bev": {"layers": (1, 1), "channels": (8, 8), "up_channels": (8, 8)},
@@ -62,10 +62,44 @@ def test_onnx_has_the_network_on_the_map_and_says_that_it_has_no_voxels(tmp_path
     assert scores.max() == predictions.scores.sigmoid().max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [{}, {"rectify": (0.5, 0.6, 0.7)}])
+def test_onnx_of_a_head_of_centres_has_a_box_and_scores_at_every_place(tmp_path: Path, head: dict[str, Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    detector = create_detector("lion_mamba_nano", **{**SMALL, "head": {"kind": "center", "channels": 8, **head}}).eval()
+    exportable = exportable_map_network(detector, detector.classes)
+    written = export(exportable, tmp_path / "map.onnx", "onnx")
+    assert written.difference <= 1e-4
+    cloud = torch.rand(99, 4) * torch.tensor([9, 4, 3, 1]) - torch.tensor([0, 2, 2, 0])
+    with torch.no_grad():
+        boxes, scores = exportable.network(seen_from_above(*detector.backbone_3d(*detector.vfe([cloud])).output))
+        (found,) = detector.detections([cloud])
+    assert len(found.boxes)
+    apart = (found.boxes[:, None] - boxes).abs().amax(2) + (found.scores[:, None] - scores[0, :, found.labels].T).abs()
+    assert apart.amin(1).max() <= 1e-5, "all that the detector finds is among them"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"head": {"kind": "transfusion", "small": ()}}, "TransFusionHead: its queries choose .*--format pt2"),
+        (
+            {
+                "backbone": {"kind": "flat", "windows": ((7, 7, 16),) * 3, "group_sizes": (64,) * 3},
+                "bev": None,
+                "head": {"kind": "sparse_center"},
+            },
+            "SparseCenterHead: it takes voxels.*--format pt2",
+        ),
+    ],
+)
+def test_heads_whose_map_network_has_no_form_are_refused(changes: dict[str, Any], words: str) -> None:
+    detector = create_detector("lion_mamba_nano", **changes)
+    with pytest.raises(ExportError, match=words):
+        exportable_map_network(detector, detector.classes)
+
+
 def test_parts_that_a_network_does_not_have_are_told() -> None:
     with pytest.raises(ExportError, match="has no part 'map'; it has none"):
         find("vmamba_nano_test", part="map")
-    changes = arguments_of("lion_mamba_nano", {"head": {"kind": "center"}})
-    centres = visionssm.create_detector("lion_mamba_nano", **changes)
-    with pytest.raises(ExportError, match=r"heads of anchors only.*CenterHead"):
-        exportable_map_network(centres, centres.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -128,27 +128,51 @@ def _inferred(run: Callable[..., object], *inputs: Any) -> Callable[[], object]:
 
 @dataclass
 class Table:
-    """Rows, and how they are measured."""
+    """Rows, and how they are measured.
+
+    Attributes:
+        seconds: for each row.
+        clock: a name of `CLOCKS`.
+        keep: takes the rows so far after each.
+        rows: that are measured.
+    """
 
     seconds: float
     clock: str
-    rows: list[Row]
+    keep: Callable[[list[Row]], None]
+    rows: list[Row] = field(default_factory=list)
 
     def ratio(
-        self, figure: str, candidates: Mapping[str, Callable[[], object]], goal: str, *, memory: bool = False
+        self,
+        figure: str,
+        candidates: Mapping[str, Callable[[], object]],
+        goal: str,
+        *,
+        memory: bool = False,
+        factor: float = 1.0,
     ) -> None:
-        """The first candidate's seconds beside the second's, and the ratio of the second to the first."""
+        """The first candidate's seconds beside the second's, and the ratio of the second to the first.
+
+        Args:
+            figure: name of the row.
+            candidates: two calls by name.
+            goal: of the ratio.
+            memory: whether the peak memory is measured too.
+            factor: by which the second one's work is smaller than the first one's.
+        """
         progress(f"{figure} …")
         for run in candidates.values():
             run()  # compiles
         times = medians_in_turn(candidates, seconds=self.seconds, clock=CLOCKS[self.clock])
         (a, first), (b, second) = times.items()
+        second *= factor
         grown = [growth(run) for run in candidates.values()] if memory else [None, None]
         share = grown[1] / grown[0] if grown[0] and grown[1] else None
         self.rows.append(
             {"figure": figure, "a": a, "b": b, "a ms": first * 1e3, "b ms": second * 1e3, "b / a": second / first,
              "b / a memory": share, "goal": goal}
         )  # fmt: skip
+        self.keep(self.rows)
 
 
 def operators(table: Table, scale: Scale) -> None:
@@ -192,12 +216,9 @@ def parts(table: Table, scale: Scale) -> None:
         shared, area = overlap_reference(a, b), boxes[:some, 3] * boxes[:some, 4]
         return nms_reference(shared / (area[:, None] + area - shared), scores[:some], 0.1)
 
-    nms = {"ours": _inferred(rotated_nms, boxes, scores, 0.1), f"reference, {some} boxes": reference}
-    table.ratio(f"rotated NMS of {scale.boxes} boxes", nms, "≥ 50")
-    row = table.rows[-1]
-    row["b ms"] *= (scale.boxes / some) ** 2  # pairs
-    row["b / a"] *= (scale.boxes / some) ** 2
-    row["b"] = f"reference, scaled from {some} boxes"
+    nms = {"ours": _inferred(rotated_nms, boxes, scores, 0.1), f"reference, scaled from {some} boxes": reference}
+    pairs = (scale.boxes / some) ** 2
+    table.ratio(f"rotated NMS of {scale.boxes} boxes", nms, "≥ 50", factor=pairs)
 
     partition = Partition((13, 13, scale.shape[0]), scale.group)
     layer = LionLayer([OPERATORS["mamba"](scale.dim, drop_path=0.0, number=n, total=34) for n in range(2)], partition)
@@ -283,16 +304,23 @@ def stages(scale: Scale) -> list[Row]:
     return rows
 
 
-def run(*, seconds: float = 6.0, clock: str = "wall", scale: Scale | None = None) -> tuple[list[Row], list[Row]]:
+def run(
+    *,
+    seconds: float = 6.0,
+    clock: str = "wall",
+    scale: Scale | None = None,
+    keep: Callable[[list[Row]], None] = lambda _: None,
+) -> tuple[list[Row], list[Row]]:
     """Rows of ratios, and rows of a detector's parts.
 
     Args:
         seconds: for each ratio.
         clock: "wall", or "processor" while others use the machine.
         scale: of the cases; None for the published sizes.
+        keep: takes the ratios so far after each, so that a run that is broken off leaves what it measured.
     """
     scale = scale or Scale()
-    table = Table(seconds, clock, [])
+    table = Table(seconds, clock, keep)
     operators(table, scale)
     parts(table, scale)
     networks(table, scale)

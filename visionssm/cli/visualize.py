@@ -120,9 +120,8 @@ def draw_groups(options: argparse.Namespace) -> Path:
     """Write which voxels of a sweep are a group, and which ones each stage makes; a name has random weights."""
     from visionssm.pointcloud.detector import LionDetector
     from visionssm.tasks.pointcloud.groups import picture_of_groups
-    from visionssm.tasks.pointcloud.kitti import read_sweep
+    from visionssm.tasks.pointcloud.kitti import read_points
 
-    points = read_sweep(options.sweep)
     if Path(options.model).exists():
         detector = load_predictor(options.model).model
     else:
@@ -131,7 +130,7 @@ def draw_groups(options: argparse.Namespace) -> Path:
     if not isinstance(detector, LionDetector):
         raise ValueError(f"{options.model!r} has no groups of voxels: it is a {type(detector).__name__}")
     out = options.out or Path(f"groups_{options.sweep.stem}.png")
-    save_picture(picture_of_groups(detector, points), out)
+    save_picture(picture_of_groups(detector, read_points(options.sweep, detector.point_features)), out)
     return out
 
 

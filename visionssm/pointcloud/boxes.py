@@ -11,6 +11,9 @@ from torch import Tensor
 from visionssm.kernels import rotated_nms
 
 LEAST_SIZE = 1e-5
+BOX = ("x", "y", "z", "length", "width", "height", "heading")
+VELOCITY = ("vx", "vy")
+"""Numbers of a box, and further ones of the heads that tell how fast it moves along x and y, in metres per second."""
 
 
 class Truth(NamedTuple):
@@ -29,7 +32,7 @@ class Detections(NamedTuple):
     """What was found in a sample, best first.
 
     Attributes:
-        boxes: (M, 7), or with further columns.
+        boxes: (M, 7) of `BOX`, or (M, 9) with `VELOCITY`.
         scores: (M,) between 0 and 1.
         labels: (M,) class numbers, from 0.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from visionssm.pointcloud.backbone import BACKBONES
 from visionssm.pointcloud.bev import BEV_NETS, seen_from_above
-from visionssm.pointcloud.boxes import Detections, Truth
+from visionssm.pointcloud.boxes import BOX, Detections, Truth
 from visionssm.pointcloud.heads import HEADS
 from visionssm.pointcloud.keys import checkpoint_filter_fn
 from visionssm.pointcloud.voxels import Grid, VoxelEncoder
@@ -29,6 +29,8 @@ class LionDetector(nn.Module):
         backbone: `kind`, a name of `BACKBONES` ("stages" without one), and its further arguments.
         bev: `kind`, a name of `BEV_NETS`, and its arguments; None for a head that takes voxels.
         head: `kind`, a name of `HEADS`, and its arguments.
+        norm_momentum: share of a batch's statistics in the running ones of all batch norms, 0 to 1; None for the
+            published one, 0.01, with which they need hundreds of steps: more than a short training has.
     Raises:
         ValueError: a kind is unknown or a value is out of range.
     """
@@ -44,6 +46,7 @@ class LionDetector(nn.Module):
         backbone: Mapping[str, Any],
         bev: Mapping[str, Any] | None,
         head: Mapping[str, Any],
+        norm_momentum: float | None = None,
     ) -> None:
         super().__init__()
         self.grid = Grid(tuple(point_range), tuple(voxel_size))
@@ -59,6 +62,20 @@ class LionDetector(nn.Module):
             channels = self.backbone_2d.out_channels
         make, arguments = _chosen(head, HEADS, "head")
         self.dense_head = make(channels, self.grid, len(self.classes), **arguments)
+        if norm_momentum is not None:
+            self._set_momentum(norm_momentum)
+
+    def _set_momentum(self, momentum: float) -> None:
+        if not 0 < momentum <= 1:
+            raise ValueError(f"norm_momentum={momentum} must be above 0 and at most 1")
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = momentum
+
+    @property
+    def box_columns(self) -> tuple[str, ...]:
+        """Names of the numbers of a found box: x, y, z, length, width, height, heading, and those of a velocity."""
+        return tuple(getattr(self.dense_head, "box", BOX))
 
     def forward(self, clouds: Sequence[Tensor]) -> Any:
         """The head's predictions for clouds (N_i, point_features) of a batch."""

@@ -24,10 +24,13 @@ from visionssm.data.errors import UnreadableFileError
 from visionssm.drawing import class_colour
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import CheckpointError
+from visionssm.engine.task import Source
+from visionssm.pointcloud.variants import create_detector
 from visionssm.prediction import load_predictor
 from visionssm.tasks.pointcloud.groups import KEPT, MADE
-from visionssm.tasks.pointcloud.kitti import IMAGE_SIZE, read_labels, write_calibration, write_sweep
+from visionssm.tasks.pointcloud.kitti import IMAGE_SIZE, read_labels, read_points, write_calibration, write_sweep
 from visionssm.tasks.pointcloud.model import PointCloudDetector
+from visionssm.tasks.pointcloud.predictor import SweepDetector
 from visionssm.tasks.pointcloud.scenes import CALIBRATION, Scenes, ScenesSpec, render
 
 SPEC = {"train": 4, "val": 2, "test": 1, "columns": 120}
@@ -254,3 +257,35 @@ def test_groups_of_voxels_are_drawn_for_checkpoints_and_names(
     write_sweep(tmp_path / "far.bin", np.full((9, 4), 900.0))
     assert visualize.main(["groups", str(tmp_path / "far.bin")]) == 2
     assert "no point is within the detector's range" in capsys.readouterr().err
+
+
+def test_velocities_are_columns_of_tables_and_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = {"kind": "transfusion", "small": (), "queries": 9}
+    detector = create_detector("lion_mamba_nano", **{**SMALL, "point_features": 5, "head": head}).eval()  # type: ignore[arg-type]
+    predictor = SweepDetector(detector, detector.classes, threshold=0.0)
+    assert predictor.columns[-3:] == ("heading", "vx", "vy")
+    points = np.random.default_rng(0).uniform(size=(200, 5)).astype("<f4") * np.array([30, 9, 2, 1, 1], "<f4")
+    (tmp_path / "sweep.bin").write_bytes(points.tobytes())
+    (result,) = predictor([predictor.read(tmp_path / "sweep.bin")])
+    assert len(result.boxes)
+    assert {len(row) for row in result.rows()} == {len(predictor.columns)}
+    assert {len(found["box"]) for found in result.plain()["objects"]} == {9}
+    result.save(tmp_path, Source("shown", predictor.read(tmp_path / "sweep.bin")))
+    assert (tmp_path / "shown.png").exists()
+
+
+def test_sweeps_have_as_many_numbers_as_the_model_takes_and_nuscenes_files_the_age_for_the_laser(
+    tmp_path: Path,
+) -> None:
+    points = np.arange(20, dtype="<f4").reshape(4, 5)
+    (tmp_path / "sweep.bin").write_bytes(points.tobytes())
+    (tmp_path / "sweep.pcd.bin").write_bytes(points.tobytes())
+    np.testing.assert_array_equal(read_points(tmp_path / "sweep.bin", 5), points)
+    aged = np.concatenate([points[:, :4], np.zeros((4, 1), np.float32)], 1)
+    np.testing.assert_array_equal(read_points(tmp_path / "sweep.pcd.bin", 5), aged)
+    np.testing.assert_array_equal(read_points(tmp_path / "sweep.pcd.bin", 4), points[:, :4])
+    with pytest.raises(UnreadableFileError, match="it has 5 numbers per point, the model takes 6"):
+        read_points(tmp_path / "sweep.pcd.bin", 6)
+    with pytest.raises(UnreadableFileError, match=r"no multiple of 24.*x, y, z, intensity, number 5, number 6"):
+        read_points(tmp_path / "sweep.bin", 6)

@@ -208,6 +208,12 @@ class AnchorHead(nn.Module):
         turn = wrapped(boxes[..., 6] - DIRECTION_OFFSET, 0.0, math.pi) + DIRECTION_OFFSET + math.pi * ahead
         return torch.cat([boxes[..., :6], turn[..., None]], -1)
 
+    def everywhere(self, predictions: AnchorPredictions) -> tuple[Tensor, Tensor]:
+        """(B, anchors, 7) boxes of all anchors and (B, anchors, K) scores, before the worse of two are left out."""
+        return self.boxes(predictions), predictions.scores.reshape(
+            len(predictions.scores), -1, len(self.classes)
+        ).sigmoid()
+
     def detections(self, predictions: AnchorPredictions) -> list[Detections]:
         """What is found in every sample of a batch, best first."""
         batch = len(predictions.scores)

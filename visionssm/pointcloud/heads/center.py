@@ -170,6 +170,19 @@ class CenterHead(nn.Module):
             found.append((Detections(boxes, heat[number][order], label), overlap))
         return found
 
+    def everywhere(self, predictions: CenterPredictions) -> tuple[Tensor, Tensor]:
+        """(B, Y·X, 7) boxes of all places and (B, Y·X, K) scores, rectified, before the worse of two are left out."""
+        scores = predictions["hm"].flatten(2).mT.sigmoid()
+        width = predictions["hm"].shape[3]
+        place = torch.arange(scores.shape[1], device=scores.device)
+        cells = torch.stack([place % width, place // width], 1)
+        boxes = torch.stack([boxes_of(codes, cells, self.grid, self.stride) for codes in self._codes(predictions)])
+        if self.rectify is not None:
+            share = scores.new_tensor(list(self.rectify))
+            overlap = ((predictions["iou"].flatten(2).mT + 1) / 2).clamp(0, 1)
+            scores = scores ** (1 - share) * overlap**share
+        return boxes, scores
+
     def detections(self, predictions: CenterPredictions) -> list[Detections]:
         """What is found in every sample of a batch, best first."""
         low, high = (predictions["hm"].new_tensor(self.limits[part]) for part in (slice(3), slice(3, 6)))

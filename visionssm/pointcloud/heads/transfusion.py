@@ -4,14 +4,14 @@ nuScenes' models have them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import rotated_iou_3d
-from visionssm.pointcloud.boxes import Detections, Truth, suppressed
+from visionssm.pointcloud.boxes import BOX, VELOCITY, Detections, Truth, suppressed
 from visionssm.pointcloud.heads.anchor import focal_loss
 from visionssm.pointcloud.heads.assignment import least_cost
 from visionssm.pointcloud.heads.center import LEAST_OVERLAP, LEAST_RADIUS, draw_peak, heat_loss, peak_radius
@@ -81,6 +81,8 @@ class TransFusionHead(nn.Module):
     Raises:
         ValueError: a small class is none of the classes, or the queries are not positive.
     """
+
+    box: ClassVar[tuple[str, ...]] = (*BOX, *VELOCITY)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionssm.integrations.export import Exportable, ExportError, description
 from visionssm.pointcloud.detector import LionDetector
 from visionssm.pointcloud.heads.anchor import AnchorHead, AnchorPredictions
+from visionssm.pointcloud.heads.center import CenterHead
 
 USUAL_POINTS = 4096
 """Of the sweep that a file is made with; files take any number of points."""
@@ -23,10 +24,16 @@ _NO_ONNX = (
     "voxels, of which a sweep has as many as it happens to have, have no form in ONNX. Export an archive (--format "
     "pt2), or to ONNX the network on the map seen from above (--part map)"
 )
+_NO_MAP = "it takes voxels, and there is no network on a map. Export the whole detector as an archive (--format pt2)"
+_NO_PLACES = (
+    "its queries choose the places of the map that they look at. Export the whole detector as an archive (--format pt2)"
+)
+_OF_PLACES = (AnchorHead, CenterHead)
+"""Heads that say a box at every place of a map."""
 
 
 class FoundInCloud(nn.Module):
-    """(N, F) points to (M, 7) boxes, (M,) scores and (M,) classes of what is found, best first.
+    """(N, F) points to (M, 7) boxes, (M, 9) with velocities, (M,) scores and (M,) classes of what is found, best first.
 
     Args:
         detector: in evaluation mode.
@@ -47,10 +54,10 @@ class FoundInCloud(nn.Module):
 
 
 class SeenFromAbove(nn.Module):
-    """(1, C·Z, Y, X) maps of the 3-D backbone's features to the boxes at all anchors and their scores.
+    """(1, C·Z, Y, X) maps of the 3-D backbone's features to the boxes at all places and their scores.
 
     Args:
-        detector: in evaluation mode, with a head of anchors.
+        detector: in evaluation mode, with a head of anchors or of centres.
     """
 
     def __init__(self, detector: LionDetector) -> None:
@@ -58,12 +65,12 @@ class SeenFromAbove(nn.Module):
         self.backbone_2d, self.dense_head = detector.backbone_2d, detector.dense_head
 
     def forward(self, map: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, anchors, 7) boxes and (1, anchors, K) scores of the classes, before the worse of two are left out."""
+        """(1, places, 7) boxes and (1, places, K) scores of the classes, before the worse of two are left out."""
         network, head = self.backbone_2d, self.dense_head
         assert network is not None
-        assert isinstance(head, AnchorHead)
-        predictions = head(network(map))
-        return head.boxes(predictions), predictions.scores.reshape(1, -1, len(head.classes)).sigmoid()
+        assert isinstance(head, _OF_PLACES)
+        boxes, scores = head.everywhere(head(network(map)))
+        return boxes, scores
 
 
 def exportable_detector(detector: LionDetector, classes: Sequence[str]) -> Exportable:
@@ -99,13 +106,12 @@ def exportable_map_network(detector: LionDetector, classes: Sequence[str]) -> Ex
         detector: its results are those of evaluation mode.
         classes: class names.
     Raises:
-        ExportError: the detector has no map, or a head without anchors.
+        ExportError: the detector has no map, or a head that does not say a box at every place of it.
     """
-    if detector.backbone_2d is None or not isinstance(detector.dense_head, AnchorHead):
-        raise ExportError(
-            "the part 'map' has a form for heads of anchors only, and this detector has a "
-            f"{type(detector.dense_head).__name__}"
-        )
+    head = detector.dense_head
+    if detector.backbone_2d is None or not isinstance(head, _OF_PLACES):
+        why = _NO_MAP if detector.backbone_2d is None else _NO_PLACES
+        raise ExportError(f"the part 'map' has no form for a {type(head).__name__}: {why}")
     depth, height, width = detector.grid.shape
     channels = detector.backbone_3d.dim * detector.backbone_3d.height(depth)
     network = SeenFromAbove(detector).eval()

@@ -28,6 +28,7 @@ from visionssm.tasks.pointcloud.kitti import (
     AXES,
     IMAGE_SIZE,
     MOST_POINTS,
+    NUSCENES_POINT,
     finite_points,
     labels_of_boxes,
     read_sweep,
@@ -187,7 +188,7 @@ def _argoverse2(info: Mapping[str, Any], _: int) -> Info:
 
 def _of_five(path: Path) -> np.ndarray:
     """nuScenes' points without the number of the laser."""
-    return read_sweep(path, ("x", "y", "z", "intensity", "ring"))[:, :4]
+    return read_sweep(path, NUSCENES_POINT)[:, :4]
 
 
 def _of_six(path: Path) -> np.ndarray:

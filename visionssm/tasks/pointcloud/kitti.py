@@ -23,6 +23,8 @@ IMAGE_SIZE = (1242, 375)
 """Width and height of most of KITTI's pictures: of a frame that has none."""
 
 POINT = ("x", "y", "z", "intensity")
+NUSCENES_POINT = (*POINT, "ring")
+NUSCENES_SUFFIX = ".pcd.bin"
 MOST_POINTS = 10_000_000
 _LEVELS = ((40, 0, 0.15), (25, 1, 0.3), (25, 2, 0.5))
 """Least height in the picture, and most occlusion and truncation, of easy, moderate and hard objects."""
@@ -261,6 +263,26 @@ def read_sweep(path: Path, columns: Sequence[str] = POINT) -> np.ndarray:
             f"little-endian float32, {len(columns)} per point ({', '.join(columns)})",
         )
     return finite_points(path, np.frombuffer(data, "<f4").reshape(-1, len(columns)).astype(np.float32))
+
+
+def read_points(path: Path, numbers: int = len(POINT)) -> np.ndarray:
+    """(N, numbers) points of a .bin file for a model that takes so many numbers of each; see `read_sweep`.
+
+    The file has as many: x, y, z, intensity, and what the model was trained with. Files that nuScenes publishes,
+    NAME.pcd.bin, have the number of the laser as a fifth, in whose place comes the age of the sweep that models for
+    nuScenes take: 0 seconds.
+
+    Raises:
+        UnreadableFileError: (a ValueError) see `read_sweep`; or the model takes more than nuScenes' files have.
+    """
+    if not path.name.lower().endswith(NUSCENES_SUFFIX):
+        further = (f"number {number}" for number in range(len(POINT) + 1, numbers + 1))
+        return read_sweep(path, (*POINT, *further)[:numbers])
+    points = read_sweep(path, NUSCENES_POINT)
+    if numbers > len(NUSCENES_POINT):
+        raise UnreadableFileError(path, f"it has {len(NUSCENES_POINT)} numbers per point, the model takes {numbers}")
+    points[:, len(POINT) :] = 0
+    return points[:, :numbers]
 
 
 def finite_points(path: Path, points: np.ndarray) -> np.ndarray:

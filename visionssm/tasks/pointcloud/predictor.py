@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from visionssm.tasks.pointcloud.kitti import (
     Calibration,
     labels_of_boxes,
     read_calibration,
-    read_sweep,
+    read_points,
     write_labels,
 )
 from visionssm.tasks.pointcloud.pictures import (
@@ -73,7 +73,8 @@ class Objects:
         classes: all class names of the model.
         numbers: (M,) class of every object.
         scores: (M,) between 0 and 1.
-        boxes: (M, 7) x, y, z of the centre, length, width, height, heading.
+        boxes: (M, 7) x, y, z of the centre, length, width, height, heading; or (M, 9) with the velocity along x and y
+            in metres per second, of the models that tell it (`visionssm.pointcloud.boxes.VELOCITY`).
         point_range: that the model looks at.
         camera: that the sweep belongs to, or None.
     """
@@ -93,7 +94,10 @@ class Objects:
         ]
 
     def plain(self) -> dict[str, Any]:
-        """{"objects": [{"class": …, "score": …, "box": [x, y, z, length, width, height, heading]}]}."""
+        """{"objects": [{"class": …, "score": …, "box": [x, y, z, length, width, height, heading]}]}.
+
+        Models that tell velocities have them as two more numbers of "box": vx, vy.
+        """
         return {
             "objects": [
                 {"class": self.classes[number], "score": score, "box": box}
@@ -133,8 +137,6 @@ class SweepDetector:
         image: file of the camera's picture; needs `calib`.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "x", "y", "z", "length", "width", "height", "heading")
-
     model: LionDetector
     classes: Sequence[str]
     threshold: float = 0.3
@@ -145,6 +147,11 @@ class SweepDetector:
         if self.image is not None and self.calib is None:
             raise ValueError("image needs calib, the calibration file that says where in the picture a point is")
         self.camera()  # what is wrong with the files is told before the first sweep is read
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Class, score, and the numbers of a box."""
+        return ("class", "score", *self.model.box_columns)
 
     def camera(self) -> Camera | None:
         """What the sweeps belong to.
@@ -158,8 +165,8 @@ class SweepDetector:
         return Camera(read_calibration(Path(self.calib)), image)
 
     def read(self, path: Path) -> np.ndarray:
-        """(N, 4) points of a .bin file of KITTI's; see `read_sweep`."""
-        return read_sweep(path)
+        """(N, F) points of a .bin file, F as many as the model takes; see `read_points`."""
+        return read_points(path, self.model.point_features)
 
     def exportable(self) -> Exportable:
         """What `export_archive` takes: points to boxes, scores and classes."""
@@ -169,7 +176,7 @@ class SweepDetector:
 
     @property
     def exportable_parts(self) -> dict[str, Callable[[], Exportable]]:
-        """Parts of the network that have a form of their own: `map`, from features seen from above to boxes."""
+        """Parts of the network that have a form of their own: `map`, from a map of features to boxes and scores."""
         from visionssm.tasks.pointcloud.export import exportable_map_network
 
         return {"map": lambda: exportable_map_network(self.model, self.classes)}
