@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from visionssm.backbones._base import StateDict, imagenet_cfg, register_variants
 from visionssm.backbones._keys import Rename, convolutions_to_linear, rename_keys
 from visionssm.backbones._stages import StagedBackbone
-from visionssm.checkpoints import OfficialCfg
+from visionssm.checkpoints import WRAPPER_KEYS, OfficialCfg
 from visionssm.layers import GatedSS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.cells import into_cells
 from visionssm.layers.stem import image_to_map
@@ -29,6 +29,9 @@ PAPER = {
 }
 
 LAYER_NORM_EPS = 1e-6  # of the blocks; the mixer's own norm has PyTorch's 1e-5
+
+CHECKPOINT_KEYS = ("ema", *WRAPPER_KEYS)
+"""Where the authors' training puts weights: their moving average is what it evaluates."""
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -290,6 +293,7 @@ def _cfg(side: int = 640) -> OfficialCfg:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         first_conv="patch_embed.0.conv",
+        prefer=CHECKPOINT_KEYS,
     )
 
 

@@ -39,14 +39,14 @@ def convert_state_dict(model: nn.Module, source: Source, *, prefer: Sequence[str
         model: gives the key map, `checkpoint_filter_fn(state_dict, model)` of its class or of the class's module, as
             timm's families have it; without one the keys are taken as they are.
         source: a file, or what was read from one; wrappers are opened (`unwrap_state_dict`).
-        prefer: wrapper keys in order of preference; by default those of the registered `OfficialCfg`, else
-            `WRAPPER_KEYS`.
+        prefer: wrapper keys in order of preference; by default `checkpoint_keys` of the model's class, or those of the
+            registered `OfficialCfg`, else `WRAPPER_KEYS`.
     Raises:
         CheckpointError: the file is unreadable or has not the layout of this model's family.
     """
     state = unwrap_state_dict(
         source if isinstance(source, Mapping) else read_checkpoint(source),
-        prefer or preferred_keys(getattr(model, "pretrained_cfg", {})),
+        prefer or getattr(type(model), "checkpoint_keys", None) or preferred_keys(getattr(model, "pretrained_cfg", {})),
     )
     state = without_training_prefix(state, model)
     family = type(model)

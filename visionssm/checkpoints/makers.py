@@ -123,6 +123,9 @@ _RECORDS = frozenset(
         *(f"pathlib._local.{name}" for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
     }
 )
+_INERT = re.compile(r"(torch\.nn\.(modules|functional)|torch\._C\._nn|timm|ultralytics)\.[\w.]+")
+"""Modules that were saved whole, with their classes and functions: nothing is looked up, their state is kept."""
+
 _LABELS = frozenset(  # types that are arguments and are not called
     {
         "numpy.ndarray",
@@ -168,6 +171,8 @@ class Maker:
             return dtype
         if name in _CALLS or name in _DICTIONARIES or name in _RECORDS or name in _UNFIT or name in _LABELS:
             return Named(name)
+        if _INERT.fullmatch(name):
+            return Named(name)
         self.refused.add(name)
         return Refused()
 
@@ -186,7 +191,7 @@ class Maker:
             return self._dictionary(*arguments)
         if name in _UNFIT:
             return UnfitTensor(_UNFIT[name])
-        if name in _RECORDS:
+        if name in _RECORDS or (name not in _LABELS and _INERT.fullmatch(name)):
             return Record(*arguments)
         if name in _LABELS:
             raise ValueError(f"it makes a {name} in a way of its own")

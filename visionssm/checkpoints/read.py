@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visionssm.checkpoints import sealed
 from visionssm.checkpoints.archives import read_legacy, read_zip
-from visionssm.checkpoints.extent import MAX_DEPTH
+from visionssm.checkpoints.extent import MAX_DEPTH, Record
 from visionssm.checkpoints.makers import UnfitTensor
 from visionssm.checkpoints.pickles import UnsafePickleError
 
@@ -28,6 +28,9 @@ WRAPPER_KEYS: tuple[str, ...] = (
     "module",
 )
 """Keys under which trainers store the weights, the preferred ones first: raw weights before their moving average."""
+
+_PARTS = ("_parameters", "_buffers", "_modules")
+"""What PyTorch's modules consist of, by the names of their attributes."""
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel / AveragedModel, torch.compile
 
@@ -137,8 +140,9 @@ def _read_pytorch(path: Path, size: int, *, is_zip: bool) -> Any:
 def unwrap_state_dict(obj: Any, prefer: Sequence[str] = WRAPPER_KEYS) -> dict[str, Tensor]:
     """Take the plain state dict out of what a trainer saved.
 
-    Wrapper dictionaries are opened (several deep if need be) and the prefixes that DistributedDataParallel, averaged
-    models and torch.compile add to every key are removed, as often as they are there.
+    Wrapper dictionaries are opened (several deep if need be), a module that was saved whole is taken apart, whatever
+    its class, and the prefixes that DistributedDataParallel, averaged models and torch.compile add to every key are
+    removed, as often as they are there.
 
     Args:
         obj: what `read_checkpoint` returned.
@@ -150,10 +154,12 @@ def unwrap_state_dict(obj: Any, prefer: Sequence[str] = WRAPPER_KEYS) -> dict[st
     state: Any = obj
     for _ in range(MAX_DEPTH):  # a dictionary made in memory may contain itself
         keys = prefer if isinstance(state, Mapping) else ()
-        key = next((key for key in keys if isinstance(state.get(key), Mapping) and state[key]), None)
+        key = next((key for key in keys if _holds_weights(state.get(key))), None)
         if key is None:
             break
         state = state[key]
+    if _is_module(state):
+        state = _module_state(state)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"the checkpoint holds a {type(state).__name__}, not a dictionary of tensors")
     others = [str(key) for key, value in state.items() if not isinstance(value, (Tensor, UnfitTensor))]
@@ -166,6 +172,30 @@ def unwrap_state_dict(obj: Any, prefer: Sequence[str] = WRAPPER_KEYS) -> dict[st
     state = _strip_prefixes({str(key): value for key, value in state.items()})
     for key, value in state.items():
         check_kind(key, value)
+    return state
+
+
+def _holds_weights(value: Any) -> bool:
+    return bool(value) and (isinstance(value, Mapping) or _is_module(value))
+
+
+def _is_module(value: Any) -> bool:
+    """Whether a record stands for a module that was saved whole."""
+    parts = value.state if isinstance(value, Record) else None
+    return isinstance(parts, Mapping) and all(isinstance(parts.get(part), Mapping) for part in _PARTS)
+
+
+def _module_state(module: Record, prefix: str = "") -> dict[str, Any]:
+    """What the `state_dict` of a module that was saved whole would have given."""
+    parameters, buffers, modules = (module.state[part] for part in _PARTS)
+    passing = module.state.get("_non_persistent_buffers_set") or ()
+    own = {**parameters, **{name: value for name, value in buffers.items() if name not in passing}}
+    state = {f"{prefix}{name}": value for name, value in own.items() if value is not None}
+    for name, inner in modules.items():
+        if _is_module(inner):
+            state |= _module_state(inner, f"{prefix}{name}.")
+        elif inner is not None:
+            raise CheckpointError(f"the module {prefix + str(name)!r} of the checkpoint has no parameters to read")
     return state
 
 

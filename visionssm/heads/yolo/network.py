@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from visionssm.backbones.mambayolo import ConvNorm, GatedGeluSS2D, MambaYoloBackbone, ScanBlock
+from visionssm.backbones.mambayolo import CHECKPOINT_KEYS, ConvNorm, GatedGeluSS2D, MambaYoloBackbone, ScanBlock
 from visionssm.heads.yolo.head import REG_MAX, STRIDES, DetectionHead, decode
 from visionssm.heads.yolo.keys import checkpoint_filter_fn
 from visionssm.layers.padding import padded_to_multiples
@@ -124,6 +124,7 @@ class MambaYolo(nn.Module):
     strides: ClassVar[tuple[int, ...]] = STRIDES
     reg_max: ClassVar[int] = REG_MAX
     checkpoint_filter_fn = staticmethod(checkpoint_filter_fn)
+    checkpoint_keys: ClassVar[tuple[str, ...]] = CHECKPOINT_KEYS
 
     def __init__(
         self,
