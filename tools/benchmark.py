@@ -24,6 +24,7 @@ from visionssm.benchmarks import (
     pointcloud,
     published,
     segmenters,
+    yolo,
 )
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
@@ -118,6 +119,10 @@ def _pointcloud(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(table(parts) + "\n")
     write_json(Path(options.json).with_suffix(".parts.json"), parts)
     return rows
+
+
+def _yolo(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return yolo.run(seconds=options.seconds, clock=options.clock, scale=yolo.TINY if options.dry_run else None)
 
 
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -228,6 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clouds.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
     clouds.add_argument("--json", default="work_dirs/benchmark_pointcloud.json", help="where to write the figures")
     clouds.set_defaults(run=_pointcloud)
+
+    detector = commands.add_parser(
+        "yolo", parents=[common], help="Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"
+    )
+    detector.add_argument("--seconds", type=float, default=30.0, help="time for each group of rows (default: 30)")
+    detector.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+    detector.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
+    detector.add_argument("--json", default="work_dirs/benchmark_yolo.json", help="where to write the figures")
+    detector.set_defaults(run=_yolo)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"
