@@ -141,7 +141,7 @@ def test_preferred_wrapper_is_that_of_the_registered_configuration(
 def test_checkpoint_for_hands_only_says_where_it_is_and_how_to_use_it(register: Any, tmp_path: Path) -> None:
     page = "https://drive.google.com/file/d/0/view"
     name = register("toy_manual", imagenet_cfg(manual_url=page))
-    with pytest.raises(DownloadError, match=rf"{page}.*load_official\(model, path\).*dict\(file=path\)"):
+    with pytest.raises(DownloadError, match=rf"{page}.*by hand to .*load_official\(model, path\).*dict\(file=path\)"):
         timm.create_model(name, pretrained=True)
     path = tmp_path / "downloaded.pth"
     path.write_bytes(authors_file())

@@ -329,9 +329,10 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     return out
 
 
-def _cfg(drive_id: str | None = None, **overrides: Any) -> OfficialCfg:
+def _cfg(drive_id: str | None = None, size: str | None = None, **overrides: Any) -> OfficialCfg:
     return imagenet_cfg(
         **PAPER,
+        hub_page=f"Abdelrahman-shaker/GroupMamba-{size}" if size else None,
         manual_url=f"https://drive.google.com/file/d/{drive_id}/view" if drive_id else None,
         classifier=("head.fc", "head.dist_fc"),
         **overrides,
@@ -340,9 +341,9 @@ def _cfg(drive_id: str | None = None, **overrides: Any) -> OfficialCfg:
 
 default_cfgs = generate_default_cfgs(
     {
-        "groupmamba_tiny.authors_in1k": _cfg("1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o"),
-        "groupmamba_small.authors_in1k": _cfg("1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh"),
-        "groupmamba_base.authors_in1k": _cfg("1A_srBeDYpsinU5W3PAEADu1saoz413EU"),
+        "groupmamba_tiny.authors_in1k": _cfg("1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o", "Tiny"),
+        "groupmamba_small.authors_in1k": _cfg("1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh", "Small"),
+        "groupmamba_base.authors_in1k": _cfg("1A_srBeDYpsinU5W3PAEADu1saoz413EU", "Base"),
         "groupmamba_nano_test": _cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )

@@ -29,6 +29,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models import _builder as timm_builder
 from timm.models._hub import HF_WEIGHTS_NAME, download_from_hf, get_cache_dir
 
+from visionssm.checkpoints import shared
 from visionssm.checkpoints.read import WRAPPER_KEYS, CheckpointError, read_checkpoint
 
 _logger = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ class OfficialCfg(PretrainedCfg):
 
     Attributes:
         sha256: hexadecimal digest of the published file, or the first 8 or more digits; None while unknown.
-        manual_url: page of a file that only a person can download (Google Drive, Baidu), with no `url` beside it.
+        manual_url: page for people where the authors share the file (Google Drive, Baidu), with no `url` beside it.
+        hub_page: repository of the Hugging Face hub that also has the file, whose name there is not known.
         prefer: wrapper keys of the file in order of preference, None for `WRAPPER_KEYS`.
     """
 
     sha256: str | None = None
     manual_url: str | None = None
+    hub_page: str | None = None
     prefer: tuple[str, ...] | None = None
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:
@@ -129,7 +132,8 @@ def fetch_pretrained(cfg: PretrainedCfg, *, cache_dir: str | Path | None = None)
     """Return the local, verified file of a pretrained configuration, downloading it if it is not cached.
 
     The order of sources is timm's: `file`, then `hf_hub_id` (cached by huggingface_hub: HF_HOME, HF_HUB_OFFLINE,
-    HF_ENDPOINT), then `url` (cached in `cache_dir`, by default `checkpoints` under `torch.hub.get_dir()`: TORCH_HOME).
+    HF_ENDPOINT), then `url` (cached in `cache_dir`, by default VISIONSSM_CACHE or, as timm has it, `checkpoints` under
+    `torch.hub.get_dir()`: TORCH_HOME), then pages for people, see `visionssm.checkpoints.shared`.
 
     Raises:
         FileNotFoundError: `file` does not exist.
@@ -150,16 +154,48 @@ def fetch_pretrained(cfg: PretrainedCfg, *, cache_dir: str | Path | None = None)
         name = name or os.path.basename(urllib.parse.urlparse(url).path)
         if not name:
             raise CheckpointError(f"url {url!r} names no file; give pretrained_cfg url as a pair (url, file name)")
-        folder = Path(cache_dir) if cache_dir else Path(get_cache_dir())
+        folder = cache_folder(cache_dir)
         return download_checkpoint(url, folder / name, sha256=sha256 or _hash_in_name(name))
-    name = cfg.architecture or "this model"
     if manual_url:
-        raise DownloadError(
-            f"the checkpoint of {name} cannot be downloaded by a program; its authors share it at {manual_url}. "
-            "Download it by hand, then either visionssm.load_official(model, path) or timm.create_model(…, "
-            "pretrained=True, pretrained_cfg_overlay=dict(file=path))."
-        )
+        return _fetch_shared(cfg, manual_url, sha256, cache_dir)
+    name = cfg.architecture or "this model"
     raise CheckpointError(f"no checkpoint is known for {name}; use pretrained=False")
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """Where downloads are kept: as given, else the folder that VISIONSSM_CACHE names, else timm's."""
+    named = given or os.environ.get("VISIONSSM_CACHE")
+    return Path(named).expanduser() if named else Path(get_cache_dir())
+
+
+def _fetch_shared(cfg: PretrainedCfg, page: str, sha256: str | None, cache_dir: str | Path | None) -> Path:
+    """A file of pages for people: what a person has put into the cache, the hub's repository, Google Drive by gdown."""
+    name = cfg.architecture or "this model"
+    place = shared.place_of(name, cfg.tag, cache_folder(cache_dir))
+    hub_page = getattr(cfg, "hub_page", None)
+    if place.is_file():
+        _verify_hash(shared.sound(place), sha256)
+        return place
+    reasons = []
+    try:
+        if hub_page:
+            return _fetch_from_hub(hub_page, shared.only_file_of(hub_page), sha256, cache_dir)
+    except (shared.PageError, DownloadError) as error:
+        reasons.append(str(error))
+    try:
+        if shared.is_on_drive(page):
+            fetched = shared.fetch_from_drive(page, place)
+            _verify_hash(fetched, sha256)
+            return fetched
+    except (shared.PageError, CheckpointError) as error:
+        reasons.append(str(error))
+    pages = f"{page} and https://huggingface.co/{hub_page}" if hub_page else page
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    raise DownloadError(
+        f"the checkpoint of {name} was not downloaded; its authors share it at {pages}{why}. Download it by hand to "
+        f"{str(place)!r}, where pretrained=True finds it, or keep it elsewhere and use visionssm.load_official(model, "
+        "path) or timm.create_model(…, pretrained=True, pretrained_cfg_overlay=dict(file=path))."
+    )
 
 
 def _hash_in_name(name: str) -> str | None:
