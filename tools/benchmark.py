@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Benchmarks, as ratios of medians in one run: kernels, cores, convolution, deformable, networks, models, …; and gpu.
 
-`published` measures nothing: it counts, and prints the README's model table and that of docs/medical.md.
+`published` measures nothing: it counts, and prints the README's tables of models and pose estimators and that of
+docs/medical.md.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import torch
 from visionssm.benchmarks import (
     convolution,
     deformable,
+    estimators,
     headlines,
     kernels,
     models,
     networks,
     pointcloud,
+    pose,
     published,
     segmenters,
     yolo,
@@ -77,7 +80,8 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
-    print("\n".join((*published.HEADER, *published.rows(), "", *segmenters.HEADER, *segmenters.rows())))
+    tables = ((x.HEADER, x.rows()) for x in (published, estimators, segmenters))
+    print("\n\n".join("\n".join((*header, *rows)) for header, rows in tables))
     return []
 
 
@@ -123,6 +127,11 @@ def _pointcloud(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _yolo(options: argparse.Namespace) -> list[dict[str, Any]]:
     return yolo.run(seconds=options.seconds, clock=options.clock, scale=yolo.TINY if options.dry_run else None)
+
+
+def _pose(options: argparse.Namespace) -> list[dict[str, Any]]:
+    scale = pose.TINY if options.dry_run else None
+    return pose.run(seconds=options.seconds, clock=options.clock, scale=scale)
 
 
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -242,6 +251,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     detector.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
     detector.add_argument("--json", default="work_dirs/benchmark_yolo.json", help="where to write the figures")
     detector.set_defaults(run=_yolo)
+
+    poses = commands.add_parser(
+        "pose", parents=[common], help="HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"
+    )
+    poses.add_argument("--seconds", type=float, default=45.0, help="time for each measurement (default: 45)")
+    poses.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+    poses.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
+    poses.add_argument("--json", default="work_dirs/benchmark_pose.json", help="where to write the figures")
+    poses.set_defaults(run=_pose)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.docs.pages import ROOT, blocks
 from visionssm.heads.pose import PoseNetwork, create_pose, decode
 from visionssm.integrations.export import export_archive, export_onnx, exportable_pose
-
-pytestmark = pytest.mark.slow
 
 
 def _network() -> PoseNetwork:
@@ -27,6 +26,7 @@ def _network() -> PoseNetwork:
     return network
 
 
+@pytest.mark.slow
 def test_onnx_file_takes_any_multiple_of_32_and_numpy_reads_its_points(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     network, path = _network(), tmp_path / "pose.onnx"
@@ -45,6 +45,7 @@ def test_onnx_file_takes_any_multiple_of_32_and_numpy_reads_its_points(tmp_path:
         assert np.abs(points - expected_points).max() <= 2  # a tie of neighbours may be decided otherwise
 
 
+@pytest.mark.slow
 def test_archive_takes_any_multiple_of_32(tmp_path: Path) -> None:
     network, path = _network(), tmp_path / "pose.pt2"
     assert export_archive(exportable_pose(network), path, torch.randn(2, 3, 64, 96)) <= 1e-4
@@ -52,3 +53,16 @@ def test_archive_takes_any_multiple_of_32(tmp_path: Path) -> None:
     exported = torch.export.load(path).module()
     with torch.inference_mode():
         torch.testing.assert_close(exported(crops), network(crops), rtol=1e-3, atol=1e-3)
+
+
+def test_decoding_that_the_page_shows_is_ours() -> None:
+    (block,) = [x for x in blocks(ROOT / "docs" / "export.md") if "def key_points" in x.code]
+    namespace: dict[str, Any] = {}
+    exec(compile(block.code, str(block), "exec"), namespace)
+    maps = np.random.default_rng(0).normal(size=(3, 17, 8, 6)).astype(np.float32)
+    maps[0, :3] = -1
+    maps[1, 0, 0, 0] = maps[1, 1, 7, 5] = maps[1, 2, 3, 0] = maps[1, 3, 0, 2] = 9
+    points, scores = namespace["key_points"](maps)
+    expected_points, expected_scores = decode(maps)
+    np.testing.assert_array_equal(points, expected_points)
+    np.testing.assert_array_equal(scores, expected_scores)

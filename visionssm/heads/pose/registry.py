@@ -25,7 +25,9 @@ class PoseVariant:
         crop_size: height and width of the crops.
         sigma: of the heat maps that it learns from, in their pixels.
         changes: arguments of the backbone in place of its own.
-        ap: COCO val2017, key-point AP in per cent with a detector's boxes; None if nothing is published.
+        parameters: in millions, as the authors print them; None, like the next two, if nothing is published.
+        gflops: multiply-adds of one crop in thousand millions, as the authors print them.
+        ap: COCO val2017, key-point AP in per cent with a detector's boxes.
         file: number of the published weights at Google Drive, which only a person can download.
     """
 
@@ -33,6 +35,8 @@ class PoseVariant:
     crop_size: tuple[int, int]
     sigma: float = 2.0
     changes: Mapping[str, Any] | None = None
+    parameters: int | None = None
+    gflops: float | None = None
     ap: float | None = None
     file: str | None = None
 
@@ -42,23 +46,27 @@ class PoseVariant:
         return f"https://drive.google.com/file/d/{self.file}/view" if self.file else None
 
 
+def _coco(backbone: str, size: tuple[int, int], **published: Any) -> PoseVariant:
+    return PoseVariant(f"hrvmamba_{backbone}", size, sigma=2.0 if size == _SMALL else 3.0, **published)
+
+
 _SMALL, _LARGE = (256, 192), (384, 288)
 VARIANTS: dict[str, PoseVariant] = {
-    "hrvmamba_tiny_pose_256x192": PoseVariant(
-        "hrvmamba_tiny_plain", _SMALL, ap=69.5, file="1cj6VPnSiyCDQHuDEZIIytyEQO-Xr-pPO"
+    "hrvmamba_tiny_pose_256x192": _coco(
+        "tiny_plain", _SMALL, parameters=2, gflops=1.1, ap=69.5, file="1cj6VPnSiyCDQHuDEZIIytyEQO-Xr-pPO"
     ),
-    "hrvmamba_small_pose_256x192": PoseVariant(
-        "hrvmamba_small", _SMALL, ap=74.6, file="1L3CO3D4L1Q1galRaSC82taDDqFqmukKt"
+    "hrvmamba_small_pose_256x192": _coco(
+        "small", _SMALL, parameters=8, gflops=3.3, ap=74.6, file="1L3CO3D4L1Q1galRaSC82taDDqFqmukKt"
     ),
-    "hrvmamba_base_pose_256x192": PoseVariant(
-        "hrvmamba_base", _SMALL, ap=76.5, file="14JE7v6jdxtJaEMJCatqbmuhLkfBYVBOX"
+    "hrvmamba_base_pose_256x192": _coco(
+        "base", _SMALL, parameters=47, gflops=14.2, ap=76.5, file="14JE7v6jdxtJaEMJCatqbmuhLkfBYVBOX"
     ),
-    "hrvmamba_tiny_pose_384x288": PoseVariant("hrvmamba_tiny_plain", _LARGE, sigma=3.0),
-    "hrvmamba_small_pose_384x288": PoseVariant(
-        "hrvmamba_small", _LARGE, sigma=3.0, ap=76.4, file="1aqkUoQog4hl1dSbkUkwQvlwgistpxtzQ"
+    "hrvmamba_tiny_pose_384x288": _coco("tiny_plain", _LARGE),
+    "hrvmamba_small_pose_384x288": _coco(
+        "small", _LARGE, parameters=8, gflops=7.4, ap=76.4, file="1aqkUoQog4hl1dSbkUkwQvlwgistpxtzQ"
     ),
-    "hrvmamba_base_pose_384x288": PoseVariant(
-        "hrvmamba_base", _LARGE, sigma=3.0, ap=77.7, file="161d_LhWBBvBOSXxPBGRBNCjYr8PP0w9c"
+    "hrvmamba_base_pose_384x288": _coco(
+        "base", _LARGE, parameters=47, gflops=32.0, ap=77.7, file="161d_LhWBBvBOSXxPBGRBNCjYr8PP0w9c"
     ),
     "hrvmamba_nano_pose": PoseVariant(
         "hrvmamba_nano_test", (128, 96), changes={"dims": (16, 24, 32, 48), "modules": (1, 1, 1), "offset_conv": False}
