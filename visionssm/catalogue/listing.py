@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -201,17 +202,21 @@ def _yolos() -> Iterator[ModelInfo]:
     for name in list_yolos():
         parameters, multiply_adds = _counted("detection", name)
         published = YOLO_PUBLISHED.get(name)
-        printed = published and {"COCO box AP": published.ap, "AP50": published.ap50, "AP75": published.ap75}
+        known: dict[str, Any] = {}
+        if published is not None:
+            known = {
+                "published_parameters": f"{published.parameters}M",
+                "published_gflops": f"{published.operations}",
+                "scores": {"COCO box AP": published.ap, "AP50": published.ap50, "AP75": published.ap75},
+                "paper": YOLO,
+            }
         yield ModelInfo(
             name=name,
             task="detection",
             parameters=parameters,
             multiply_adds=multiply_adds,
-            published_parameters=published and f"{published.parameters}M",
-            published_gflops=published and f"{published.operations}",
-            scores=printed or {},
             input_size=(3, 640, 640),
-            paper=published and YOLO,
+            **known,
         )
 
 

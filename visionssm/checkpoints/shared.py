@@ -1,7 +1,7 @@
 """Checkpoints that their authors share on pages for people: Google Drive, or a hub page that does not name its file.
 
-Tried in order: the file where a person has put it, the one file of weights of the hub's repository, Google Drive through
-gdown where that is installed. Otherwise the error says which page, and where to put what is downloaded from it.
+Tried in order: the file where a person has put it, the one file of weights of the hub's repository, Google Drive
+through gdown where that is installed. Otherwise the error says which page, and where to put what is downloaded there.
 """
 
 from __future__ import annotations
