@@ -11,7 +11,7 @@ detector through mmdet's pipeline.
 _base_ = "../_base_/shapes.py"
 
 _size = 64
-_epochs = 12
+_epochs = 9
 _spec = dict(size=64, train=3000, val=100, test=300)
 
 model = dict(type="YoloDetector", name="mambayolo_nano", num_classes=4, size=_size)
@@ -35,7 +35,7 @@ val_evaluator = dict(type="DetectionMetric")
 test_dataloader = dict(dataset=dict(type="ShapesDetection", split="test", spec=_spec), **_loader)
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=3)
 optim_wrapper = dict(
     constructor="BiasConstructor",
     optimizer=dict(lr=3e-3, weight_decay=0.01),
@@ -47,7 +47,7 @@ param_scheduler = dict(
 default_hooks = dict(checkpoint=dict(save_best="box_ap50"))
 custom_hooks = [
     dict(type="EMAHook", ema_type="RampedAverage", momentum=1e-4, ramp=200, update_buffers=True),
-    dict(type="CloseMosaicHook", epochs=3),
+    dict(type="CloseMosaicHook", epochs=2),
     dict(type="ProgressHook"),
     dict(type="CorruptImageHook"),
     dict(type="PredictionPicturesHook"),

@@ -8,6 +8,7 @@
   tools/visualize.py cam vmamba_tiny_s1l8 photo.jpg --pretrained --class 207
   tools/visualize.py groups sweep.bin --model lion_mamba_nano
   tools/visualize.py heatmaps work_dirs/run/best.pth photo.jpg --box 10 20 200 400
+  tools/visualize.py assignment configs/yolo/mambayolo_nano_shapes.py --index 3
 
 A model is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME), or the name
 of a registered model (untrained weights, unless --pretrained).
@@ -29,6 +30,7 @@ from torch import Tensor
 import visionssm
 from visionssm import visualization
 from visionssm.cli.errors import tell
+from visionssm.data.seeding import isolated_randomness
 from visionssm.drawing import save_picture
 from visionssm.engine.task import View
 from visionssm.prediction import find_files, load_predictor, registered_classifier
@@ -149,6 +151,25 @@ def draw_heat_maps(options: argparse.Namespace) -> Path:
     return out
 
 
+def draw_assignment(options: argparse.Namespace) -> Path:
+    """Write which points of a detector train on which box of a sample, before and after Mosaic."""
+    from visionssm.extras import needs_extra
+
+    with needs_extra("train", "tools/visualize.py assignment"):
+        from visionssm.tasks.yolo.samples import training_of
+    from visionssm.tasks.yolo.pictures import picture_of_assignment
+
+    model, data = training_of(options.config, options.checkpoint)
+    if not 0 <= options.index < len(data):
+        raise ValueError(f"--index {options.index}: the training data have the samples 0 to {len(data) - 1}")
+    data.mosaic = 1.0
+    with isolated_randomness(options.seed):
+        samples = {"letter box": data.plain(options.index), "Mosaic": data[options.index]}
+    out = options.out or Path(f"assignment_{Path(options.config).stem}_{options.index}.png")
+    save_picture(picture_of_assignment(model, samples, data.metainfo["classes"]), out)
+    return out
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,6 +224,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="of a person, in pixels (default: the whole image)",
     )
     heatmaps.set_defaults(draw=draw_heat_maps)
+
+    assigned = commands.add_parser(
+        "assignment", parents=[common], help="points of Mamba-YOLO that train on the boxes of a sample"
+    )
+    assigned.add_argument("config", help="of a training on MosaicDetection")
+    assigned.add_argument("--checkpoint", type=Path, help="weights (default: those that a training starts with)")
+    assigned.add_argument("--index", type=int, default=0, help="of the sample (default: 0)")
+    assigned.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
+    assigned.set_defaults(draw=draw_assignment)
 
     return parser
 

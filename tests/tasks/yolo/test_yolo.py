@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tests.engine.every_task  # noqa: F401  registers all types
-from tests.configs import shipped_config
+from tests.configs import shipped_config, shipped_configs
 from tests.engine.shapes import SPEC
 from tests.engine.tiny import assert_equal_weights, logged
 from tests.tasks.yolo.tiny import write_yolo_config
-from visionssm.cli import predict
+from visionssm.cli import predict, visualize
 from visionssm.cli.launch import evaluate, train
 from visionssm.data.errors import DatasetError
 from visionssm.data.seeding import SeededDataset
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import CheckpointError, ConfigError
-from visionssm.heads.yolo import create_yolo
+from visionssm.heads.yolo import PUBLISHED, create_yolo
+from visionssm.heads.yolo.assign import assign
+from visionssm.heads.yolo.loss import YoloLoss
 from visionssm.prediction import load_predictor
 from visionssm.tasks.yolo.data import MosaicDetection
 from visionssm.tasks.yolo.inference import found_objects
 from visionssm.tasks.yolo.model import YoloDetector
+from visionssm.tasks.yolo.pictures import assignment
 from visionssm.tasks.yolo.schedule import BiasConstructor, LinearWithWarmup, RampedAverage
 
 CONFIG = shipped_config("mambayolo_nano_shapes")
@@ -433,6 +438,59 @@ def test_nano_config_has_no_unknown_key_and_fits_its_data(tmp_path: Path) -> Non
     check_config(cfg)
     model, data = MODELS.build(cfg.model), DATASETS.build(cfg.train_dataloader.dataset)
     assert model.checkpoint_meta(data, None)["classes"] == data.metainfo["classes"]
+
+
+@pytest.mark.parametrize("path", shipped_configs("mambayolo_*_coco.py"), ids=lambda path: path.stem)
+def test_coco_config_is_the_published_recipe(path: Path) -> None:
+    cfg = load_config(path)
+    check_config(cfg)
+    with torch.device("meta"):
+        model = create_yolo(cfg.model.name, cfg.model.num_classes)
+    published = PUBLISHED[cfg.model.name]
+    assert sum(x.numel() for x in model.parameters()) / 1e6 == pytest.approx(published.shipped[0], abs=0.01)
+    told = [float(x) for x in re.findall(r"AP\d* (\d\d\.\d)", path.read_text())]
+    assert told == [published.ap, published.ap50, published.ap75]
+    batch = 8 * cfg.train_dataloader.batch_size
+    assert cfg.optim_wrapper.optimizer.weight_decay == pytest.approx(5e-4 * batch / 64)
+    assert cfg.param_scheduler["end"] == cfg.train_cfg.max_epochs == 300
+    data = cfg.train_dataloader.dataset
+    defaults = {name: x.default for name, x in inspect.signature(MosaicDetection).parameters.items()}
+    changes = {name: data.get(name, defaults[name]) for name in ("mosaic", "scale", "translate", "flip", "hsv")}
+    assert changes == {"mosaic": 1.0, "scale": 0.5, "translate": 0.1, "flip": 0.5, "hsv": (0.015, 0.7, 0.4)}
+
+
+def test_points_that_train_on_boxes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    config = write_yolo_config(tmp_path / "run")
+    pictures = {}
+    for index in (1, 2):
+        out = tmp_path / f"{index}.png"
+        assert visualize.main(["assignment", str(config), "--index", str(index), "--out", str(out)]) == 0
+        with Image.open(out) as image:
+            pictures[index] = np.asarray(image)
+            assert image.width > 2 * 640
+    assert pictures[1].shape != pictures[2].shape or (pictures[1] != pictures[2]).any()
+    assert visualize.main(["assignment", str(config), "--index", "12"]) == 2
+    assert "--index 12: the training data have the samples 0 to 11" in capsys.readouterr().err
+    assert visualize.main(["assignment", str(shipped_config("vmamba_nano_digits"))]) == 2
+    assert "has no model of type 'YoloDetector'" in capsys.readouterr().err
+
+
+def test_drawn_points_are_those_of_the_loss() -> None:
+    torch.manual_seed(0)
+    model = create_yolo("mambayolo_nano", num_classes=2).eval()
+    image, boxes = torch.rand(3, 64, 64), torch.tensor([[4.0, 4, 40, 50], [30, 30, 60, 60]])
+    seen = []
+
+    def kept(*arguments: Tensor) -> Any:
+        seen.append(assign(*arguments))
+        return seen[-1]
+
+    labels = torch.tensor([1, 0])
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("visionssm.heads.yolo.loss.assign", kept)
+        YoloLoss()(model(image[None]), [boxes], [labels])
+    assert assignment(model, image, boxes, labels).box.tolist() == seen[0].box.tolist()
 
 
 @pytest.mark.slow
