@@ -23,7 +23,7 @@ _REMEDY = "Mend them, or leave them out with --skip."
 def yolo_to_coco(
     images: str | Path, labels: str | Path, classes: Sequence[str], wrong: str = "raise"
 ) -> dict[str, Any]:
-    """All boxes of a folder of images, from text files with a line per object: class, x, y of the centre, width, height.
+    """All boxes of a folder of images, from text files: class, x and y of the centre, width and height on a line.
 
     Classes are numbers from 0; the four others are shares of the width and height of the image as it is shown (with its
     EXIF orientation). The file of `folder/name.jpg` is `folder/name.txt` below the folder of the labels. Images without
