@@ -1,4 +1,4 @@
-"""The rendered-shapes configs of detection and segmentation on two processes."""
+"""The configs of detection, segmentation and pose estimation on rendered pictures on two processes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ NEEDS_OPENMMLAB = pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, 
 
 # What lets detectors that have learnt nothing yet find something that can be measured.
 FIND_ANYTHING: dict[str, dict[str, Any]] = {
+    "hrvmamba_nano_figures": {f"{x}_dataloader.dataset.spec.most": 1 for x in ("train", "val", "test")},
     "shapes_detection_maskrcnn": {
         "model.options.box_score_thresh": 0.0,
         "model.options.box_nms_thresh": 0.9,
@@ -41,6 +42,7 @@ FIND_ANYTHING: dict[str, dict[str, Any]] = {
     [
         ("shapes_detection_maskrcnn", "box_ap50"),
         ("shapes_segmentation_deeplab", "miou"),
+        ("hrvmamba_nano_figures", "mean_error"),
         pytest.param("shapes_detection_mmdet", "coco/AR@100", marks=NEEDS_OPENMMLAB),
         pytest.param("shapes_segmentation_mmseg", "mIoU", marks=NEEDS_OPENMMLAB),
     ],

@@ -15,6 +15,7 @@ from PIL import Image
 
 import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config, shipped_configs
+from tests.docs.pages import ROOT, blocks
 from tests.engine.tiny import assert_equal_weights, logged
 from tests.tasks.pose.inputs import SPEC, person, write_config, write_set
 from visionssm.checkpoints import CheckpointError
@@ -24,11 +25,12 @@ from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import ConfigError
 from visionssm.heads.pose.codec import encode
 from visionssm.prediction import load_predictor, predict_files
-from visionssm.tasks.pose.boxes import ListedBoxes
+from visionssm.tasks.pose.boxes import Boxes, ListedBoxes
+from visionssm.tasks.pose.crops import heat_maps
 from visionssm.tasks.pose.data import CocoKeypoints
 from visionssm.tasks.pose.figures import Figures
 from visionssm.tasks.pose.metric import KeypointMetric
-from visionssm.tasks.pose.model import PoseEstimator, heat_maps
+from visionssm.tasks.pose.model import PoseEstimator
 from visionssm.tasks.pose.predictor import KeypointFinder, Photo
 
 
@@ -203,8 +205,6 @@ def test_predictor_finds_where_the_maps_are_highest(uninterrupted: Path, monkeyp
     in_crop = (true - centre) * 64 / scale + 32
     maps, _ = encode(in_crop, np.full(14, 2), (64, 64), 1.0)
     monkeypatch.setattr(KeypointFinder, "maps", lambda self, crops: maps[None])
-    from visionssm.tasks.pose.boxes import Boxes
-
     found = finder.found_in(Image.new("RGB", (80, 120)), Boxes(box, np.array([0.5]), [""]))
     assert np.abs(found.points[0, :, :2] - true).max() < 0.76 * 4 * scale[0] / 64
     assert found.scores[0] == pytest.approx(0.5)
@@ -361,3 +361,34 @@ def test_shipped_config_of_figures_fits_its_data(tmp_path: Path) -> None:
     check_config(cfg)
     model, data = MODELS.build(cfg.model), DATASETS.build(cfg.train_dataloader.dataset)
     assert model.checkpoint_meta(data, None)["classes"] == ["person"]
+
+
+def test_documented_numpy_code_finds_what_the_predictor_finds(uninterrupted: Path) -> None:
+    (code,) = (x.code for x in blocks(ROOT / "docs" / "pose.md") if "def key_points" in x.code)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "docs/pose.md", "exec"), namespace)
+    finder: Any = replace(load_predictor(uninterrupted / "best.pth"), flip_test=False)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(finder.model.head.final_layer.weight)
+    torch.nn.init.constant_(finder.model.head.final_layer.bias, 5.0)  # every map has a peak above 0
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    box = (10.0, 5.0, 42.0, 50.0)
+    found = namespace["key_points"](lambda x: finder.maps(torch.from_numpy(x)), image, box, finder.crop.size)
+    expected = finder.found_in(image, Boxes(np.array([box]), np.ones(1), [""])).points[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_evaluation_takes_the_mean_with_mirrored_crops_where_the_model_says_so(tmp_path: Path) -> None:
+    data = figures(tmp_path)
+    batch = torch.utils.data.default_collate([data[0], data[1]])
+    torch.manual_seed(0)
+    flipping = PoseEstimator("hrvmamba_nano_pose", num_keypoints=14).eval()
+    plain = PoseEstimator("hrvmamba_nano_pose", num_keypoints=14, flip_test=False).eval()
+    plain.load_state_dict(flipping.state_dict())
+    with torch.no_grad():
+        maps = heat_maps(flipping.model, batch["inputs"], data.skeleton.flip_pairs)
+        found, alone = (model(**batch, mode="predict") for model in (flipping, plain))
+        peaks = flipping.model(batch["inputs"]).amax((2, 3)).numpy()
+    np.testing.assert_allclose(np.stack([x["points"][:, 2] for x in found]), maps.amax((2, 3)).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(np.stack([x["points"][:, 2] for x in alone]), peaks, rtol=1e-5)
+    assert np.abs(maps.amax((2, 3)).numpy() - peaks).max() > 1e-5

@@ -8,11 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-COCO_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-    *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
-"""How far people who label the 17 points of COCO disagree, in square roots of the person's area."""
+from visionssm.data.keypoints import COCO_SIGMAS
 
 Array = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Crops of people as networks take them; training, evaluation and prediction make them here."""
+"""Crops of people as networks take them, and what networks find in them, the same in evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from visionssm.data.errors import DatasetError
 from visionssm.heads.pose import affine, codec
-from visionssm.heads.pose.heatmap import MULTIPLE
+from visionssm.heads.pose.heatmap import MULTIPLE, PoseNetwork
 
 MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
@@ -64,6 +64,12 @@ def shown(crop: Tensor) -> np.ndarray:
     """(H, W, 3) uint8 pixels of a crop."""
     pixels = crop.detach().cpu().float().permute(1, 2, 0).numpy() * STD + MEAN
     return pixels.round().clip(0, 255).astype(np.uint8)
+
+
+def heat_maps(model: PoseNetwork, crops: Tensor, flip_pairs: Sequence[tuple[int, int]] | None) -> Tensor:
+    """(B, K, H/4, W/4) maps of crops; with pairs that swap in a mirror, the mean with those of mirrored crops."""
+    maps: Tensor = model(crops)
+    return maps if flip_pairs is None else (maps + codec.flip_maps(model(crops.flip(-1)), flip_pairs)) / 2
 
 
 def placed(maps: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -75,8 +75,9 @@ class CocoKeypoints(Dataset):
     """A COCO-format set of key points: a sample is one person in a box; with animals or hands it is the same.
 
     A sample is a dict: `inputs` (3, H, W) float32, normalised; in training `maps` (K, H/4, W/4) and `weights` (K,), see
-    `visionssm.heads.pose.codec.encode`; `centre` and `scale`, (2,) each, of the region that the crop shows; `index`
-    int, −1 where an image could not be read while evaluating; `skipped` int, the samples passed over for this one.
+    `visionssm.heads.pose.codec.encode`; `centre` and `scale`, (2,) each, of the region that the crop shows;
+    `flip_order` (K,), which point takes each one's place in a mirror; `index` int, −1 where an image could not be read
+    while evaluating; `skipped` int, the samples passed over for this one.
 
     The K names, pairs that swap in a mirror, skeleton and sigmas are those of the file's categories: see
     `visionssm.data.keypoints`. Categories with the same key points may be used together, as species are.
@@ -221,6 +222,7 @@ class CocoKeypoints(Dataset):
             moved = affine.transform(points[:, :2], in_mirror)
             maps, weights = codec.encode(moved, points[:, 2], self.crop.size, self.sigma)
             sample |= {"maps": torch.from_numpy(maps), "weights": torch.from_numpy(weights)}
+        sample["flip_order"] = torch.tensor(codec.flip_order(self.skeleton.flip_pairs, len(self.skeleton.names)))
         sample |= {"centre": torch.from_numpy(region.centre), "scale": torch.from_numpy(region.scale)}
         return {**sample, "index": index, "skipped": 0}
 

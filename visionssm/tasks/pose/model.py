@@ -12,16 +12,9 @@ from torch import Tensor
 from visionssm.data.keypoints import Skeleton
 from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
-from visionssm.heads.pose.codec import flip_maps
 from visionssm.heads.pose.heatmap import PoseNetwork
 from visionssm.heads.pose.registry import VARIANTS, create_pose
-from visionssm.tasks.pose.crops import Crop, placed
-
-
-def heat_maps(model: PoseNetwork, crops: Tensor, flip_pairs: Sequence[tuple[int, int]] | None) -> Tensor:
-    """(B, K, H/4, W/4) maps of crops; with pairs that swap in a mirror, the mean with those of mirrored crops."""
-    maps: Tensor = model(crops)
-    return maps if flip_pairs is None else (maps + flip_maps(model(crops.flip(-1)), flip_pairs)) / 2
+from visionssm.tasks.pose.crops import Crop, heat_maps, placed
 
 
 class PoseEstimator(TaskModel):
@@ -61,8 +54,6 @@ class PoseEstimator(TaskModel):
             raise ConfigError(f"model: {error}") from error
         about = {"name": name, "num_keypoints": num_keypoints, "flip_test": flip_test, "changes": arguments}
         super().__init__(network, about, data_preprocessor, init_cfg)
-        self.skeleton: Skeleton | None = None
-        self.crop = Crop(VARIANTS[name].crop_size)
 
     def described_data(self, train_set: Any, val_set: Any) -> dict[str, Any]:
         """Categories, key points and how people are cut out, which must be the same in both sets and fit the network.
@@ -90,7 +81,6 @@ class PoseEstimator(TaskModel):
                 f"model.name={name!r} is for crops of {said[0]}×{said[1]}, but the data set has size={crop.size}; "
                 "set the same size in all data sets, or choose the network of that size"
             )
-        self.skeleton, self.crop = skeleton, crop
         return {"classes": list(metas[0]["classes"]), "skeleton": skeleton.plain(), "crop": crop.plain()}
 
     def losses(  # type: ignore[override]
@@ -112,22 +102,24 @@ class PoseEstimator(TaskModel):
         return {"loss_heatmap": (counted[..., None, None] * (found - wanted) ** 2).mean()}
 
     def scores(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
-        """(B, K, H/4, W/4) heat maps, with the flip test if the model has it and knows which points swap."""
-        pairs = self.skeleton.flip_pairs if self.about["flip_test"] and self.skeleton is not None else None
-        return heat_maps(self.model, _stacked(inputs), pairs)
+        """(B, K, H/4, W/4) heat maps, without the flip test."""
+        return heat_maps(self.model, _stacked(inputs), None)
 
     def answers(  # type: ignore[override]
         self,
         inputs: Tensor | Sequence[Tensor],
         centre: Tensor | Sequence[Tensor],
         scale: Tensor | Sequence[Tensor],
+        flip_order: Tensor | Sequence[Tensor],
         index: Any = None,
         **_: Any,
     ) -> list[dict[str, Any]]:
         """`index`, `points` (K, 3) in the image with scores, and `area` of the region, of every crop."""
-        maps = self.scores(inputs).float().cpu().numpy()
-        centres, scales = (_stacked(x).cpu().numpy() for x in (centre, scale))
         crops = _stacked(inputs)
+        order = flip_order[0].tolist()  # the same for all
+        pairs = [(first, second) for first, second in enumerate(order) if first < second]
+        maps = heat_maps(self.model, crops, pairs if self.about["flip_test"] else None).float().cpu().numpy()
+        centres, scales = (_stacked(x).cpu().numpy() for x in (centre, scale))
         points = placed(maps, centres, scales, (crops.shape[2], crops.shape[3]))
         return [
             {

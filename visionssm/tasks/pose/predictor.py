@@ -23,9 +23,8 @@ from visionssm.heads.pose import affine
 from visionssm.heads.pose.heatmap import PoseNetwork
 from visionssm.heads.pose.registry import VARIANTS, create_pose
 from visionssm.tasks.pose.boxes import Boxes, DetectedBoxes, ListedBoxes
-from visionssm.tasks.pose.crops import Crop, cut, placed, shown
+from visionssm.tasks.pose.crops import Crop, cut, heat_maps, placed, shown
 from visionssm.tasks.pose.evaluation import LEAST_SCORE, rescored
-from visionssm.tasks.pose.model import heat_maps
 from visionssm.tasks.pose.pictures import draw_people
 
 if TYPE_CHECKING:
