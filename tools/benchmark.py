@@ -28,6 +28,7 @@ from visionssm.benchmarks import (
     published,
     segmenters,
     yolo,
+    yolo_sizes,
 )
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
@@ -80,7 +81,7 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
-    tables = ((x.HEADER, x.rows()) for x in (published, estimators, segmenters))
+    tables = ((x.HEADER, x.rows()) for x in (published, estimators, yolo_sizes, segmenters))
     print("\n\n".join("\n".join((*header, *rows)) for header, rows in tables))
     return []
 

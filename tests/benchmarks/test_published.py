@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import visionssm
+from visionssm.benchmarks import yolo_sizes
 from visionssm.benchmarks.published import FAMILIES, HEADER, SECOND_HAND, Family, figures, rows
 
 README = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
@@ -25,6 +26,12 @@ def test_table_has_its_header_and_the_note_on_second_hand_figures() -> None:
     start = README.index(HEADER[0])
     assert README[start + 1] == HEADER[1]
     assert any(line.startswith(SECOND_HAND) for line in README[start:])
+
+
+def test_table_of_detectors_is_the_counted_one() -> None:
+    start = README.index(yolo_sizes.HEADER[0])
+    assert README[start : start + 5] == [*yolo_sizes.HEADER, *yolo_sizes.rows()]
+    assert README[start + 2].startswith("| `mambayolo_t` | 6.13M | 6.13M | 5.8M | 14.3, 13.2 | 44.5, 61.2, 48.2 |")
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: next(iter(family.variants)).split("_")[0])
