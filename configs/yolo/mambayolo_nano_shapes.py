@@ -11,7 +11,7 @@ detector through mmdet's pipeline.
 _base_ = "../_base_/shapes.py"
 
 _size = 64
-_epochs = 9
+_epochs = 10
 _spec = dict(size=64, train=3000, val=100, test=300)
 
 model = dict(type="YoloDetector", name="mambayolo_nano", num_classes=4, size=_size)
@@ -25,7 +25,7 @@ train_dataloader = dict(
         type="MosaicDetection",
         dataset=dict(type="ShapesDetection", split="train", spec=_spec),
         size=_size,
-        mosaic=0.5,
+        mosaic=0.3,
         scale=0.3,
     ),
 )
@@ -35,10 +35,10 @@ val_evaluator = dict(type="DetectionMetric")
 test_dataloader = dict(dataset=dict(type="ShapesDetection", split="test", spec=_spec), **_loader)
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=3)
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
 optim_wrapper = dict(
     constructor="BiasConstructor",
-    optimizer=dict(lr=3e-3, weight_decay=0.01),
+    optimizer=dict(lr=4e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = dict(
@@ -46,8 +46,8 @@ param_scheduler = dict(
 )
 default_hooks = dict(checkpoint=dict(save_best="box_ap50"))
 custom_hooks = [
-    dict(type="EMAHook", ema_type="RampedAverage", momentum=1e-4, ramp=200, update_buffers=True),
-    dict(type="CloseMosaicHook", epochs=2),
+    dict(type="EMAHook", ema_type="RampedAverage", momentum=0.01, ramp=200, update_buffers=True),
+    dict(type="CloseMosaicHook", epochs=4),
     dict(type="ProgressHook"),
     dict(type="CorruptImageHook"),
     dict(type="PredictionPicturesHook"),

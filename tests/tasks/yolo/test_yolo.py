@@ -491,10 +491,3 @@ def test_drawn_points_are_those_of_the_loss() -> None:
         patch.setattr("visionssm.heads.yolo.loss.assign", kept)
         YoloLoss()(model(image[None]), [boxes], [labels])
     assert assignment(model, image, boxes, labels).box.tolist() == seen[0].box.tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_nano_config_reaches_its_bound(tmp_path: Path) -> None:
-    train(CONFIG, work_dir=tmp_path)
-    assert evaluate(CONFIG, tmp_path / "best.pth", work_dir=tmp_path / "test")["box_ap50"] >= 0.75
