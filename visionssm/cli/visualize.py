@@ -114,6 +114,11 @@ def draw_cam(options: argparse.Namespace) -> Path:
     label = view.classes[index] if index < len(view.classes) else f"class {index}"
     out = options.out or Path(f"cam_{Path(options.image).stem}.png")
     title = f"{label.split(',')[0]} ({index})" if not label.endswith(str(index)) else label
+    if cam.min() == cam.max():
+        height, width = image.shape[-2:]
+        told = "the last map is one pixel, or nothing in it speaks for the class: no place is told"
+        print(f"{told}; --size {4 * height} {4 * width} gives the model a larger image", file=sys.stderr)
+        title += "\n(no place is told: see a larger --size)"
     visualization.save(visualization.figure_of_cam(view.picture(image), cam, title=title), out)
     return out
 

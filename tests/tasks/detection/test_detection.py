@@ -297,7 +297,7 @@ def test_a_run_survives_an_image_that_goes_bad_and_tells_it(tmp_path: Path, monk
             raise UnreadableImageError(path, "the disk has a hole")
         return read_image(path, **options)
 
-    monkeypatch.setattr("visionssm.tasks.detection.data.read_image", read)
+    monkeypatch.setattr("visionssm.data.coco.read_image", read)
     train(config, work_dir=tmp_path / "run")
     assert logged(tmp_path / "run", "corrupt") == [1]
     (log,) = (tmp_path / "run").glob("*/*.log")
