@@ -196,3 +196,63 @@ def test_deterministic_results_have_the_same_bits_in_every_run(name: str) -> Non
         torch.use_deterministic_algorithms(False)
     for other in others:
         assert all(torch.equal(x, y) for x, y in zip(other, first, strict=True))
+
+
+# ---------------------------------------------------------------------------- operators without kernels for GPUs
+
+WITHOUT_KERNELS = ("sparse_conv", "gated_linear_attention", "ttt_linear", "non_causal_ssd")
+
+
+def _on(device: str, name: str) -> list[Tensor]:
+    """Values and gradients of an operator's example, on the CPU."""
+    from tests.kernels.examples import OPERATORS as EXAMPLES
+
+    inputs, operator = EXAMPLES[name]()
+    leaves = [x.detach().to(device).requires_grad_() for x in inputs]
+    y = _first(operator(*leaves))
+    return [x.detach().cpu() for x in (y, *torch.autograd.grad(y.sin().sum(), leaves))]
+
+
+@on_hardware
+@pytest.mark.parametrize("name", WITHOUT_KERNELS)
+def test_operators_without_kernels_for_gpus_compute_there_what_they_do_on_the_cpu(name: str) -> None:
+    for x, y in zip(_on(DEVICE, name), _on("cpu", name), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5 * max(1.0, y.abs().max().item()))
+
+
+@on_hardware
+def test_rotated_boxes_are_on_the_gpu_what_they_are_on_the_cpu() -> None:
+    from visionssm.kernels import rotated_iou, rotated_nms
+
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(200, 7, generator=generator) * torch.tensor([9.0, 9, 1, 4, 2, 1, 6]) + 0.1
+    scores = torch.rand(200, generator=generator)
+    there, where = boxes.to(DEVICE), scores.to(DEVICE)
+    overlaps = rotated_iou(there[:, None], there).cpu()
+    torch.testing.assert_close(overlaps, rotated_iou(boxes[:, None], boxes), rtol=1e-5, atol=1e-6)
+    assert rotated_nms(there, where, 0.3).tolist() == rotated_nms(boxes, scores, 0.3).tolist()
+
+
+@on_hardware
+def test_lion_computes_on_the_gpu_what_it_does_on_the_cpu() -> None:
+    from visionssm.pointcloud.backbone import LionBackbone
+    from visionssm.pointcloud.voxels import Grid, VoxelEncoder
+
+    torch.manual_seed(0)
+    encoder = VoxelEncoder(Grid((0, -4, -2, 8, 4, 2), (0.5, 0.5, 0.25)), 4, (8, 8)).eval()
+    backbone = LionBackbone(dim=8, windows=((5, 5, 16), (5, 5, 8)), group_sizes=(16, 8), drop_path=0.0).eval()
+    points = torch.rand(300, 4) * torch.tensor([8.0, 8, 4, 1]) - torch.tensor([0.0, 4, 2, 0])
+
+    def run(device: str) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """In float64, as untrained layers amplify rounding."""
+        network = torch.nn.ModuleList([encoder, backbone]).double().to(device)
+        network.zero_grad()
+        y, sites = backbone(*encoder([points.double().to(device)])).output
+        y.sin().sum().backward()
+        return y.detach().cpu(), sites.coords.cpu(), [p.grad.cpu() for p in network.parameters() if p.grad is not None]
+
+    (y, coords, grads), (wanted, wanted_coords, wanted_grads) = run(DEVICE), run("cpu")
+    assert torch.equal(coords, wanted_coords)
+    torch.testing.assert_close(y, wanted, rtol=1e-6, atol=1e-7)
+    for x, other in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(x, other, rtol=1e-5, atol=1e-6 * max(1.0, other.abs().max().item()))

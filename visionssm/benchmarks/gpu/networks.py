@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visionssm.benchmarks.gpu.graphs import captured
 from visionssm.benchmarks.gpu.setting import Setting, synchronize
 
 
 def networks(setting: Setting) -> Iterator[dict[str, Any]]:
-    """A row per model: inference at every batch, eager and replayed; a training step with AdamW; peak memory of it."""
+    """A row per model: inference at every batch, a training step with AdamW, both eager and replayed; peak memory."""
     import timm
 
     import visionssm  # noqa: F401
@@ -29,9 +30,11 @@ def networks(setting: Setting) -> Iterator[dict[str, Any]]:
             row[f"inference b{batch} img/s"] = _rate(setting, _inference(setting, model, x), batch)
             row[f"graph b{batch} img/s"] = _graphed_rate(setting, _inference(setting, model, x), batch)
         batch = setting.batches[-1]
-        row[f"training b{batch} img/s"] = _training_rate(setting, model.train(), batch)
+        step = _training(setting, model.train(), batch)
+        row[f"training b{batch} img/s"] = _rate_or_error(setting, step, batch)
         if setting.device == "cuda":
             row["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+            row[f"training graph b{batch} img/s"] = _graphed_rate(setting, step, batch)
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.empty_cache()
         yield row
@@ -52,20 +55,25 @@ def _inference(setting: Setting, model: nn.Module, x: Tensor) -> Callable[[], Te
     return infer
 
 
-def _training_rate(setting: Setting, model: nn.Module, batch: int) -> float | str:
+def _training(setting: Setting, model: nn.Module, batch: int) -> Callable[[], None]:
     x = _images(setting, batch)
     target = torch.randint(0, 1000, (batch,), device=setting.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=setting.device == "cuda")
+    on_gpu = setting.device == "cuda"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=on_gpu, capturable=on_gpu)
 
     def step() -> None:
-        with torch.autocast(setting.device, torch.bfloat16):
+        with torch.autocast(setting.device, torch.bfloat16, cache_enabled=False):
             loss = nn.functional.cross_entropy(model(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
+    return step
+
+
+def _rate_or_error(setting: Setting, function: Callable[[], object], batch: int) -> float | str:
     try:
-        return _rate(setting, step, batch)
+        return _rate(setting, function, batch)
     except torch.OutOfMemoryError:
         return "out of memory"
 
@@ -75,18 +83,10 @@ def _graphed_rate(setting: Setting, function: Callable[[], object], batch: int) 
     if setting.device != "cuda":
         return None
     try:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                function()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            function()
+        replay = captured(function, calls_before=2)
     except RuntimeError as error:
         return f"{type(error).__name__}: {str(error)[:80]}"
-    return _rate(setting, graph.replay, batch)
+    return _rate(setting, replay, batch)
 
 
 def _rate(setting: Setting, function: Callable[[], object], batch: int) -> float:

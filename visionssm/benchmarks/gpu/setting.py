@@ -53,7 +53,7 @@ def wall_milliseconds(function: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-MODELS = ("vmamba_tiny_s1l8", "vmamba_v0_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
+MODELS = ("vmamba_tiny_s1l8", "vmamba_v0_tiny", "vim_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 ON_GPU = Setting("cuda", SHAPES, (1, 128), MODELS, 224, 1.5, 8192, gpu_milliseconds)
 TINY = Shape("tiny", height=2, width=3, channels=4, d_state=1, dt_rank=2, n_routes=4)
 DRY_RUN = Setting("cpu", (TINY,), (1, 2), ("vmamba_nano_test", "test_convnext"), 32, 0.0, 64, wall_milliseconds)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionssm.benchmarks.gpu.graphs import captured
 from visionssm.benchmarks.gpu.published import published_kernel
 from visionssm.benchmarks.gpu.scans import definition, inputs_on, triton_scan
 from visionssm.benchmarks.gpu.setting import Setting, synchronize
@@ -21,7 +22,8 @@ def scans(setting: Setting) -> Iterator[dict[str, Any]]:
     """A row for each shape and batch, milliseconds.
 
     "forward": one call without gradients; "graph": the same, replayed; "python µs": host time per call while the GPU is
-    never waited for; "backward": forward + backward less forward. The published kernel's columns are None without it.
+    never waited for; "both passes": forward and backward, "both graph" replayed. The published kernel's columns are
+    None without it.
     """
     for shape in setting.shapes:
         for batch in setting.batches:
@@ -37,7 +39,8 @@ def scans(setting: Setting) -> Iterator[dict[str, Any]]:
             row["published backward"] = setting.timer(theirs.backward) if theirs else None
             del theirs
             x.require_grad()
-            row["backward"] = setting.timer(forward_backward(triton_scan, x)) - row["forward"]
+            row["both passes"] = setting.timer(forward_backward(triton_scan, x))
+            row["both graph"] = _replayed(setting, forward_backward(triton_scan, x))
             yield row
             _empty_cache(setting)
 
@@ -78,17 +81,7 @@ def _compiled(setting: Setting, x: Inputs) -> float | str:
 
 def _replayed(setting: Setting, function: Callable[[], object]) -> float | None:
     """Milliseconds of a replayed CUDA graph of the function; None without a GPU."""
-    if setting.device != "cuda":
-        return None
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return setting.timer(graph.replay)
+    return setting.timer(captured(function)) if setting.device == "cuda" else None
 
 
 def _host_microseconds(setting: Setting, function: Callable[[], object], calls: int = 40) -> float:

@@ -301,7 +301,7 @@ def _states_between(scan: Scan, plan: Plan, parts: Parts) -> Tensor | None:
         tile = _tile_of(scan, backward_tile)
         programs = plan.rows * parts.count * ceil_div(scan.route_channels, tile.channels)
         chunks = saved_apart(scan.d_state) // tile.steps
-        shape = (programs, chunks - 1, scan.d_state, tile.channels)
+        shape = (programs, chunks, scan.d_state, tile.channels)
         plan.between[parts.count] = shape if chunks > 1 else None
     found = plan.between[parts.count]
     return None if found is None else _empty(found, scan.u.device)

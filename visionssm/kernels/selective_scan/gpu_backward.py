@@ -9,6 +9,7 @@ import triton.language as tl
 
 from visionssm.kernels.selective_scan.gpu_steps import (
     LOG2E,
+    backwards,
     exact_parts,
     load_tile,
     precise_product,
@@ -237,6 +238,8 @@ def selective_scan_backward(
     grad_bias_sum = tl.zeros([CHANNELS], tl.float32)
     grad_skip_sum = tl.zeros([CHANNELS], tl.float32)
     grad_a_sum = tl.zeros([N_PADDED, CHANNELS], tl.float32)
+    owner = part_row if APART else route
+    grad_a += owner * N * D
 
     # What flows into the last state of the chunk from the steps after it.
     on_state = (n_index < N)[:, None] & on_d[None, :]
@@ -249,7 +252,10 @@ def selective_scan_backward(
         flow = tl.load(grad_final_state + by_channel, mask=on_state, other=0.0).to(tl.float32)
     on_between = tl.multiple_of(tl.arange(0, CHANNELS), 1)
     if CHUNKS > 1:
-        between += tl.program_id(0).to(tl.int64) * ((CHUNKS - 1) * N * CHANNELS)
+        between += tl.program_id(0).to(tl.int64) * (CHUNKS * N * CHANNELS)
+        flows = between + (CHUNKS - 1) * N * CHANNELS
+        of_program = n_index[:, None] * CHANNELS + on_between[None, :]
+        tl.store(flows + of_program, flow, mask=(n_index < N)[:, None])
     n_blocks = tl.cdiv(n_steps, SAVED_APART)
     first_block = part * (part_steps // SAVED_APART)
     last_block = tl.minimum(first_block + part_steps // SAVED_APART, n_blocks) - 1
@@ -257,13 +263,14 @@ def selective_scan_backward(
     for i in tl.range(0, (last_block + 1 - first_block) * CHUNKS, num_stages=1):
         part_block = last_block - i // CHUNKS
         within = CHUNKS - 1 - i % CHUNKS
-        if CHUNKS > 1:  # known when compiled, and the next is not: `and` would compile the call  # noqa: SIM102
+        if CHUNKS > 1:  # known when compiled, and the next is not: `and` would compile the call
             if within == CHUNKS - 1:
                 _states_between(
                     dt, a, b, order, states, initial_state, between, u, w1, w2, w3, bias, row, part_block, n_blocks,
                     u_pixel, dt_pixel, b_pixel, n_steps, n_pixels, d, on_d, column, on_column, on_between,
                     D, N, RANK, STEPS, CHANNELS, CHUNKS, OFFSET, PRECISION,
                 )  # fmt: skip
+            tl.debug_barrier()  # another thread may read what this one wrote
         start = (part_block * CHUNKS + within) * STEPS
         pixel, exists, inside = visited_pixels(order, start, n_steps, n_pixels, STEPS, OFFSET)
         on_map = inside[:, None] & on_d[None, :]
@@ -303,19 +310,31 @@ def selective_scan_backward(
             h = walk_chunk(decay, x, before, step)
 
             g = dy_t * c_n[:, None]
-            g = tl.where(step[:, None] == STEPS - 1, g + row_of(flow, n, n_index)[None, :], g)
+            flow_n = tl.load(flows + n * CHANNELS + on_between) if CHUNKS > 1 else row_of(flow, n, n_index)
+            g = tl.where(step[:, None] == STEPS - 1, g + flow_n[None, :], g)
             one = tl.full([STEPS, CHANNELS], 1.0, tl.float32)
             none = tl.full([STEPS, CHANNELS], -0.0, tl.float32)
-            _, entering, _, later = tl.associative_scan((decay, decay * g, one, none), 0, then_and_before, reverse=True)
-            g += later
-            flow = tl.where(n_index[:, None] == n, row_of(entering, 0, step)[None, :], flow)
+            turned = backwards(decay, PRECISION)
+            _, entering, _, later = tl.associative_scan(
+                (turned, turned * backwards(g, PRECISION), one, none), 0, then_and_before
+            )
+            g += backwards(later, PRECISION)
+            flow_n = row_of(entering, STEPS - 1, step)
+            if CHUNKS > 1:
+                tl.store(flows + n * CHANNELS + on_between, flow_n)
+            else:
+                flow = tl.where(n_index[:, None] == n, flow_n[None, :], flow)
 
             tl.atomic_add(grad_c + n + on_grad_b, sum_of_channels(h * dy_t, PRECISION), mask=inside, sem="relaxed")
             tl.atomic_add(grad_b + n + on_grad_b, sum_of_channels(g * delta_u, PRECISION), mask=inside, sem="relaxed")
             grad_b_sum += g * b_n[:, None]
             g *= h - x  # g_t decay_t h_{t−1}
             grad_delta += g * a_n[None, :]
-            grad_a_sum += tl.where(n_index[:, None] == n, tl.sum(g * delta, 0)[None, :], 0.0)
+            grad_a_n = tl.sum(g * delta, 0)
+            if CHUNKS > 1:
+                tl.atomic_add(grad_a + n * D + d, grad_a_n, mask=on_d, sem="relaxed")
+            else:
+                grad_a_sum += tl.where(n_index[:, None] == n, grad_a_n[None, :], 0.0)
 
         grad_u_t = delta * grad_b_sum
         if skip is not None:
@@ -336,10 +355,13 @@ def selective_scan_backward(
             grad_weight_sum = precise_product(tl.trans(steps), g1, g2, g3, grad_weight_sum, PRECISION)
 
     if grad_initial is not None:
+        if CHUNKS > 1:
+            tl.debug_barrier()
+            flow = tl.load(flows + of_program, mask=(n_index < N)[:, None], other=0.0)
         tl.store(grad_initial + by_channel, flow, mask=on_state)
     # Parameters are shared by the batch and by the sequences of a route: one atomic sum per program.
-    owner = part_row if APART else route
-    tl.atomic_add(grad_a + owner * N * D + n_index[:, None] * D + d[None, :], grad_a_sum, mask=on_state, sem="relaxed")
+    if CHUNKS == 1:
+        tl.atomic_add(grad_a + n_index[:, None] * D + d[None, :], grad_a_sum, mask=on_state, sem="relaxed")
     if skip is not None:
         tl.atomic_add(grad_skip + owner * D + d, grad_skip_sum, mask=on_d, sem="relaxed")
     if dt_bias is not None:

@@ -68,6 +68,23 @@ def time_in_registers(x, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def backwards(x, PRECISION: tl.constexpr):
+    """A tile with its rows in reverse: where time lies in registers, these are only named anew.
+
+    A scan with `reverse` would do it too, but Triton turns the lanes of a warp around as well, there and back, by
+    fifteen shuffles for each register.
+    """
+    STEPS: tl.constexpr = x.shape[0]
+    CHANNELS: tl.constexpr = x.shape[1]
+    for bit in tl.static_range(8):
+        if 1 << bit < STEPS:
+            pairs = tl.reshape(x, [STEPS >> (bit + 1), 2, 1 << bit, CHANNELS])
+            first, second = tl.split(tl.permute(pairs, [0, 2, 3, 1]))
+            x = tl.reshape(tl.permute(tl.join(second, first), [0, 3, 1, 2]), [STEPS, CHANNELS])
+    return time_in_registers(x, PRECISION)
+
+
+@triton.jit
 def sum_of_channels(x, PRECISION: tl.constexpr):
     """Σ_d of (STEPS, CHANNELS): transposed first, so that most of a sum lies in one lane."""
     return tl.sum(time_in_registers(tl.trans(x), PRECISION), 0)
@@ -171,6 +188,8 @@ def step_weights(
         w1, w2, w3 = d, d, d
     else:
         column = tl.arange(0, RANK_PADDED)
+        if d.shape[0] <= RANK_PADDED:  # or the compiler would lay out the maps' tiles as it does these, in pairs
+            column = tl.multiple_of(column, 1)
         on_column = column < RANK
         weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
         w1, w2, w3 = exact_parts(weight, dt.dtype.element_ty, PRECISION)
