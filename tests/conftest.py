@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before the number of cores
+@pytest.hookimpl(tryfirst=True, optionalhook=True)  # before the number of cores; where xdist is not, no hook
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `--numprocesses=auto` starts: two, but none for the tests of a single file.
 

@@ -5,8 +5,8 @@
 The first argument is a checkpoint of any task that tools/train.py wrote, an official or bare one (with --model NAME),
 or the name of a registered model (untrained weights, unless --pretrained). A classifier becomes image → scores, a
 detector image → boxes, scores, labels (and masks; a YOLO detector all its boxes, unless --nms), a segmentor image →
-classes of the pixels, a detector in point clouds points → boxes, scores, labels (--format pt2). The exported file is
-run and compared with eager PyTorch before it gets its name.
+classes of the pixels, a network for medical images image or volume → probabilities, a detector in point clouds points →
+boxes, scores, labels (--format pt2). The exported file is run and compared with eager PyTorch before it gets its name.
 
 Exit status: 0 if the file was written, 2 if the model cannot be exported or the arguments are unusable.
 """
@@ -99,7 +99,7 @@ def export(
     kind: str,
     *,
     dynamic: bool = False,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
     batch_size: int = 1,
 ) -> Written:
     """Write a file, which gets its name once it agrees with eager PyTorch.
@@ -107,12 +107,12 @@ def export(
     Args:
         kind: one of `FORMATS`.
         dynamic: leave open what can be.
-        size: (height, width) of the input; None for what the network was made for.
+        size: (height, width) of the input, or (depth, height, width); None for what the network was made for.
         batch_size: inputs at a time.
 
     Raises:
         ImportError, ExportError: see `export_onnx`.
-        ValueError: the network takes one input at a time.
+        ValueError: the network takes one input at a time, or has no such sides.
     """
     dynamic = dynamic or exportable.always_open
     example = make_example(exportable, dynamic=dynamic, size=size, batch_size=batch_size)
@@ -120,11 +120,17 @@ def export(
     return Written(path, tuple(example.shape), tuple(exportable.axes.values()) if dynamic else (), difference)
 
 
-def make_example(exportable: Exportable, *, dynamic: bool, size: tuple[int, int] | None, batch_size: int) -> Tensor:
+def make_example(exportable: Exportable, *, dynamic: bool, size: tuple[int, ...] | None, batch_size: int) -> Tensor:
     """A random input of the shape that is exported."""
     wanted = {"batch": max(2, batch_size) if dynamic else batch_size}  # the exporter would fix a batch of 1
     if size is not None:
-        wanted |= {"height": size[0], "width": size[1]}
+        given = dict(zip(("width", "height", "depth"), reversed(size)))
+        if unknown := [name for name in given if name not in exportable.axes.values()]:
+            raise ValueError(
+                f"--size {' '.join(map(str, size))}: this network has no {unknown[-1]} that could be another"
+                f"{'' if exportable.shape is None else f', it takes inputs {exportable.shape}'}"
+            )
+        wanted |= given
     if "batch" not in exportable.axes.values() and batch_size != 1:
         raise ValueError(f"--batch-size {batch_size}: this network takes one {exportable.input} at a time")
     shape = list(exportable.shape or USUAL_SHAPE)
@@ -143,9 +149,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", action="store_true", help="for a model name: the published weights")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     parser.add_argument(
-        "--dynamic", action="store_true", help="leave height and width open, and the batch if there is one"
+        "--dynamic", action="store_true", help="leave height and width open, and depth and batch if there are such"
     )
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="image size (default: the model's)")
+    parser.add_argument("--size", type=int, nargs="+", metavar="N", help="H W or D H W (default: the model's)")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument(
         "--nms", action="store_true", help="of a YOLO detector: leave overlapping boxes out in the file"
@@ -162,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in (("--batch-size", options.batch_size), ("--size", min(options.size or [1]))):
         if value < 1:
             parser.error(f"{name} must be at least 1, got {value}")
+    if options.size and len(options.size) not in (2, 3):
+        parser.error(f"--size must be two sides, H W, or three, D H W, got {len(options.size)}")
 
     try:
         exportable = find(

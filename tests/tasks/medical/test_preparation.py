@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import zoom
 
 from visionssm.data.errors import DatasetError
-from visionssm.tasks.medical.preparation import Preparation
+from visionssm.tasks.medical.preparation import INTENSITIES, Preparation
 from visionssm.tasks.medical.transforms import build_transforms
 
 NOISE = np.random.default_rng(0).normal(50, 30, (2, 6, 7, 8)).astype(np.float32)
@@ -40,6 +40,15 @@ def test_percentiles_cut_off_every_channels_extremes() -> None:
     low, high = np.percentile(NOISE, [5, 95], axis=(1, 2, 3))
     for channel in range(2):
         np.testing.assert_allclose(found[channel], np.clip(NOISE[channel], low[channel], high[channel]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("intensity", INTENSITIES)
+def test_the_pixels_that_are_given_stay_as_they_are(intensity: str) -> None:
+    given = NOISE.astype(np.float32)
+    kept = given.copy()
+    window = (20.0, 60.0) if intensity == "window" else None
+    Preparation(channels=2, intensity=intensity, window=window).image(given, (1, 1, 1))
+    np.testing.assert_array_equal(given, kept)
 
 
 def test_constant_images_become_zeros() -> None:

@@ -181,9 +181,14 @@ class SegMamba(Segmenter):
         self.decoder = UnetrDecoder(3, [in_chans, *widths], [*widths, bottleneck])
         self.out = nn.Conv3d(widths[0], num_classes, 1)
 
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """(B, C, D, H, W), sides multiples of `stride`, to what the decoder sees of every stage, the finest first."""
+        maps: list[Tensor] = self.encoder(x)
+        return maps
+
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W), sides multiples of `stride`, to (B, num_classes, D, H, W)."""
-        return self.out(self.decoder([x, *self.encoder(x)])[-1])
+        return self.out(self.decoder([x, *self.encoded(x)])[-1])
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -48,6 +48,11 @@ class Segmenter(nn.Module):
         """2 for images, 3 for volumes."""
         return len(self.stride)
 
+    @property
+    def only_sides(self) -> tuple[int, ...] | None:
+        """The sides that images must have, if the network is for one size alone."""
+        return None
+
     def logits(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *sides), sides multiples of `stride`, to logits; a list of them with deep supervision."""
         raise NotImplementedError
@@ -66,6 +71,10 @@ class Segmenter(nn.Module):
         if isinstance(y, Tensor):
             return cropped(y, x.shape[2:])
         return [cropped(level, _share(x, padded, level)) for level in y]
+
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *sides), sides multiples of `stride`, to the encoder's maps (B, D, *sides'), the finest first."""
+        raise NotImplementedError
 
     def load_encoder(self, source: str | Path | Mapping[str, Any]) -> None:
         """Start from published weights of a classifier.

@@ -91,6 +91,14 @@ class SwinUMambaBase(Segmenter):
         )
         self.encoder.prune_intermediate_layers(len(depths), prune_norm=True)
 
+    def stem_map(self, x: Tensor) -> Tensor:
+        """What the encoder gets of an image."""
+        return x
+
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W), sides multiples of `stride`, to the maps of the encoder's stages, the finest first."""
+        return [level.permute(0, 3, 1, 2) for level in self.stages(self.stem_map(x))]
+
     def stages(self, x: Tensor) -> list[Tensor]:
         """The encoder's maps, (B, H', W', C'), the finest first."""
         maps = self.encoder.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
@@ -162,9 +170,14 @@ class SwinUMamba(SwinUMambaBase):
         )
         self.out_layers = nn.ModuleList(nn.Conv2d(w, num_classes, 1) for w in (width, *widths[:3]))
 
+    def stem_map(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, dim/2, H/2, W/2)."""
+        half: Tensor = self.stem_norm(self.stem(x))
+        return half
+
     def logits(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, C, H, W), sides multiples of `stride`, to logits; while training, of four resolutions."""
-        half = self.stem_norm(self.stem(x))
+        half = self.stem_map(x)
         *fine, deepest = [level.permute(0, 3, 1, 2) for level in self.stages(half)]
         _, eighth, quarter, of_half, _, full = self.decoder([x, half, *fine], deepest)
         if not (self.deep_supervision and self.training):

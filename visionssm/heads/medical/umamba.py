@@ -207,19 +207,25 @@ class UMamba(Segmenter):
         self.apply(_init_convolution)
 
     @property
-    def fixed_patch(self) -> bool:
-        """Whether images must have the planned size, because channels are tokens somewhere."""
-        return any(isinstance(layer, MambaLayer) and layer.of_channels for layer in self.encoder.mamba_layers)
+    def only_sides(self) -> Axes | None:
+        """The planned patch, if channels are tokens somewhere."""
+        fixed = any(isinstance(layer, MambaLayer) and layer.of_channels for layer in self.encoder.mamba_layers)
+        return self.plan.patch if fixed else None
+
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *sides), sides multiples of `stride`, to the maps of the encoder's stages, the finest first."""
+        maps: list[Tensor] = self.encoder(x)
+        return maps
 
     def logits(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *sides), sides multiples of `stride`, to logits; while training, of every stage, the finest first."""
         every = self.deep_supervision and self.training
-        levels = self.decoder(self.encoder(x), every)
+        levels = self.decoder(self.encoded(x), every)
         return levels if every else levels[0]
 
     def _check(self, x: Tensor) -> None:
         super()._check(x)
-        if self.fixed_patch and tuple(x.shape[2:]) != self.plan.patch:
+        if self.only_sides not in (None, tuple(x.shape[2:])):
             raise ValueError(
                 f"the image has sides {tuple(x.shape[2:])}, but the network was planned for {self.plan.patch}, and "
                 "the pixels of its deepest maps are features (channel tokens); give patches of that size, as a "

@@ -153,15 +153,22 @@ class VMUNet(Segmenter):
         self.final_conv = nn.Conv2d(dim // _PATCH, num_classes, 1)
         self.apply(init_linear_)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), sides multiples of `stride`, to (B, num_classes, H, W)."""
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W), sides multiples of `stride`, to the (B, H', W', D) maps of the stem and of every stage."""
         if self.in_chans == 1:
             x = x.expand(-1, _SCANNED, -1, -1)
-        x = self.patch_embed(x)
-        skips = []
+        maps = [self.patch_embed(x)]
         for stage in self.encoder:
-            skips.append(x)
-            x = stage(x)
+            maps.append(stage(maps[-1]))
+        return maps
+
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W), sides multiples of `stride`, to the maps of the encoder's stages, the finest first."""
+        return [level.permute(0, 3, 1, 2) for level in self.stages(x)[1:]]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), sides multiples of `stride`, to (B, num_classes, H, W)."""
+        *skips, x = self.stages(x)
         for i, stage in enumerate(self.decoder):
             x = stage(x + skips[-i] if i else x)
         return self.final_conv(self.final_up(x).permute(0, 3, 1, 2))

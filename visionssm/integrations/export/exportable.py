@@ -15,6 +15,9 @@ import visionssm
 IMAGE_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 """Axes of (B, C, H, W) images that may be left open."""
 
+VOLUME_AXES: Mapping[int, str] = {0: "batch", 2: "depth", 3: "height", 4: "width"}
+"""The same of (B, C, D, H, W) volumes."""
+
 
 class ExportError(RuntimeError):
     """A model could not be exported, or the exported model computes something else."""
@@ -94,8 +97,9 @@ def description(classes: Sequence[str], first: int = 0, **facts: Any) -> dict[st
     return about
 
 
-def as_exportable(model: nn.Module | Exportable) -> Exportable:
-    """A module of one tensor, as it is; in evaluation mode."""
-    exportable = model if isinstance(model, Exportable) else Exportable(model)
+def as_exportable(model: nn.Module | Exportable, dims: int = 4) -> Exportable:
+    """A module of one tensor, an image or with five dimensions a volume, as it is; in evaluation mode."""
+    axes = VOLUME_AXES if dims == 5 else IMAGE_AXES
+    exportable = model if isinstance(model, Exportable) else Exportable(model, axes=axes)
     exportable.network.eval()
     return exportable

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from visionssm.files import complete_or_absent
 from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list
+from visionssm.integrations.export.onnx_norms import translations
 
 LIMIT = 1e-4
 ONNX_BYTES = 2**31 - 1  # more than a message of protobuf can be
@@ -27,8 +28,8 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
         model: classifier, `features_only` model, or what `exportable_detector`, `exportable_segmentor` and
             `exportable_pose` made of another network; put into evaluation mode.
         path: `.onnx` file; it gets this name only after the check.
-        image: (B, C, H, W) example, or of the shape that the `Exportable` has.
-        dynamic: leave batch, height and width open; else they are those of `image`. Of detectors, the batch is one
+        image: (B, C, H, W) example, (B, C, D, H, W) for volumes, or of the shape that the `Exportable` has.
+        dynamic: leave batch and sides open; else they are those of `image`. Of detectors, the batch is one
             image in any case.
 
     Returns:
@@ -52,7 +53,7 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; install it with: pip install 'visionssm[export]'") from error
 
-    exportable = _fit(model, "onnx", dynamic)
+    exportable = _fit(model, "onnx", image, dynamic)
     size = sum(x.numel() * x.element_size() for x in exportable.network.state_dict().values())
     if size > ONNX_BYTES:
         raise ExportError(
@@ -72,6 +73,7 @@ def export_onnx(model: nn.Module | Exportable, path: str | Path, image: Tensor, 
             dynamic_shapes=shapes,
             input_names=[exportable.input],
             output_names=outputs,
+            custom_translation_table=dict(translations()),
             verbose=False,
         )
     assert program is not None
@@ -116,7 +118,7 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
         >>> torch.export.load("model.pt2").module()(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 1000])
     """
-    exportable = _fit(model, "pt2", dynamic)
+    exportable = _fit(model, "pt2", image, dynamic)
     shapes = (dict.fromkeys(exportable.axes, torch.export.Dim.DYNAMIC),) if dynamic else None
     with torch.no_grad(), _explained("a torch.export archive"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
@@ -135,9 +137,9 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
     return _checked(exportable, Path(path), save, load, _examples(exportable, image, dynamic))
 
 
-def _fit(model: nn.Module | Exportable, kind: str, dynamic: bool) -> Exportable:
+def _fit(model: nn.Module | Exportable, kind: str, image: Tensor, dynamic: bool) -> Exportable:
     """The model in evaluation mode, if this kind of file can hold it."""
-    exportable = as_exportable(model)
+    exportable = as_exportable(model, image.ndim)
     if kind in exportable.refused:
         raise ExportError(f"this model cannot be exported to {kind}: {exportable.refused[kind]}")
     if dynamic and not exportable.can_open:
@@ -150,7 +152,7 @@ def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tens
         return [image]
     generator = torch.Generator().manual_seed(0)
     # The maps of the other size have odd sides where those of common sizes have even ones.
-    longer = {"batch": 1, "height": 37, "width": 76, "points": 517}
+    longer = {"batch": 1, "depth": 5, "height": 37, "width": 76, "points": 517}
     shape = [side + longer.get(exportable.axes.get(axis, ""), 0) for axis, side in enumerate(image.shape)]
     sides = [axis for axis, name in exportable.axes.items() if name in ("height", "width")]
     for axis in sides:

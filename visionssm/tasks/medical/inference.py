@@ -107,9 +107,10 @@ def _mirrored(network: Callable[[Tensor], Tensor], x: Tensor, axes: Sequence[int
     total = x.new_zeros((), dtype=torch.float32)
     for subset in subsets:
         places = [axis + 2 for axis in subset]
-        total = total + _likely(network(x.flip(places))).flip(places)
+        total = total + likely(network(x.flip(places))).flip(places)
     return total / len(subsets)
 
 
-def _likely(logits: Tensor) -> Tensor:
+def likely(logits: Tensor) -> Tensor:
+    """(B, K, *sides) logits to probabilities: a softmax, or with one class a sigmoid; float32."""
     return logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import visionssm
 from visionssm.checkpoints import CheckpointError
@@ -21,12 +24,15 @@ from visionssm.engine.description import (
     fields_of,
     rebuilt,
 )
-from visionssm.engine.task import Row, Source
-from visionssm.heads.medical.segmenter import Segmenter
+from visionssm.engine.task import Row, Source, View
+from visionssm.heads.medical.segmenter import Segmenter, padded_to_multiples
 from visionssm.tasks.medical.inference import Inference, probabilities
-from visionssm.tasks.medical.pictures import draw
+from visionssm.tasks.medical.pictures import draw, grey_picture
 from visionssm.tasks.medical.preparation import Preparation
 from visionssm.tasks.medical.scan import Scan, read_scan, write_labels
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,42 @@ class MedicalSegmenter:
             numbers = self.preparation.restored(found, scan.pixels.shape[1:], threshold)
             results.append(Segmented(self.classes, numbers.cpu().numpy(), scan.spacing, scan.grid is not None))
         return results
+
+    def view(self) -> View:
+        """The encoder's maps of an image, or of the middle slice of a volume, as it is prepared or resized to a size.
+
+        Raises:
+            ValueError: the network is of volumes.
+        """
+        if self.model.spatial_dims == 3:
+            raise ValueError("the network is of volumes, and pictures of maps are of images: nothing to look at")
+
+        def prepare(scan: Scan, size: Sequence[int] | None) -> Tensor:
+            inputs = self.preparation.image(scan.pixels, scan.spacing)
+            image = (inputs if inputs.ndim == 3 else inputs[:, inputs.shape[1] // 2])[None]
+            return image if size is None else F.interpolate(image, tuple(size), mode="bilinear", align_corners=False)
+
+        def picture(image: Tensor) -> Tensor:
+            return torch.from_numpy(np.array(grey_picture(image[0].numpy()))) / 255
+
+        side = (self.model.only_sides or self.preparation.size or (256, 256))[-2:]
+        return View(_EncoderMaps(self.model), prepare, picture, (self.model.in_chans, side[0], side[1]))
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: see `exportable_segmenter`."""
+        from visionssm.tasks.medical.export import exportable_segmenter
+
+        return exportable_segmenter(self.model, self.classes, self.preparation, self.inference)
+
+
+class _EncoderMaps(nn.Module):
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, C, H, W) to the encoder's maps."""
+        return self.network.encoded(padded_to_multiples(image, self.network.stride, self.network.least_cells))
 
 
 _LEAST_RANGE = 0.1  # of the training's standard deviations; below, all that a network sees is one grey

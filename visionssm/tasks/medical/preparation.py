@@ -89,7 +89,7 @@ class Preparation:
         Raises:
             ValueError: it would become unreasonably large.
         """
-        x = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        x = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))  # a copy: MONAI normalises in place
         x = self._resized(self._intensities(x), spacing)
         return x.contiguous()
 
