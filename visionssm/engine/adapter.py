@@ -91,6 +91,14 @@ class TaskModel(BaseModel):
         """
         return {}
 
+    def measured_on(self, test_set: Any) -> None:
+        """Learn from a test set what `described_data` learns from those of a training; checks that it fits the model.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        self.described_data(None, test_set)
+
     def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
         """Refuse a checkpoint of another model, by name.
 

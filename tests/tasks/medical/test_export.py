@@ -98,8 +98,8 @@ def test_networks_of_volumes_have_no_pictures_of_maps() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-@pytest.mark.parametrize("name", visionssm.list_segmenters("*_nano*"))
-def test_every_network_is_exported_with_open_batch_and_sides(name: str, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vmunet_nano", "umamba_enc2d_nano", "umamba_enc3d_nano"])
+def test_networks_are_exported_with_open_batch_and_sides(name: str, kind: str, tmp_path: Path) -> None:
     model = visionssm.create_segmenter(name, num_classes=2, in_chans=1).eval()
     patch = tuple(2 * step for step in model.stride)
     exportable = exportable_segmenter(model, CLASSES, Preparation(), Inference(patch=patch))

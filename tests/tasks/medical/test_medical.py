@@ -25,6 +25,7 @@ from visionssm.prediction import load_predictor
 from visionssm.tasks.medical.datasets.mni152 import CLASSES, Mni152Slices
 from visionssm.tasks.medical.inference import Inference, probabilities
 from visionssm.tasks.medical.model import MedicalSegmentor
+from visionssm.tasks.medical.preparation import Preparation
 
 EPOCHS = ["--cfg-options", "train_cfg.max_epochs=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=25"]
 
@@ -206,6 +207,21 @@ def test_models_that_do_not_fit_are_told(changes: dict[str, Any], told: str) -> 
     data = Mni152Slices("train")
     with pytest.raises(ConfigError, match=told):
         MedicalSegmentor(**{"name": "vmunet_nano", "num_classes": 4, **changes}).checkpoint_meta(data, None)
+
+
+def test_an_evaluation_brings_labels_back_as_its_own_set_was_prepared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Preparation] = []
+    restored = Preparation.restored
+
+    def noted(self: Preparation, *arguments: Any) -> torch.Tensor:
+        used.append(self)
+        return restored(self, *arguments)
+
+    monkeypatch.setattr(Preparation, "restored", noted)
+    evaluate(shipped_config("vmunet_nano_mni152"), run / "best.pth", work_dir=tmp_path)
+    assert {(x.intensity, x.mean, x.std) for x in used} == {("fixed", 100.0, 60.0)}
 
 
 def test_a_window_of_a_constant_network_is_constant_and_mirrors_are_undone() -> None:
