@@ -62,8 +62,11 @@ def test_images_of_a_batch_do_not_see_each_other(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_half_precision_is_finite(name: str) -> None:
     model = small(name)
+    sides = odd_sides(model)
+    if model.spatial_dims == 3:  # this PyTorch's bfloat16 Conv3d has undefined gradients of weights on 2×3×5 pixels
+        sides = tuple(side + 3 * step for side, step in zip(sides, model.stride))
     with torch.autocast("cpu", torch.bfloat16):
-        y = finest(model(torch.randn(1, model.in_chans, *odd_sides(model))))
+        y = finest(model(torch.randn(1, model.in_chans, *sides)))
         y.float().square().mean().backward()
     assert y.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
