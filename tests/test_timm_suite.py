@@ -19,10 +19,7 @@ import visionssm
 # TorchScript is deprecated and cannot hold kernels written in Python. Loading pretrained weights needs the network;
 # tests/checkpoints covers it with a local server.
 # The constants of one pLSTM ablation leave weights idle that its authors' files have; no gradient reaches those.
-# Known fault: Mamba-YOLO's backbone does not yet meet timm's contract of `prune_intermediate_layers`.
-NOT_APPLICABLE = (
-    "torchscript or pretrained or (plstm_vis_t_conststm and backward) or (mambayolo and prune_intermediate_layers)"
-)
+NOT_APPLICABLE = "torchscript or pretrained or (plstm_vis_t_conststm and backward)"
 # HRVMamba has eight levels, four resolutions twice. This one of timm's tests asks for all levels in one list, in which
 # resolutions must only fall; each of the two pyramids is such a list, as tests/backbones/test_hrvmamba.py shows.
 TWO_PYRAMIDS = "hrvmamba and test_model_forward_intermediates and not test_model_forward_intermediates_features"

@@ -305,7 +305,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mambayolo_t": {"dims": (32, 64, 128, 256), "depths": (1, 1, 3, 1)},
     "mambayolo_b": {"dims": (64, 128, 256, 512), "depths": (1, 1, 3, 1)},
     "mambayolo_l": {"dims": (96, 192, 384, 576), "depths": (2, 2, 6, 2)},
-    "mambayolo_nano_test": {"dims": (16, 24, 32, 48), "depths": (1, 1, 2, 1)},
+    # 20 channels: timm's suite tells the layouts of a map by its shape, and the first map is of 16×16
+    "mambayolo_nano_test": {"dims": (20, 24, 32, 48), "depths": (1, 1, 2, 1)},
 }
 _STRIDES_8_TO_32 = {"feature_indices": (1, 2, 3)}
 
