@@ -91,13 +91,13 @@ class TaskModel(BaseModel):
         """
         return {}
 
-    def measured_on(self, test_set: Any) -> None:
-        """Learn from a test set what `described_data` learns from those of a training; checks that it fits the model.
+    def measured_on(self, dataset: Any) -> None:
+        """Learn from the set of an evaluation what `described_data` learns of sets; checks that it fits the model.
 
         Raises:
             ConfigError: it does not fit.
         """
-        self.described_data(None, test_set)
+        self.described_data(None, dataset)
 
     def check_checkpoint(self, meta: Mapping[str, Any], path: str) -> None:
         """Refuse a checkpoint of another model, by name.

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from visionssm.data.seeding import mixed_seed, resumable, seed_all, set_random_state
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.optim import bare_model
 from visionssm.engine.task import Metric
 
 
@@ -100,11 +101,18 @@ def _step(loop: Any, number: int, data_batch: Any) -> None:
     loop._iter += 1
 
 
-def tell_evaluation(loader: Any, evaluator: Any) -> None:
-    """Tell the data set of a loader that it evaluates, if it has `for_evaluation`, and the metrics which set it is.
+def tell_evaluation(loader: Any, evaluator: Any, model: Any) -> None:
+    """Tell the data set of a loader that it evaluates, if it has `for_evaluation`; metrics and model which set it is.
 
-    It may then give other samples: crowds, and nothing in place of an image that cannot be read.
+    The set may then give other samples: crowds, and nothing in place of an image that cannot be read. The model's
+    answers may depend on how samples are prepared.
+
+    Raises:
+        ConfigError: the set does not fit the model.
     """
+    measured_on = getattr(bare_model(model), "measured_on", None)
+    if measured_on is not None:
+        measured_on(loader.dataset)
     for metric in evaluator.metrics:
         if isinstance(metric, Metric):
             metric.dataset = loader.dataset
@@ -114,8 +122,8 @@ def tell_evaluation(loader: Any, evaluator: Any) -> None:
 
 
 def evaluating(loop: Any) -> Any:
-    """A loop whose data set and metrics were told so."""
-    tell_evaluation(loop.dataloader, loop.evaluator)
+    """A loop whose data set, metrics and model were told so."""
+    tell_evaluation(loop.dataloader, loop.evaluator, loop.runner.model)
     return loop
 
 

@@ -249,15 +249,11 @@ class VisionRunner(Runner):
                 return self._train()
 
     def test(self) -> dict[str, float]:
-        """MMEngine's; the model sees the test set first, since answers may depend on how its samples are prepared.
+        """MMEngine's.
 
         Raises:
             LoaderError: a process that loads data was killed.
-            ConfigError: the test set does not fit the model.
         """
-        learn = getattr(self._bare_model(), "measured_on", None)
-        if learn is not None:
-            learn(self.test_loop.dataloader.dataset)
         with naming_lost_workers():
             return super().test()
 

@@ -68,7 +68,7 @@ class FinalTestHook(Hook):
         cfg.dataset.update(options)
         loader = runner.build_dataloader(cfg, seed=runner.seed)
         evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.test_evaluator))
-        tell_evaluation(loader, evaluator)
+        tell_evaluation(loader, evaluator, model)
         evaluator.dataset_meta = getattr(loader.dataset, "metainfo", None)
         model.eval()
         for batch in loader:
