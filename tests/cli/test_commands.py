@@ -100,6 +100,19 @@ def test_a_copy_means_the_same_and_is_not_overwritten(name: str, tmp_path: Path)
     assert first.read_text().endswith("# mine\n")
 
 
+def test_a_configuration_of_the_clone_is_copied_by_its_path_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert train.main(["configs/vmamba_t_imagenet.py", "--copy", str(tmp_path / "my configs")]) == 0
+    assert (tmp_path / "my configs/vmamba_t_imagenet.py").is_file()
+    assert (tmp_path / "my configs/_base_/imagenet.py").is_file()
+    own = tmp_path / "own.py"
+    own.write_text("")
+    assert train.main([str(own), "--copy", str(tmp_path)]) == 1
+    assert "does not come with visionssm" in capsys.readouterr().err
+
+
 def test_list_prints_names_and_first_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["vim_*_digits", "--list"]) == 0
     told = capsys.readouterr().out

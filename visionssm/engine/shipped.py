@@ -10,6 +10,7 @@ from pathlib import Path
 import visionssm
 from visionssm.data.spelling import closest
 from visionssm.engine.errors import ConfigError
+from visionssm.files import complete_or_absent
 
 BASES = "_base_"
 
@@ -24,7 +25,7 @@ def shipped_root() -> Path:
     package = Path(visionssm.__file__).parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / BASES).is_dir():
-            return folder
+            return folder.resolve()
     raise ConfigError(f"the configurations of visionssm are not beside its code in {str(package)!r}; install it anew")
 
 
@@ -78,7 +79,7 @@ def copy_config(given: str | Path, folder: str | Path) -> list[Path]:
     Raises:
         ConfigError: it is not one of the package's, or a file of that name is there with other contents.
     """
-    start = find_config(given)
+    start = find_config(given).resolve()
     if not start.is_relative_to(shipped_root()):
         raise ConfigError(f"{str(given)!r} does not come with visionssm; only its own configurations are copied")
     wanted, files = [start], []
@@ -95,7 +96,8 @@ def copy_config(given: str | Path, folder: str | Path) -> list[Path]:
             )
     for file, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
+        with complete_or_absent(target) as partial:
+            shutil.copyfile(file, partial)
     return list(targets.values())
 
 
