@@ -19,7 +19,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _model_zoo() -> str:
-    from visionssm.benchmarks.model_zoo import HEADER, rows
+    from visionssm.catalogue.zoo import HEADER, rows
 
     return "\n".join((*HEADER, *rows()))
 

@@ -235,32 +235,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     papers.add_argument("--png", help="also draw time against image size and length of the context")
     papers.set_defaults(run=_headlines)
 
-    clouds = commands.add_parser(
-        "pointcloud", parents=[common], help="LION's operators and parts on the CPU beside attention and references"
-    )
-    clouds.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
-    clouds.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
-    clouds.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
-    clouds.add_argument("--json", default="work_dirs/benchmark_pointcloud.json", help="where to write the figures")
-    clouds.set_defaults(run=_pointcloud)
-
-    detector = commands.add_parser(
-        "yolo", parents=[common], help="Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"
-    )
-    detector.add_argument("--seconds", type=float, default=30.0, help="time for each group of rows (default: 30)")
-    detector.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
-    detector.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
-    detector.add_argument("--json", default="work_dirs/benchmark_yolo.json", help="where to write the figures")
-    detector.set_defaults(run=_yolo)
-
-    poses = commands.add_parser(
-        "pose", parents=[common], help="HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"
-    )
-    poses.add_argument("--seconds", type=float, default=45.0, help="time for each measurement (default: 45)")
-    poses.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
-    poses.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
-    poses.add_argument("--json", default="work_dirs/benchmark_pose.json", help="where to write the figures")
-    poses.set_defaults(run=_pose)
+    for name, run, seconds, what in (
+        ("pointcloud", _pointcloud, 6.0, "LION's operators and parts on the CPU beside attention and references"),
+        ("yolo", _yolo, 30.0, "Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"),
+        ("pose", _pose, 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
+    ):
+        task = commands.add_parser(name, parents=[common], help=what)
+        task.add_argument(
+            "--seconds", type=float, default=seconds, help="time for what is measured in turn (default: %(default)g)"
+        )
+        task.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+        task.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
+        task.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
+        task.set_defaults(run=run)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"

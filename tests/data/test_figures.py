@@ -13,10 +13,10 @@ from visionssm.data.figures import (
     FLIP_PAIRS,
     JOINTS,
     FiguresSpec,
-    check_figures,
     render_figures,
     write_figures,
 )
+from visionssm.data.generated import checked_spec
 from visionssm.data.keypoints import skeleton_of
 
 SPEC = FiguresSpec(size=64, train=5, val=2, test=2)
@@ -77,6 +77,6 @@ def test_set_is_written_in_cocos_format_with_its_pairs_and_sigmas(tmp_path: Path
 
 def test_unknown_splits_and_sizes_are_refused() -> None:
     with pytest.raises(DatasetError, match="split must be one of train, val, test"):
-        check_figures("training", None)
+        checked_spec(FiguresSpec, "training", None)
     with pytest.raises(DatasetError, match="size must be at least 48, got 8"):
-        check_figures("train", {"size": 8})
+        checked_spec(FiguresSpec, "train", {"size": 8})

@@ -21,7 +21,6 @@ from visionssm.data.painting import signed_distance
 from visionssm.data.shapes import (
     SHAPES,
     ShapesSpec,
-    default_folder,
     render,
     write_shapes,
 )
@@ -182,7 +181,7 @@ def test_sets_are_kept_where_the_environment_says(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     spec = ShapesSpec()
-    assert default_folder(spec) == Path(place).expanduser() / spec.folder_name
+    assert spec.folder(None) == Path(place).expanduser() / spec.folder_name
 
 
 def test_folder_of_another_set_is_not_taken_for_this_one(folder: Path, tmp_path: Path) -> None:
@@ -196,7 +195,7 @@ def test_folder_of_another_set_is_not_taken_for_this_one(folder: Path, tmp_path:
 def test_data_sets_make_their_files_once_and_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONSSM_CACHE", str(tmp_path))
     objects, labels = ShapesDetection("val", spec=TINY), ShapesSegmentation("val", spec=TINY)
-    assert default_folder(ShapesSpec(**TINY)).is_dir()
+    assert ShapesSpec(**TINY).folder(None).is_dir()
     monkeypatch.setattr("visionssm.data.shapes.render", lambda *_: pytest.fail("rendered again"))
     assert len(ShapesDetection("train", spec=TINY)) == 6
     assert objects.metainfo["classes"] == list(SHAPES)

@@ -14,9 +14,9 @@ import timm
 
 import visionssm
 from tests.docs.pages import PAGES, ROOT, anchors, links, without_blocks
-from visionssm.benchmarks.model_zoo import checkpoints, rows
 from visionssm.benchmarks.models import shown
 from visionssm.benchmarks.timing import table
+from visionssm.catalogue.zoo import checkpoints, rows
 from visionssm.checkpoints import OfficialCfg
 
 DOCS = ROOT / "docs"
@@ -122,7 +122,7 @@ def test_install_names_every_extra_and_the_versions_that_the_package_asks_for() 
 
 
 def test_model_zoo_has_a_row_for_every_registered_checkpoint() -> None:
-    listed = {name for name, _ in checkpoints()}
+    listed = {info.name for info, _ in checkpoints()}
     for name in visionssm.list_models():
         for tagged in timm.list_models(name, include_tags=True):
             cfg = timm.get_pretrained_cfg(tagged)

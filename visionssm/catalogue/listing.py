@@ -99,8 +99,7 @@ def _counted(task: str, name: str) -> tuple[int | None, int | None]:
 
 
 def _classifiers() -> Iterator[ModelInfo]:
-    own = backbones.list_models()
-    for name in sorted({*own, *figures()}):
+    for name in sorted({*backbones.list_models(), *figures()}):
         tagged = timm.list_models(name, include_tags=True)
         default = get_pretrained_cfg(name)
         for full in sorted(tagged, key=lambda full: default is None or full != f"{name}.{default.tag}"):

@@ -20,6 +20,7 @@ from dataclasses import fields
 from visionssm.catalogue import TASKS, ModelInfo, entries, model_info
 from visionssm.catalogue.tables import SHOWN, as_csv, as_json, shown_rows
 from visionssm.cli.errors import tell
+from visionssm.cli.tables import print_columns
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif len(found) == 1:
         print(described(found[0]))
     else:
-        print_table(shown_rows(found))
+        print_columns(SHOWN, shown_rows(found), right=("parameters", "GFLOPs"), ruled=True)
     return 0
 
 
@@ -76,14 +77,3 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {figure:g}" for key, figure in value.items())
     return "×".join(map(str, value)) if isinstance(value, tuple) and isinstance(value[0], int) else str(value)
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print columns under each other; numbers at the right."""
-    widths = [max(len(row[i]) for row in (SHOWN, *rows)) for i in range(len(SHOWN))]
-    for row in (SHOWN, tuple("─" * width for width in widths), *rows):
-        cells = [
-            f"{cell:>{w}}" if name in ("parameters", "GFLOPs") else f"{cell:<{w}}"
-            for name, cell, w in zip(SHOWN, row, widths)
-        ]
-        print("  ".join(cells).rstrip())

@@ -31,6 +31,7 @@ import torch
 import visionssm  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS
+from visionssm.cli.tables import print_columns
 from visionssm.data.text import printable
 from visionssm.engine.task import all_tasks
 from visionssm.prediction import (
@@ -118,20 +119,14 @@ def print_table(predictions: Predictions) -> None:
         from rich.markup import escape
         from rich.table import Table
     except ImportError:
-        return _print_plain(header, rows)
+        return print_columns(header, rows)
     console = Console()
     if not console.is_terminal:  # a pipe or a file: lines that other programs can take apart
-        return _print_plain(header, rows)
+        return print_columns(header, rows)
     table = Table(*header)
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
-
-
-def _print_plain(header: Row, rows: Sequence[Row]) -> None:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,6 @@ the middle of the first pixel is (0, 0).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionssm.data.errors import DatasetError
-from visionssm.data.generated import SPLITS, cache_folder, generated_folder
+from visionssm.data.generated import SPLITS, PicturesSpec, checked_spec, generated_folder
+from visionssm.data.masks import extent
 from visionssm.data.painting import background, coverage_of, grid, painted
 
 VERSION = 1
@@ -54,39 +53,17 @@ _LEAST_JOINTS = 8
 
 
 @dataclass(frozen=True)
-class FiguresSpec:
-    """What decides every pixel of a set.
+class FiguresSpec(PicturesSpec):
+    """What decides every pixel of a set: see `PicturesSpec`; `most` is of people."""
 
-    Attributes:
-        size: side of the images in pixels.
-        train, val, test: numbers of images.
-        most: people in an image; at least one.
-        seed: another one gives other images.
-    """
+    kind = "figures"
+    version = VERSION
+    least_size = 48
 
     size: int = 128
     train: int = 2000
     val: int = 100
     test: int = 300
-    most: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, least in (
-            ("size", self.size, 48),
-            ("train", self.train, 1),
-            ("val", self.val, 1),
-            ("test", self.test, 1),
-            ("most", self.most, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise DatasetError(f"{name} must be at least {least}, got {value}")
-
-    @property
-    def folder_name(self) -> str:
-        """Distinguishes sets of different specifications."""
-        return f"figures_v{VERSION}_{self.size}px_{self.train}+{self.val}+{self.test}_most{self.most}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -108,12 +85,7 @@ class People:
     @property
     def boxes(self) -> np.ndarray:
         """(n, 4) left, top, width, height of the visible pixels."""
-        return np.array([_extent(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+        return np.array([extent(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
 
 
 def render_figures(spec: FiguresSpec, split: str, index: int) -> People:
@@ -126,7 +98,7 @@ def render_figures(spec: FiguresSpec, split: str, index: int) -> People:
     Raises:
         DatasetError: (a ValueError) there is no such split.
     """
-    check_figures(split, None)
+    checked_spec(FiguresSpec, split, None)
     generator = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     points = grid(spec.size)
     canvas = background(generator, points)
@@ -321,22 +293,3 @@ def category() -> dict[str, Any]:
         "flip_pairs": [list(pair) for pair in FLIP_PAIRS],
         "sigmas": list(SIGMAS),
     }
-
-
-def check_figures(split: str, fields: Mapping[str, int] | None) -> FiguresSpec:
-    """The specification with these fields, of which the split is one part.
-
-    Raises:
-        DatasetError: (a ValueError) there is no such split or field, or a value is out of range.
-    """
-    if split not in SPLITS:
-        raise DatasetError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    try:
-        return FiguresSpec(**dict(fields or {}))
-    except TypeError as error:
-        raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(FiguresSpec()))}") from error
-
-
-def prepared_figures(root: str | None, spec: FiguresSpec) -> Path:
-    """The folder of a set, which is made if it is not there; in the cache folder if no root is named."""
-    return write_figures(cache_folder(spec.folder_name) if root is None else Path(root) / spec.folder_name, spec)

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from filelock import FileLock
 
@@ -18,6 +19,67 @@ SPLITS = ("train", "val", "test")
 """Parts of a set: "val" is for choosing (the best weights, settings), "test" for the figure that is told in the end."""
 
 _SPEC_FILE = "spec.json"
+
+Spec = TypeVar("Spec")
+
+
+@dataclass(frozen=True)
+class PicturesSpec:
+    """What decides every pixel of a set of rendered pictures.
+
+    Attributes:
+        size: side of the images in pixels.
+        train, val, test: numbers of images.
+        most: objects in an image; at least one.
+        seed: another one gives other images.
+    Raises:
+        DatasetError: a value is out of range.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    least_size: ClassVar[int]
+
+    size: int
+    train: int
+    val: int
+    test: int
+    most: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = {"size": self.least_size, "seed": 0}.get(name, 1)
+            if value < least:
+                raise DatasetError(f"{name} must be at least {least}, got {value}")
+
+    @property
+    def folder_name(self) -> str:
+        """Distinguishes sets of different specifications."""
+        count = f"{self.train}+{self.val}+{self.test}"
+        return f"{self.kind}_v{self.version}_{self.size}px_{count}_most{self.most}_seed{self.seed}"
+
+    def folder(self, root: str | None) -> Path:
+        """Of a set, below a root, or in the cache folder if none is named."""
+        return cache_folder(self.folder_name) if root is None else Path(root) / self.folder_name
+
+
+def checked_spec(kind: Callable[..., Spec], split: str, fields: Mapping[str, int] | None) -> Spec:
+    """The specification with these fields, of which the split is one part.
+
+    Args:
+        kind: a dataclass, of which every field has a default.
+        split: one of `SPLITS`.
+        fields: of the specification; None for the defaults.
+    Raises:
+        DatasetError: (a ValueError) there is no such split or field, or a value is out of range.
+    """
+    if split not in SPLITS:
+        raise DatasetError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    try:
+        return kind(**dict(fields or {}))
+    except TypeError as error:
+        raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(kind()))}") from error  # type: ignore[call-overload]
 
 
 def cache_folder(name: str) -> Path:

@@ -26,6 +26,12 @@ def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": counts}
 
 
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the pixels of an (H, W) mask, of which there is at least one."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+
+
 def check_mask(segmentation: Any, height: int, width: int) -> None:
     """Look whether `decode_mask` will succeed, without making the pixels.
 

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionssm.data.errors import DatasetError
-from visionssm.data.generated import SPLITS, cache_folder, generated_folder
-from visionssm.data.masks import uncompressed_rle
+from visionssm.data.generated import SPLITS, PicturesSpec, checked_spec, generated_folder
+from visionssm.data.masks import extent, uncompressed_rle
 from visionssm.data.painting import background, coverage_of, grid, painted
 
 VERSION = 4
@@ -53,39 +52,17 @@ SHAPES: Mapping[str, np.ndarray] = {
 
 
 @dataclass(frozen=True)
-class ShapesSpec:
-    """What decides every pixel of a set.
+class ShapesSpec(PicturesSpec):
+    """What decides every pixel of a set: see `PicturesSpec`."""
 
-    Attributes:
-        size: side of the images in pixels.
-        train, val, test: numbers of images.
-        most: shapes in an image; at least one.
-        seed: another one gives other images.
-    """
+    kind = "shapes"
+    version = VERSION
+    least_size = 32
 
     size: int = 64
     train: int = 1000
     val: int = 100
     test: int = 300
-    most: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, least in (
-            ("size", self.size, 32),
-            ("train", self.train, 1),
-            ("val", self.val, 1),
-            ("test", self.test, 1),
-            ("most", self.most, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise DatasetError(f"{name} must be at least {least}, got {value}")
-
-    @property
-    def folder_name(self) -> str:
-        """Distinguishes sets of different specifications."""
-        return f"shapes_v{VERSION}_{self.size}px_{self.train}+{self.val}+{self.test}_most{self.most}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -105,17 +82,12 @@ class Scene:
     @property
     def boxes(self) -> np.ndarray:
         """(n, 4) left, top, width, height of the visible pixels."""
-        return np.array([_extent(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
+        return np.array([extent(mask) for mask in self.masks], dtype=np.int64).reshape(-1, 4)
 
     @property
     def label_map(self) -> np.ndarray:
         """(H, W) uint8 class number of every pixel, 0 where there is no object."""
         return (self.masks * self.labels[:, None, None]).sum(0).astype(np.uint8)
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
 
 
 def render(spec: ShapesSpec, split: str, index: int) -> Scene:
@@ -127,7 +99,7 @@ def render(spec: ShapesSpec, split: str, index: int) -> Scene:
     Raises:
         DatasetError: (a ValueError) there is no such split.
     """
-    check_spec(split, None)
+    checked_spec(ShapesSpec, split, None)
     generator = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     points = grid(spec.size)
     canvas = background(generator, points)
@@ -211,26 +183,3 @@ def _write_split(folder: Path, spec: ShapesSpec, split: str) -> None:
         "categories": [{"id": number, "name": name} for number, name in enumerate(SHAPES, start=1)],
     }
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def default_folder(spec: ShapesSpec) -> Path:
-    """Where a set is kept unless another place is named: see `cache_folder`."""
-    return cache_folder(spec.folder_name)
-
-
-def check_spec(split: str, fields: Mapping[str, int] | None) -> ShapesSpec:
-    """The specification with these fields, of which the split is one part.
-
-    Raises:
-        DatasetError: (a ValueError) there is no such split or field, or a value is out of range.
-    """
-    if split not in SPLITS:
-        raise DatasetError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    try:
-        return ShapesSpec(**dict(fields or {}))
-    except TypeError as error:
-        raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(ShapesSpec()))}") from error
-
-
-def prepared(root: str | None, spec: ShapesSpec) -> Path:
-    return write_shapes(default_folder(spec) if root is None else Path(root) / spec.folder_name, spec)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visionssm.data.shapes import check_spec, prepared
+from visionssm.data.generated import checked_spec
+from visionssm.data.shapes import ShapesSpec, write_shapes
 from visionssm.tasks.detection.data import CocoInstances
 
 
@@ -27,7 +28,8 @@ class ShapesDetection(CocoInstances):
         spec: Mapping[str, int] | None = None,
         transforms: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        folder = prepared(root, check_spec(split, spec))
+        checked = checked_spec(ShapesSpec, split, spec)
+        folder = write_shapes(checked.folder(root), checked)
         super().__init__(
             folder,
             annotations=f"annotations/instances_{split}.json",
@@ -42,4 +44,4 @@ class ShapesDetection(CocoInstances):
         Raises:
             DatasetError: an argument is wrong.
         """
-        check_spec(split, spec)
+        checked_spec(ShapesSpec, split, spec)

@@ -17,7 +17,8 @@ from mmdet.datasets import CocoDataset  # noqa: E402
 from mmengine.registry import DATASETS  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
-from visionssm.data.shapes import BACKGROUND, SHAPES, check_spec, write_shapes  # noqa: E402
+from visionssm.data.generated import checked_spec  # noqa: E402
+from visionssm.data.shapes import BACKGROUND, SHAPES, ShapesSpec, write_shapes  # noqa: E402
 from visionssm.drawing import class_colour  # noqa: E402
 
 _COLOURS = [class_colour(number) for number in range(len(SHAPES))]
@@ -37,7 +38,7 @@ class ShapesCocoDataset(CocoDataset):
     METAINFO: Mapping[str, Any] = {"classes": tuple(SHAPES), "palette": _COLOURS}
 
     def __init__(self, split: str, data_root: str, spec: Mapping[str, int] | None = None, **kwargs: Any) -> None:
-        write_shapes(data_root, check_spec(split, spec))
+        write_shapes(data_root, checked_spec(ShapesSpec, split, spec))
         super().__init__(
             data_root=data_root,
             ann_file=f"annotations/instances_{split}.json",
@@ -48,7 +49,7 @@ class ShapesCocoDataset(CocoDataset):
     @staticmethod
     def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:
         """Nothing can be missing; looks at the arguments."""
-        check_spec(split, spec)
+        checked_spec(ShapesSpec, split, spec)
 
 
 @DATASETS.register_module()
@@ -61,7 +62,7 @@ class ShapesSegDataset(BaseSegDataset):
     METAINFO: Mapping[str, Any] = {"classes": (BACKGROUND, *SHAPES), "palette": [(40, 40, 40), *_COLOURS]}
 
     def __init__(self, split: str, data_root: str, spec: Mapping[str, int] | None = None, **kwargs: Any) -> None:
-        write_shapes(data_root, check_spec(split, spec))
+        write_shapes(data_root, checked_spec(ShapesSpec, split, spec))
         super().__init__(
             data_root=data_root,
             data_prefix={"img_path": f"images/{split}", "seg_map_path": f"labels/{split}"},
@@ -74,4 +75,4 @@ class ShapesSegDataset(BaseSegDataset):
     @staticmethod
     def check_available(split: str, spec: Mapping[str, int] | None = None, **_: Any) -> None:
         """Nothing can be missing; looks at the arguments."""
-        check_spec(split, spec)
+        checked_spec(ShapesSpec, split, spec)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from visionssm.data.errors import DatasetError
-from visionssm.data.generated import SPLITS, cache_folder, generated_folder
+from visionssm.data.generated import SPLITS, cache_folder, checked_spec, generated_folder
 from visionssm.tasks.pointcloud.data import KittiFrames
 from visionssm.tasks.pointcloud.kitti import (
     IMAGE_SIZE,
@@ -136,7 +136,7 @@ def render(spec: ScenesSpec, split: str, index: int) -> Scene:
     Raises:
         DatasetError: (a ValueError) there is no such split.
     """
-    check_spec(split, None)
+    checked_spec(ScenesSpec, split, None)
     generator = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     slope = generator.normal(0, 0.012, 2)
     boxes, kinds = _objects(generator, spec, slope)
@@ -297,20 +297,6 @@ def write_scenes(folder: str | Path, spec: ScenesSpec) -> Path:
     return generated_folder(folder, {"version": VERSION, **asdict(spec)}, write)
 
 
-def check_spec(split: str, fields: Mapping[str, int] | None) -> ScenesSpec:
-    """The specification with these fields, of which the split is one part.
-
-    Raises:
-        DatasetError: (a ValueError) there is no such split or field, or a value is out of range.
-    """
-    if split not in SPLITS:
-        raise DatasetError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    try:
-        return ScenesSpec(**dict(fields or {}))
-    except TypeError as error:
-        raise DatasetError(f"spec: {error}; the fields are {', '.join(asdict(ScenesSpec()))}") from error
-
-
 class Scenes(KittiFrames):
     """Rendered scenes; they are made when the set is first used.
 
@@ -324,7 +310,7 @@ class Scenes(KittiFrames):
     def __init__(
         self, split: str, *, root: str | None = None, spec: Mapping[str, int] | None = None, **options: Any
     ) -> None:
-        checked = check_spec(split, spec)
+        checked = checked_spec(ScenesSpec, split, spec)
         folder = cache_folder(checked.folder_name) if root is None else Path(root).expanduser() / checked.folder_name
         super().__init__(write_scenes(folder, checked), split=split, **{"classes": CLASSES, **options})
 
@@ -335,4 +321,4 @@ class Scenes(KittiFrames):
         Raises:
             DatasetError: an argument is wrong.
         """
-        check_spec(split, spec)
+        checked_spec(ScenesSpec, split, spec)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visionssm.data.figures import check_figures, prepared_figures
+from visionssm.data.figures import FiguresSpec, write_figures
+from visionssm.data.generated import checked_spec
 from visionssm.tasks.pose.data import CocoKeypoints
 
 
@@ -27,8 +28,9 @@ class Figures(CocoKeypoints):
         spec: Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
+        checked = checked_spec(FiguresSpec, split, spec)
         super().__init__(
-            prepared_figures(root, check_figures(split, spec)),
+            write_figures(checked.folder(root), checked),
             annotations=f"annotations/person_keypoints_{split}.json",
             images=f"images/{split}",
             **options,
@@ -41,4 +43,4 @@ class Figures(CocoKeypoints):
         Raises:
             DatasetError: an argument is wrong.
         """
-        check_figures(split, spec)
+        checked_spec(FiguresSpec, split, spec)

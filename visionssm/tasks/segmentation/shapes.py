@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visionssm.data.shapes import BACKGROUND, SHAPES, check_spec, prepared
+from visionssm.data.generated import checked_spec
+from visionssm.data.shapes import BACKGROUND, SHAPES, ShapesSpec, write_shapes
 from visionssm.tasks.segmentation.data import LabelledImages
 
 
@@ -23,7 +24,8 @@ class ShapesSegmentation(LabelledImages):
         spec: Mapping[str, int] | None = None,
         transforms: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        folder = prepared(root, check_spec(split, spec))
+        checked = checked_spec(ShapesSpec, split, spec)
+        folder = write_shapes(checked.folder(root), checked)
         super().__init__(
             folder,
             images=f"images/{split}",
@@ -39,4 +41,4 @@ class ShapesSegmentation(LabelledImages):
         Raises:
             DatasetError: an argument is wrong.
         """
-        check_spec(split, spec)
+        checked_spec(ShapesSpec, split, spec)

@@ -11,7 +11,6 @@ import visionssm.engine.registration  # noqa: F401
 from visionssm.engine.checkpoint import read_trained
 from visionssm.engine.config import check_config, check_data, load_config
 from visionssm.engine.errors import ConfigError
-from visionssm.engine.shipped import find_config
 from visionssm.engine.task import find_task
 from visionssm.engine.types import register_types
 from visionssm.heads.yolo import MambaYolo
@@ -29,7 +28,7 @@ def training_of(config: str | Path, checkpoint: Path | None = None) -> tuple[Mam
         ConfigError, DatasetError: the configuration or its data cannot be used, or it is of another task.
         CheckpointError: the checkpoint is of another task or model.
     """
-    cfg = load_config(find_config(config))
+    cfg = load_config(config)
     check_config(cfg)
     register_types(find_task("yolo"))
     if (cfg.get("model") or {}).get("type") != "YoloDetector":
