@@ -4,8 +4,7 @@ python tools/train.py configs/yolo/mambayolo_nano_shapes.py
 python tools/test.py configs/yolo/mambayolo_nano_shapes.py work_dirs/mambayolo_nano_shapes/best.pth
 
 The validation images choose best.pth; tools/test.py measures it on images that nothing was chosen by. The work folder
-gets predictions.png: true and detected objects of validation images. `mambayolo_nano_shapes_mmdet.py` trains the same
-detector through mmdet's pipeline.
+gets predictions.png: true and detected objects of validation images.
 """
 
 _base_ = "../_base_/shapes.py"

@@ -392,3 +392,11 @@ def test_evaluation_takes_the_mean_with_mirrored_crops_where_the_model_says_so(t
     np.testing.assert_allclose(np.stack([x["points"][:, 2] for x in found]), maps.amax((2, 3)).numpy(), rtol=1e-5)
     np.testing.assert_allclose(np.stack([x["points"][:, 2] for x in alone]), peaks, rtol=1e-5)
     assert np.abs(maps.amax((2, 3)).numpy() - peaks).max() > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes on two cores of its own
+def test_a_small_estimator_learns_the_joints_of_stick_figures(tmp_path: Path) -> None:
+    config = shipped_config("hrvmamba_nano_figures")
+    train(config, work_dir=tmp_path)
+    assert evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")["ap"] >= 0.7

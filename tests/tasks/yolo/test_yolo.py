@@ -491,3 +491,11 @@ def test_drawn_points_are_those_of_the_loss() -> None:
         patch.setattr("visionssm.heads.yolo.loss.assign", kept)
         YoloLoss()(model(image[None]), [boxes], [labels])
     assert assignment(model, image, boxes, labels).box.tolist() == seen[0].box.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes on two cores of its own
+def test_a_small_detector_learns_to_find_rendered_shapes(tmp_path: Path) -> None:
+    config = shipped_config("mambayolo_nano_shapes")
+    train(config, work_dir=tmp_path)
+    assert evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")["box_ap50"] >= 0.75
