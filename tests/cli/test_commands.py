@@ -162,3 +162,14 @@ def test_a_training_without_validation_names_its_last_weights(tmp_path: Path) ->
     assert "no weights were saved" in ending.ending(_runner(tmp_path, None), "x.py")[0]
     (tmp_path / "epoch_1.pth").touch()
     assert "epoch_1.pth" in ending.ending(_runner(tmp_path, None), "x.py")[0]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_usage_names_the_command_as_it_was_started(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(f"visionssm.cli.{name}")
+    monkeypatch.setattr(sys, "argv", ["/x/visionssm/__main__.py", name])
+    assert module.make_parser().format_usage().startswith(f"usage: visionssm {name} ")
+    started = ROOT / "tools" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(started)])
+    expected = f"python {started}" if started.is_file() else f"visionssm {name}"
+    assert module.make_parser().prog == expected

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from visionssm.cli import COMMANDS
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.extras import needs_extra
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -22,7 +23,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("completion", __doc__)
     parser.add_argument("shell", choices=SHELLS)
     return parser
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import visionssm  # noqa: F401  registers the models
 from visionssm.checkpoints import create_official, save_converted
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.engine.checkpoint import DESCRIPTION, read_trained
 from visionssm.engine.description import description_of
 from visionssm.engine.plain import to_plain
@@ -24,7 +25,7 @@ from visionssm.engine.plain import to_plain
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("convert", __doc__)
     parser.add_argument("source", type=Path, help="the authors' file (PyTorch or safetensors)")
     parser.add_argument("destination", type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--model", metavar="NAME", help="registered variant, e.g. vmamba_tiny_s1l8")

@@ -1,6 +1,6 @@
 """Annotations of other programs in COCO's format: tools/convert_annotations.py yolo IMAGES LABELS OUT.json --classes …
 
-  tools/convert_annotations.py yolo data/mine/images/train data/mine/labels/train data/mine/train.json --classes cat dog
+  visionssm convert_annotations yolo mine/images/train mine/labels/train mine/train.json --classes cat dog
 
 A text file per image has a line per object: class number from 0, then centre x, centre y, width and height in shares of
 the image. The result goes into `CocoInstances`, with IMAGES as its `images`. Nothing is written unless every line fits,
@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.data.yolo_labels import yolo_to_coco
 from visionssm.files import complete_or_absent
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("convert_annotations", __doc__)
     forms = parser.add_subparsers(dest="form", required=True)
     yolo = forms.add_parser("yolo", help="a text file per image, as YOLO programs have them")
     yolo.add_argument("images", type=Path, metavar="IMAGES", help="folder of the images")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
+
+from visionssm.cli.options import command
 
 
 def ending(runner: Any, config: str | Path) -> list[str]:
@@ -32,14 +33,6 @@ def ending(runner: Any, config: str | Path) -> list[str]:
         lines.append(f"next:  {command('test')} {shlex.quote(str(config))} {shlex.quote(shown(weights))}")
         lines.append(f"       {command('predict')} {shlex.quote(shown(weights))} FILE_OR_FOLDER…")
     return lines
-
-
-def command(name: str) -> str:
-    """How the user would start another command, as this one was started: by `visionssm`, or as a file of `tools`."""
-    started = Path(sys.argv[0])
-    if started.suffix == ".py" and started.with_name(f"{name}.py").is_file() and started.name != "__main__.py":
-        return f"python {shlex.quote(str(started.with_name(f'{name}.py')))}"
-    return f"visionssm {name}"
 
 
 def shown(path: Path) -> str:

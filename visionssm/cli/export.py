@@ -24,6 +24,7 @@ from torch import Tensor
 
 import visionssm  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx
 from visionssm.prediction import load_predictor
 from visionssm.tasks.classification.predictor import registered_classifier
@@ -143,7 +144,7 @@ def make_example(exportable: Exportable, *, dynamic: bool, size: tuple[int, ...]
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("export", __doc__)
     parser.add_argument("source", help="checkpoint file or registered model name")
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
     parser.add_argument("--pretrained", action="store_true", help="for a model name: the published weights")

@@ -20,12 +20,13 @@ from dataclasses import fields
 from visionssm.catalogue import TASKS, ModelInfo, entries, model_info
 from visionssm.catalogue.tables import SHOWN, as_csv, as_json, shown_rows
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.cli.tables import print_columns
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("models", __doc__)
     parser.add_argument("pattern", nargs="?", default="*", help="a name or a shell pattern in quotes; all by default")
     parser.add_argument("--pretrained", action="store_true", help="only those whose weights are published")
     parser.add_argument("--task", choices=TASKS, help="only those of a task")

@@ -1,13 +1,36 @@
-"""`--cfg-options KEY=VALUE …`: values of a configuration from the command line."""
+"""Parts of command lines: parsers that know their command's name, and `--cfg-options KEY=VALUE …`."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 _WORDS = {"true": True, "false": False, "none": None}
+
+
+def parser_of(name: str, told: str | None) -> argparse.ArgumentParser:
+    """A parser of `visionssm NAME`, whose help is the text of the module.
+
+    Args:
+        name: of the command.
+        told: the module's docstring.
+    """
+    return argparse.ArgumentParser(
+        command(name), description=told, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def command(name: str) -> str:
+    """How the user would start another command, as this one was started: by `visionssm`, or as a file of `tools`."""
+    started = Path(sys.argv[0])
+    if started.suffix == ".py" and started.with_name(f"{name}.py").is_file() and started.name != "__main__.py":
+        return f"python {shlex.quote(str(started.with_name(f'{name}.py')))}"
+    return f"visionssm {name}"
 
 
 class ConfigOptions(argparse.Action):

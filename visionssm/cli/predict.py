@@ -31,6 +31,7 @@ import torch
 import visionssm  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS
+from visionssm.cli.options import parser_of
 from visionssm.cli.tables import print_columns
 from visionssm.data.text import printable
 from visionssm.engine.task import all_tasks
@@ -51,7 +52,7 @@ _MENDABLE = (ValueError, OSError, ImportError)
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("predict", __doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, nargs="+", help="files, or folders, which are searched to any depth")
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")

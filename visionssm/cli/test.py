@@ -17,14 +17,14 @@ from pathlib import Path
 
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
-from visionssm.cli.options import add_config_options
+from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS
 from visionssm.processes import launcher, rank, silent
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("test", __doc__)
     parser.add_argument("config", help="a file, or the name of a configuration that comes with visionssm")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write a classifier's prediction of every sample")

@@ -24,7 +24,7 @@ from pathlib import Path
 from visionssm.cli.ending import ending
 from visionssm.cli.errors import tell
 from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
-from visionssm.cli.options import add_config_options
+from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS, ConfigError
 from visionssm.engine.shipped import about_config, copy_config, shipped_configs, shipped_root
 from visionssm.processes import launcher, rank, silent
@@ -32,7 +32,7 @@ from visionssm.processes import launcher, rank, silent
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("train", __doc__)
     parser.add_argument(
         "config", nargs="?", help="a file, or the name of a configuration that comes with visionssm: see --list"
     )

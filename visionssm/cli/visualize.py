@@ -30,6 +30,7 @@ from torch import Tensor
 import visionssm
 from visionssm import visualization
 from visionssm.cli.errors import tell
+from visionssm.cli.options import parser_of
 from visionssm.data.seeding import isolated_randomness
 from visionssm.drawing import save_picture
 from visionssm.engine.task import View
@@ -177,7 +178,7 @@ def draw_assignment(options: argparse.Namespace) -> Path:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("visualize", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--out", type=Path, help="picture to write (default: a name in this folder)")
