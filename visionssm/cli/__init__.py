@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a model as ONNX or as an archive of torch.export",
     "convert": "turn a published checkpoint into a safetensors file of this package's layout",
     "convert_annotations": "turn annotations of other programs into COCO's format",
+    "benchmark": "measure operators and models on this machine, on a CPU or a GPU",
     "models": "list the models, what is published of them, and where their weights are",
     "completion": "print the completion of these commands for a shell",
 }

@@ -1,4 +1,4 @@
-"""`tools/benchmark.py gpu --all`: every stage in a process and a time of its own, one `results.json`, one table file.
+"""`visionssm benchmark gpu --all`: every stage in a process and a time of its own, one `results.json`, one table file.
 
 A stage that fails, hangs or runs out of time leaves what it had measured, and the next one runs.
 """

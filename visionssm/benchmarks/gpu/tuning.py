@@ -1,4 +1,4 @@
-"""The fastest tiles of the scan on this GPU: `tools/benchmark.py gpu --tune` measures them and writes their table."""
+"""The fastest tiles of the scan on this GPU: `visionssm benchmark gpu --tune` measures them and writes their table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tiles of the Triton scan by GPU: files of ranges and tiles in this folder, `<GPU name>.json`, before `default.json`.
 
-`tools/benchmark.py gpu --tune` writes such a file. Tiles decide on speed alone: saved states lie `saved_apart` steps
+`visionssm benchmark gpu --tune` writes such a file. Tiles decide on speed alone: saved states lie `saved_apart` steps
 from each other whatever they are, so shapes stay the same, and results differ by rounding.
 """
 
@@ -120,10 +120,10 @@ def read_table(path: Path, gpu: str) -> tuple[Row, ...]:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not JSON ({error}): remove it, or write it with tools/benchmark.py gpu --tune"
+            f"{path} is not JSON ({error}): remove it, or write it with visionssm benchmark gpu --tune"
         ) from None
     if not isinstance(table, dict) or not isinstance(table.get("tiles"), list):
-        raise ValueError(f"{path} has no list of tiles: remove it, or write it with tools/benchmark.py gpu --tune")
+        raise ValueError(f"{path} has no list of tiles: remove it, or write it with visionssm benchmark gpu --tune")
     if table.get("gpu") != gpu:
         raise ValueError(
             f"{path} has tiles of {table.get('gpu')!r}, and this is {gpu!r}: measure them here, with --tune"
