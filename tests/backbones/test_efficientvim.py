@@ -46,3 +46,10 @@ def test_detectors_and_segmentors_get_its_three_maps() -> None:
     assert maps.strides == (16, 32, 64)
     found = maps(torch.randn(1, 3, 128, 192))
     assert [tuple(x.shape[1:]) for x in found] == [(128, 8, 12), (192, 4, 6), (320, 2, 3)]
+
+
+def test_maps_train_all_but_what_only_the_classifier_reads() -> None:
+    maps = FeatureMaps(NAME, out_indices=(0, 1, 2))
+    sum(x.square().sum() + x.sin().sum() for x in maps(torch.rand(2, 3, 128, 128))).backward()
+    assert [name for name, p in maps.named_parameters() if p.grad is None] == ["model.weights"]
+    assert not maps.model.weights.requires_grad  # so that replicas, hooks and shards do not wait for its gradient

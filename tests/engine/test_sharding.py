@@ -21,7 +21,7 @@ from visionssm.cli.launch import train
 from visionssm.engine.config import check_config, load_config
 from visionssm.engine.errors import ConfigError
 from visionssm.engine.sharding import local
-from visionssm.engine.shards import shard
+from visionssm.engine.shards import BLOCKS, _units, shard
 from visionssm.prediction import load_predictor
 
 
@@ -203,3 +203,13 @@ def test_every_family_computes_the_same_with_shards(name: str) -> None:
         assert isinstance(x, DTensor)
         if key in gradients:
             torch.testing.assert_close(x.grad.full_tensor(), gradients[key], atol=1e-5, rtol=1e-4, msg=key)
+
+
+def test_largest_model_comes_together_block_by_block() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("mambavision_large3_256_21k")
+    sizes = [sum(x.numel() for x in unit.parameters()) for unit in _units(model, BLOCKS)]
+    whole = sum(x.numel() for x in model.parameters())
+    assert len(sizes) == sum(len(stage.blocks) for stage in model.layers)
+    assert sum(sizes) > 0.9 * whole  # the rest, stem, downsampling and classifier, is together during the whole pass
+    assert max(sizes) < 0.05 * whole
