@@ -211,5 +211,5 @@ def test_largest_model_comes_together_block_by_block() -> None:
     sizes = [sum(x.numel() for x in unit.parameters()) for unit in _units(model, BLOCKS)]
     whole = sum(x.numel() for x in model.parameters())
     assert len(sizes) == sum(len(stage.blocks) for stage in model.layers)
-    assert sum(sizes) > 0.9 * whole  # the rest, stem, downsampling and classifier, is together during the whole pass
-    assert max(sizes) < 0.05 * whole
+    assert sum(sizes) > 0.95 * whole  # the rest, stem, downsampling and classifier, is together during the whole pass
+    assert max(sizes) < 0.1 * whole
