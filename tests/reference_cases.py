@@ -57,6 +57,7 @@ KINDS = {
     "IoU of rotated boxes": r"lion/rotated_iou",
     "MHS-VM": r"mhsvm/.*",
     "Mamba-YOLO": r"mambayolo/.*",
+    "MambaIR": r"mambair/.*",
     "SegMamba": r"segmamba/.*",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "Swin-UMamba": r"swinumamba/.*",

@@ -29,6 +29,7 @@ def test_every_model_of_every_registry_is_listed_once() -> None:
     assert listed["detection"] == set(list_yolos())
     assert listed["pose"] == set(visionssm.list_poses())
     assert listed["medical"] == set(visionssm.list_segmenters())
+    assert listed["restoration"] == set(visionssm.list_restorers())
     assert listed["pointcloud"] == set(visionssm.list_detectors())
 
 

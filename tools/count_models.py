@@ -22,6 +22,7 @@ CREATE: dict[str, Callable[[str], nn.Module]] = {
     "detection": create_yolo,
     "pose": visionssm.create_pose,
     "medical": visionssm.create_segmenter,
+    "restoration": visionssm.create_restorer,
     "pointcloud": visionssm.create_detector,
 }
 PATH = Path(catalogue.__file__).with_name("counts.json")

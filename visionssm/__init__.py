@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.medical import create_segmenter, list_segmenters
     from visionssm.heads.pose import create_pose, list_poses
+    from visionssm.heads.restoration import create_restorer, list_restorers
     from visionssm.heads.segmentors import segmentation_model
     from visionssm.integrations.export import export_archive, export_onnx
     from visionssm.pointcloud.variants import create_detector, list_detectors
@@ -55,6 +56,7 @@ __all__ = [
     "__version__",
     "create_detector",
     "create_pose",
+    "create_restorer",
     "create_segmenter",
     "deformable_sum",
     "detection_backbone",
@@ -66,6 +68,7 @@ __all__ = [
     "list_detectors",
     "list_models",
     "list_poses",
+    "list_restorers",
     "list_segmenters",
     "load_official",
     "load_predictor",
@@ -92,12 +95,14 @@ _IMPORTED_WHEN_USED = {
     "ModelInfo": "visionssm.catalogue",
     "create_detector": "visionssm.pointcloud.variants",
     "create_pose": "visionssm.heads.pose",
+    "create_restorer": "visionssm.heads.restoration",
     "create_segmenter": "visionssm.heads.medical",
     "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
     "list_detectors": "visionssm.pointcloud.variants",
     "list_poses": "visionssm.heads.pose",
+    "list_restorers": "visionssm.heads.restoration",
     "list_models": "visionssm.catalogue",
     "list_segmenters": "visionssm.heads.medical",
     "load_predictor": "visionssm.prediction",

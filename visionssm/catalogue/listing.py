@@ -19,12 +19,14 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.data.spelling import closest
 from visionssm.heads.medical import PUBLISHED, list_segmenters
 from visionssm.heads.pose import VARIANTS as POSES
+from visionssm.heads.restoration import VARIANTS as RESTORERS
 from visionssm.heads.yolo.variants import PUBLISHED as YOLO_PUBLISHED
 from visionssm.heads.yolo.variants import list_yolos
 from visionssm.pointcloud.variants import MANUAL_URLS, list_detectors
 
 YOLO = "https://arxiv.org/abs/2406.05835"
 LION = "https://arxiv.org/abs/2407.18232"
+MAMBAIR = "https://arxiv.org/abs/2402.15648"
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | None = "classification") -> list[str]:
@@ -34,7 +36,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | Non
         pattern: as of a shell; timm's own models that are used here (MambaOut, EfficientViM) are timm's to list.
         pretrained: only those whose weights are published, each checkpoint with its tag.
         task: "classification" (made by `timm.create_model`), "detection" (`create_yolo`), "pose" (`create_pose`),
-            "medical" (`create_segmenter`), "pointcloud" (`create_detector`); None for all.
+            "medical" (`create_segmenter`), "restoration" (`create_restorer`), "pointcloud" (`create_detector`); None
+            for all.
 
     Raises:
         ValueError: there is no such task.
@@ -219,11 +222,28 @@ def _yolos() -> Iterator[ModelInfo]:
         )
 
 
+def _restorers() -> Iterator[ModelInfo]:
+    for name, variant in sorted(RESTORERS.items()):
+        parameters, _ = _counted("restoration", name)
+        published = variant.parameters
+        yield ModelInfo(
+            name=name,
+            task="restoration",
+            parameters=parameters,
+            published_parameters=None if published is None else f"{published:,}",
+            scores=dict(variant.scores),
+            paper=None if published is None else MAMBAIR,
+            weights=variant.manual_url,
+            download="by hand" if variant.manual_url else None,
+        )
+
+
 TASKS: dict[str, Callable[[], Iterator[ModelInfo]]] = {
     "classification": _classifiers,
     "detection": _yolos,
     "pose": _pose_estimators,
     "medical": _segmenters,
+    "restoration": _restorers,
     "pointcloud": _cloud_detectors,
 }
 """Name of a task to what yields its models."""
