@@ -11,8 +11,11 @@ import timm
 import torch
 
 import visionssm
+from tools import write_results
 from tools.count_models import count
 from visionssm import backbones, catalogue
+from visionssm.benchmarks.timing import read_rows
+from visionssm.catalogue import results
 from visionssm.catalogue.listing import counts
 from visionssm.catalogue.tables import CSV_COLUMNS, as_csv, as_json
 from visionssm.cli import models as command
@@ -130,3 +133,28 @@ def test_table_csv_and_json_hold_the_same_models(capsys: pytest.CaptureFixture[s
 def test_all_of_it_can_be_written() -> None:
     assert as_csv(ENTRIES).count("\n") == len(ENTRIES) + 1
     assert len(json.loads(as_json(ENTRIES))) == len(ENTRIES)
+
+
+def test_file_of_results_is_what_the_catalogue_and_the_measurements_say() -> None:
+    kept = list(csv.DictReader(write_results.PATH.read_text(encoding="utf-8").splitlines()))
+    computed = write_results.table()
+    known = {row["model"] for row in computed}
+    assert [row for row in kept if row["model"] in known] == computed, "run tools/write_results.py"
+    assert {row["model"].partition("_")[0] for row in kept} >= {"vmamba", "mambaout", "mambavision"}
+    others = {row["model"] for row in kept} - known
+    assert all(name.startswith("efficientvim_") for name in others), others  # an older timm has none
+
+
+def test_results_have_timms_columns_and_the_measured_speed() -> None:
+    row = next(row for row in write_results.table() if row["model"] == "vmamba_tiny_s1l8.authors_in1k")
+    assert (row["top1"], row["top1_err"], row["param_count"], row["img_size"]) == ("82.6", "17.4", "30.25", "224")
+    (measured,) = [x for x in read_rows(write_results.SPEEDS[0], of_this_machine=False) if x["model"] in row["model"]]
+    assert float(row["infer_step_time"]) == pytest.approx(measured["latency ms"], abs=0.05)
+    assert float(row["infer_step_time_ratio"]) == pytest.approx(measured["latency / reference"], abs=5e-4)
+
+
+def test_figure_of_accuracy_has_a_named_point_for_each_model_at_its_own_size() -> None:
+    found = {name: (x, y) for family in results.points(write_results.table()).values() for x, y, name in family}
+    assert found["vssd_base"][1] == 84.7  # of the first checkpoint, not of the other with 85.4
+    assert "mambavision_large3_512_21k" not in found  # measured at 224 pixels, published at 512
+    assert len(found) > 40

@@ -40,6 +40,7 @@ from visionssm.kernels import (
 
 if TYPE_CHECKING:
     from visionssm.catalogue import ModelInfo, list_models, model_info
+    from visionssm.catalogue.hub import push_to_hub
     from visionssm.heads.detection_backbone import detection_backbone
     from visionssm.heads.medical import create_segmenter, list_segmenters
     from visionssm.heads.pose import create_pose, list_poses
@@ -77,6 +78,7 @@ __all__ = [
     "non_causal_ssd",
     "plstm2d",
     "plstm2d_four_directions",
+    "push_to_hub",
     "rotated_iou",
     "rotated_iou_3d",
     "rotated_nms",
@@ -107,6 +109,7 @@ _IMPORTED_WHEN_USED = {
     "list_segmenters": "visionssm.heads.medical",
     "load_predictor": "visionssm.prediction",
     "model_info": "visionssm.catalogue",
+    "push_to_hub": "visionssm.catalogue.hub",
     "segmentation_model": "visionssm.heads.segmentors",
 }
 

@@ -224,11 +224,11 @@ def test_many_models_share_a_colour_a_family() -> None:
     names = ["vmamba_tiny_s1l8", "vmamba_v0_tiny", "vim_tiny", "mambaout_femto", PEER]
     ours = [name for name in names if not name.startswith(("mambaout", "test"))]
     rows = [{"model": name, "kind": "ours" if name in ours else "timm"} for name in names]
-    groups = {label: [row["model"] for row in chosen] for label, chosen in models._groups(rows, named=False).items()}
+    groups = {label: [row["model"] for row in chosen] for label, chosen in models._groups(rows, few=False).items()}
     assert groups == {
         "timm": [PEER],
         "vmamba": ["vmamba_tiny_s1l8", "vmamba_v0_tiny"],
         "vim": ["vim_tiny"],
         "mambaout (timm)": ["mambaout_femto"],
     }
-    assert models._groups(rows, named=True).keys() == {"timm", "visionssm"}
+    assert models._groups(rows, few=True).keys() == {"timm", "visionssm"}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.backbones import list_models
-from visionssm.benchmarks.figures import new_figure, save
+from visionssm.benchmarks.figures import Point, label_points, new_figure, save
 from visionssm.benchmarks.flops import create_for_size, multiply_adds_of
 from visionssm.benchmarks.memory import growth
 from visionssm.benchmarks.published import figures
@@ -277,24 +277,26 @@ def shown(rows: Sequence[Row]) -> list[Row]:
     return [{column: row[column] for column in SHOWN} for row in rows]
 
 
-MOST_NAMES = 20  # dots that can have their names beside them
+FEW_NAMES = 20  # models that are told apart without a colour for each family
 OURS, THEIRS = "#c2410c", "#1d4ed8"
 
 
 def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw GFLOPs against latency over the reference's as a PNG: a labelled dot per model, or a colour per family.
+    """Draw GFLOPs against latency over the reference's as a PNG: named dots, of many models a colour for each family.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    named = len(rows) <= MOST_NAMES
-    figure, axes = new_figure(figsize=(8.5, 5.5))
-    for (label, chosen), style in zip(_groups(rows, named).items(), _styles(named), strict=False):
+    few = len(rows) <= FEW_NAMES
+    figure, axes = new_figure(figsize=(8.5, 5.5) if few else (14.0, 10.0))
+    points = []
+    for (label, chosen), style in zip(_groups(rows, few).items(), _styles(few), strict=False):
         x, y = [row["GFLOPs"] for row in chosen], [row["latency / reference"] for row in chosen]
         axes.scatter(x, y, s=42, label=label, zorder=3, edgecolor="white", linewidth=0.6, **style)
+        points += [Point(a, b, row["model"], style["color"]) for a, b, row in zip(x, y, chosen, strict=True)]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.margins(x=0.22 if named else 0.05, y=0.12)
+    axes.margins(x=0.22 if few else 0.1, y=0.12)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(_round_numbers())
         axis.set_major_formatter("{x:g}")
@@ -308,28 +310,27 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     threads = torch.get_num_threads()
     setting = f"batch {first['batch']}, {threads} thread{'s' if threads > 1 else ''}"
     axes.set_title(f"Inference on the CPU, {setting}", loc="left")
-    axes.legend(frameon=False, loc="upper left", ncols=1 if named else 2)
-    if named:
-        _label(axes, rows, {"ours": OURS, "timm": THEIRS})
+    axes.legend(frameon=False, loc="upper left", ncols=1 if few else 2)
+    label_points(axes, points, fontsize=7.5 if few else 7.0)
     save(figure, path)
 
 
-def _groups(rows: Sequence[Mapping[str, Any]], named: bool) -> dict[str, list[Mapping[str, Any]]]:
+def _groups(rows: Sequence[Mapping[str, Any]], few: bool) -> dict[str, list[Mapping[str, Any]]]:
     """Rows by what they share a colour with; timm's models are the first group."""
     groups: dict[str, list[Mapping[str, Any]]] = {"timm": []}
     for row in rows:
         family = row["model"].split("_")[0]
         label = "timm" if row["kind"] == "timm" else "visionssm"
-        if not named and row["model"] in variants():
+        if not few and row["model"] in variants():
             label = family if row["kind"] == "ours" else f"{family} (timm)"
         groups.setdefault(label, []).append(row)
     return {label: chosen for label, chosen in groups.items() if chosen}
 
 
-def _styles(named: bool) -> Iterator[dict[str, str]]:
+def _styles(few: bool) -> Iterator[dict[str, str]]:
     """Colours and markers of the groups, without end."""
     yield {"color": THEIRS, "marker": "s"}
-    others = (OURS,) if named else (OURS, "#15803d", "#7e22ce", "#ca8a04", "#0e7490", "#be185d", "#475569")
+    others = (OURS,) if few else (OURS, "#15803d", "#7e22ce", "#ca8a04", "#0e7490", "#be185d", "#475569")
     yield from ({"color": colour, "marker": marker} for marker, colour in product("o^D", others))
 
 
@@ -337,42 +338,3 @@ def _round_numbers() -> Any:
     from matplotlib.ticker import LogLocator
 
     return LogLocator(subs=(1, 2, 5))
-
-
-def _label(axes: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> None:
-    """A name beside each dot: the first place around it that covers no dot and no other name."""
-    from matplotlib.text import Text
-
-    figure = axes.figure
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
-    dots = axes.transData.transform([(row["GFLOPs"], row["latency / reference"]) for row in rows])
-    taken: list[Any] = []
-    places = [
-        (dx, dy, side)
-        for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36, 45, -45)
-        for dx, side in ((7, "left"), (-7, "right"))
-    ]
-    for row in rows:
-        at = (row["GFLOPs"], row["latency / reference"])
-        for dx, dy, side in places:
-            lifted = abs(dy) > 9
-            text = axes.annotate(
-                row["model"],
-                at,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=colours[row["kind"]],
-                ha=side,
-                va="center",
-                arrowprops=dict(arrowstyle="-", color="#cbd5e1", linewidth=0.6) if lifted else None,
-            )
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer).padded(3)  # of the name alone, without its line
-            covers = any(box.overlaps(other) for other in taken) or any(box.contains(*dot) for dot in dots)
-            if not covers and axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1):
-                break
-            if (dx, dy, side) != places[-1]:
-                text.remove()
-        taken.append(box)

@@ -100,8 +100,12 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_rows(path: str | Path, *, of_this_machine: bool = True) -> list[dict[str, Any]]:
     """Rows that `write_json` wrote; none if there is no such file.
+
+    Args:
+        path: of the file.
+        of_this_machine: refuse rows that cannot be gone on with here.
 
     Raises:
         ValueError: they are of another machine, or the file is not one of `write_json`'s.
@@ -114,7 +118,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         rows, where = list(written["rows"]), dict(written["machine"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no rows of a benchmark: {error!r}") from error
-    if where != machine():
+    if of_this_machine and where != machine():
         raise ValueError(f"{path} was measured on another machine or setting ({where}), this is {machine()}")
     return rows
 

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Write results/results-imagenet.csv and docs/images/accuracy.png anew, from the catalogue and docs/benchmarks.
+
+After adding a model to the catalogue, or measuring one anew with `tools/benchmark.py models`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visionssm.catalogue import entries, results
+from visionssm.files import complete_or_absent
+
+ROOT = Path(__file__).parents[1]
+SPEEDS = [ROOT / "docs" / "benchmarks" / name for name in ("models.json", "models_one_thread.json")]
+PATH = ROOT / "results" / "results-imagenet.csv"
+FIGURE = ROOT / "docs" / "images" / "accuracy.png"
+
+
+def table() -> list[dict[str, str]]:
+    """The rows of the file."""
+    return results.rows(entries(), results.measured(*SPEEDS))
+
+
+def main() -> None:
+    """Write both."""
+    rows = table()
+    with complete_or_absent(PATH) as partial:
+        partial.write_text(results.as_csv(rows), encoding="utf-8")
+    results.draw(rows, FIGURE)
+    print(f"wrote {len(rows)} rows to {PATH}, and {FIGURE}")
+
+
+if __name__ == "__main__":
+    main()
