@@ -11,32 +11,10 @@ What is public is in `__all__`. Names that need more than the models do are impo
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import visionssm.backbones  # noqa: F401  registers the models with timm
-from visionssm.checkpoints import load_official
-from visionssm.kernels import (
-    LowRank,
-    deformable_sum,
-    gated_linear_attention,
-    linear_recurrence,
-    linear_recurrence_step,
-    neighbour_table,
-    non_causal_ssd,
-    plstm2d,
-    plstm2d_four_directions,
-    rotated_iou,
-    rotated_iou_3d,
-    rotated_nms,
-    rotated_overlap,
-    routes,
-    scan_states,
-    selective_scan,
-    sparse_conv,
-    ssd,
-    ttt_linear,
-    use_backend,
-)
 
 if TYPE_CHECKING:
     from visionssm.catalogue import ModelInfo, list_models, model_info
@@ -49,6 +27,39 @@ if TYPE_CHECKING:
     from visionssm.integrations.export import export_archive, export_onnx
     from visionssm.pointcloud.variants import create_detector, list_detectors
     from visionssm.prediction import load_predictor
+
+
+def _models_are_wanted() -> bool:
+    """Not by the command `visionssm`, which imports what its parts need, and tells how it is used at once; and not
+    where PyTorch is not installed: `visionssm.prediction.exported` does without it."""
+    return Path(sys.argv[0] if sys.argv else "").stem != "visionssm" and importlib.util.find_spec("torch") is not None
+
+
+if TYPE_CHECKING or _models_are_wanted():
+    import visionssm.backbones  # noqa: F401  registers the models with timm
+    from visionssm.checkpoints import load_official
+    from visionssm.kernels import (
+        LowRank,
+        deformable_sum,
+        gated_linear_attention,
+        linear_recurrence,
+        linear_recurrence_step,
+        neighbour_table,
+        non_causal_ssd,
+        plstm2d,
+        plstm2d_four_directions,
+        rotated_iou,
+        rotated_iou_3d,
+        rotated_nms,
+        rotated_overlap,
+        routes,
+        scan_states,
+        selective_scan,
+        sparse_conv,
+        ssd,
+        ttt_linear,
+        use_backend,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -112,12 +123,17 @@ _IMPORTED_WHEN_USED = {
     "push_to_hub": "visionssm.catalogue.hub",
     "segmentation_model": "visionssm.heads.segmentors",
 }
+_OF_THE_MODELS = {"load_official": "visionssm.checkpoints"} | dict.fromkeys(
+    set(__all__) - _IMPORTED_WHEN_USED.keys() - {"__version__", "load_official"}, "visionssm.kernels"
+)
+"""Names that are here from the start, but in the command."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _IMPORTED_WHEN_USED:
+    place = _IMPORTED_WHEN_USED.get(name, _OF_THE_MODELS.get(name))
+    if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(_IMPORTED_WHEN_USED[name]), name)
+    globals()[name] = value = getattr(importlib.import_module(place), name)
     return value
 
 

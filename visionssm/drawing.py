@@ -5,12 +5,15 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from visionssm.files import complete_or_absent
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GAP = 4
 _SHOWN_SIDE = 288

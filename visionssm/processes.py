@@ -12,13 +12,18 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-import torch
-from torch import distributed
+if TYPE_CHECKING:
+    import torch
+    from torch import distributed
+
+LAUNCHERS = ("none", "pytorch", "slurm")
+"""What may have started the processes, as `--launcher` names it."""
 
 _PATIENCE = datetime.timedelta(days=7)
 """How long one process waits for another's part. That a process is gone shows at once, by its connection."""
@@ -43,9 +48,17 @@ def rank() -> int:
 
 def count() -> int:
     """How many processes share the work; 1 unless torchrun started this one, or `adopt` was told who did."""
-    if distributed.is_initialized():
+    if _have_met():
+        from torch import distributed
+
         return distributed.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1")) if launcher() == "pytorch" or _adopted else 1
+
+
+def _have_met() -> bool:
+    """Whether PyTorch connects this process with others; those that run exported files alone do not import it."""
+    module: Any = sys.modules.get("torch.distributed")
+    return module is not None and module.is_initialized()
 
 
 _adopted = False
@@ -53,6 +66,8 @@ _adopted = False
 
 def device(name: str) -> torch.device:
     """The device of this process: "cuda" stands for a GPU of its own where several processes run on a machine."""
+    import torch
+
     if name == "cuda" and count() > 1 and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name)
@@ -112,6 +127,8 @@ class Group:
         """The parts of all processes in their order, in process 0; None in the others."""
         if self.count == 1:
             return [part]
+        from torch import distributed
+
         parts: list[Any] | None = [None] * self.count if self.rank == 0 else None
         distributed.gather_object(part, parts, dst=0, group=self.channel)
         return parts
@@ -120,6 +137,8 @@ class Group:
         """What process 0 gives, in all of them."""
         if self.count == 1:
             return value
+        from torch import distributed
+
         box = [value]
         distributed.broadcast_object_list(box, src=0, group=self.channel)
         return box[0]
@@ -140,6 +159,8 @@ def joined(launched_by: str) -> Iterator[Group]:
     if launched_by == "none" or count() == 1:
         yield Group()
         return
+    from torch import distributed
+
     with _ended_by_sigterm(), naming_lost_processes():
         distributed.init_process_group("gloo")
         with channel() as patient:
@@ -150,7 +171,9 @@ def joined(launched_by: str) -> Iterator[Group]:
 @contextlib.contextmanager
 def channel() -> Iterator[distributed.ProcessGroup]:
     """A group of PyTorch for Python objects of all processes, which waits for them as long as their work takes."""
-    group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_PATIENCE))
+    from torch import distributed
+
+    group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=_PATIENCE))
     yield group
     distributed.destroy_process_group(group)
 
@@ -190,8 +213,12 @@ def naming_lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if count() == 1:
+            raise
+        from torch import distributed
+
         lost = isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
-        if not lost or count() == 1:
+        if not lost:
             raise
         _let_it_be_told()
         raise LostProcessError(_sentence("its connection is closed")) from error
@@ -212,6 +239,8 @@ def is_first_to_say(text: str) -> bool:
     """Whether no other process of this run has asked for the same text; one of them says what all have to say."""
     if count() == 1:
         return True
+    from torch import distributed
+
     with_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not with_agent and not distributed.is_initialized():
         return int(os.environ.get("LOCAL_RANK", "0")) == 0  # nobody to ask yet: one on every machine speaks

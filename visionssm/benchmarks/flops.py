@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import visionssm  # noqa: F401  registers the models and the operators
+import visionssm.backbones  # noqa: F401  registers the models and the operators
 
 Shape = Sequence[int]
 

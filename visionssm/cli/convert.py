@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import visionssm  # noqa: F401  registers the models
+import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.checkpoints import create_official, save_converted
 from visionssm.cli.errors import tell
 from visionssm.cli.options import parser_of

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import timm
 from torch import Tensor
 
-import visionssm  # noqa: F401  registers the models
+import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.cli.errors import tell
 from visionssm.cli.options import parser_of
-from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx
+from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx, in_half
 from visionssm.prediction import load_predictor
 from visionssm.tasks.classification.predictor import registered_classifier
 
@@ -102,6 +102,7 @@ def export(
     dynamic: bool = False,
     size: tuple[int, ...] | None = None,
     batch_size: int = 1,
+    opset: int | None = None,
 ) -> Written:
     """Write a file, which gets its name once it agrees with eager PyTorch.
 
@@ -110,6 +111,7 @@ def export(
         dynamic: leave open what can be.
         size: (height, width) of the input, or (depth, height, width); None for what the network was made for.
         batch_size: inputs at a time.
+        opset: of ONNX; None for the exporter's choice.
 
     Raises:
         ImportError, ExportError: see `export_onnx`.
@@ -117,7 +119,8 @@ def export(
     """
     dynamic = dynamic or exportable.always_open
     example = make_example(exportable, dynamic=dynamic, size=size, batch_size=batch_size)
-    difference = FORMATS[kind](exportable, path, example, dynamic=dynamic)
+    version = {} if opset is None else {"opset": opset}
+    difference = FORMATS[kind](exportable, path, example, dynamic=dynamic, **version)
     return Written(path, tuple(example.shape), tuple(exportable.axes.values()) if dynamic else (), difference)
 
 
@@ -154,6 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=int, nargs="+", metavar="N", help="H W or D H W (default: the model's)")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--opset", type=int, help="version of ONNX's operators, from 18 on (default: the exporter's)")
+    parser.add_argument(
+        "--half", action="store_true", help="float16; the file may differ from float32 by 1e-2 of the largest output"
+    )
     parser.add_argument(
         "--nms", action="store_true", help="of a YOLO detector: leave overlapping boxes out in the file"
     )
@@ -172,6 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.size and len(options.size) not in (2, 3):
         parser.error(f"--size must be two sides, H W, or three, D H W, got {len(options.size)}")
 
+    if options.opset is not None and options.format != "onnx":
+        parser.error(f"--opset is of ONNX's operators; a {options.format} file has none")
+
     try:
         exportable = find(
             options.source,
@@ -180,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             part=options.part,
             nms=options.nms,
         )
+        if options.half:
+            exportable = in_half(exportable)
         out = options.out or Path(f"{Path(options.source).stem}.{options.format}")
         print(f"exporting {options.source} to {out} …", file=sys.stderr)
         written = export(
@@ -189,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dynamic=options.dynamic,
             size=options.size and tuple(options.size),
             batch_size=options.batch_size,
+            opset=options.opset,
         )
     except (ExportError, ImportError, ValueError, OSError) as error:
         tell(error)

@@ -10,9 +10,7 @@ from typing import Any
 
 from visionssm.engine.errors import ConfigError
 from visionssm.extras import MissingExtraError
-from visionssm.processes import adopt, naming_lost_processes
-
-LAUNCHERS = ("none", "pytorch", "slurm")
+from visionssm.processes import LAUNCHERS, adopt, naming_lost_processes
 
 
 def require_train_extra() -> None:

@@ -5,6 +5,7 @@
     visionssm predict work_dirs/vmamba_nano_digits/best.pth photo.jpg folder/ --out predictions.csv
 
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
+It may be an exported file (.onnx) too, which onnxruntime runs: then PyTorch is not needed.
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
 Files that cannot be read are listed on standard error and do not stop the rest.
 
@@ -26,25 +27,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import visionssm  # noqa: F401  registers the models
+import visionssm.tasks  # noqa: F401  makes the tasks known
 from visionssm.cli.errors import tell
-from visionssm.cli.launch import LAUNCHERS
 from visionssm.cli.options import parser_of
 from visionssm.cli.tables import print_columns
 from visionssm.data.text import printable
 from visionssm.engine.task import all_tasks
 from visionssm.prediction import (
     Predictions,
+    Predictor,
     find_files,
-    load_predictor,
+    load_exported,
     predict_share,
     together,
     write_predictions,
 )
+from visionssm.prediction.exported import SUFFIX
 from visionssm.prediction.files import Outcome
-from visionssm.processes import Group, LostProcessError, device, joined, launcher, rank, silent
+from visionssm.processes import LAUNCHERS, Group, LostProcessError, device, joined, launcher, rank, silent
 
 Row = tuple[str, ...]
 _MENDABLE = (ValueError, OSError, ImportError)
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, help="least score of an object that is listed; by default 0.5, of Mamba-YOLO 0.25"
     )
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="of PyTorch (default: cuda where there is a GPU, else cpu)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found in every file")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="also write label images, of segmentation")
@@ -151,18 +151,12 @@ def _run(options: argparse.Namespace, group: Group) -> int:
     try:
         for module in options.imports:
             importlib.import_module(module)
-        predictor = load_predictor(
-            options.checkpoint,
-            model_name=options.model,
-            top_k=options.top_k,
-            threshold=options.threshold,
-            **_files_of_tasks(options),
-        )
+        predictor, place = _predictor(options)
         outcomes = predict_share(
             predictor,
             files,
             share=(group.rank, group.count),
-            device=device(options.device),
+            device=place,
             batch_size=options.batch_size,
             pictures=options.pictures,
             masks=options.masks,
@@ -177,6 +171,25 @@ def _run(options: argparse.Namespace, group: Group) -> int:
     if None in shares:
         return 2
     return _report(options, files, shares)
+
+
+def _predictor(options: argparse.Namespace) -> tuple[Predictor, Any]:
+    """The predictor and its device; PyTorch is imported unless the file is an exported one.
+
+    Raises:
+        ValueError: an option does not apply to an exported file; and see `load_exported` and `load_predictor`.
+    """
+    chosen = {"top_k": options.top_k, "threshold": options.threshold, **_files_of_tasks(options)}
+    if options.checkpoint.suffix.lower() == SUFFIX:
+        if options.model is not None or options.device not in (None, "cpu"):
+            raise ValueError("--model and --device do not apply to an exported file, which onnxruntime runs on the CPU")
+        return load_exported(options.checkpoint, **chosen), "cpu"
+    import torch
+
+    from visionssm.prediction import load_predictor
+
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_predictor(options.checkpoint, model_name=options.model, **chosen), device(options.device or usual)
 
 
 def _report(options: argparse.Namespace, files: Sequence[Path], shares: Sequence[Any]) -> int:

@@ -16,10 +16,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from visionssm.cli.errors import tell
-from visionssm.cli.launch import LAUNCHERS, evaluate, require_train_extra
+from visionssm.cli.launch import evaluate, require_train_extra
 from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS
-from visionssm.processes import launcher, rank, silent
+from visionssm.processes import LAUNCHERS, launcher, rank, silent
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from visionssm.cli.ending import ending
 from visionssm.cli.errors import tell
-from visionssm.cli.launch import LAUNCHERS, require_train_extra, train
+from visionssm.cli.launch import require_train_extra, train
 from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS, ConfigError
 from visionssm.engine.shipped import about_config, copy_config, shipped_configs, shipped_root
-from visionssm.processes import launcher, rank, silent
+from visionssm.processes import LAUNCHERS, launcher, rank, silent
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-import visionssm  # noqa: F401  registers the models
+import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.checkpoints import CheckpointError
 from visionssm.engine.checkpoint import check_shapes, load_strictly
 

@@ -21,12 +21,14 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from PIL import Image
-from torch import Tensor, nn
 
 from visionssm.extras import MissingExtraError, needs_extra
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Row = tuple[str | int | float, ...]
 Places = Mapping[str, str]

@@ -14,7 +14,7 @@ from timm.layers import LayerNorm2d
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
-import visionssm  # noqa: F401  registers the models
+import visionssm.backbones  # noqa: F401  registers the models
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 

@@ -7,18 +7,20 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import files_below
 from visionssm.data.text import printable
 from visionssm.engine.task import Predictor, Result, Source
 from visionssm.files import complete_or_absent
+
+if TYPE_CHECKING:
+    import torch
 
 
 class UnusableFileError(UnreadableFileError):
@@ -105,7 +107,22 @@ def predict_files(
     return together(predictor.columns, [predict_share(predictor, paths, progress=progress, **options)])
 
 
-@torch.inference_mode()
+@contextmanager
+def applied(predictor: Predictor, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Where and how a predictor's results are computed: on a device, without what derivatives would need.
+
+    Those of exported files run in onnxruntime, on the CPU, and import no PyTorch.
+    """
+    if getattr(predictor, "model", None) is None:
+        yield
+        return
+    import torch
+
+    predictor.model.to(device)
+    with torch.inference_mode():
+        yield
+
+
 def predict_share(
     predictor: Predictor,
     paths: Sequence[Path],
@@ -132,22 +149,22 @@ def predict_share(
     if masks is not None and not getattr(predictor, "has_masks", False):
         raise ValueError(f"masks does not apply here: a {type(predictor).__name__} gives no label images")
     folders = [Path(folder) for folder in (pictures, masks) if folder is not None]
-    predictor.model.to(device)
     number, count = share
     outcomes: list[Outcome] = []
-    for start in range(number * batch_size, len(paths), count * batch_size):
-        found = _samples(predictor, paths, range(start, min(start + batch_size, len(paths))), outcomes)
-        for place, sample, result in _results(predictor, paths, found, outcomes):
-            source = Source(_picture_name(place, paths[place]), sample)
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            if pictures is not None:
-                result.save(Path(pictures), source)
-            if masks is not None:
-                result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
-            outcomes.append((place, Prediction(paths[place], result)))
-        if progress is not None:
-            progress(min(start + batch_size, len(paths)))
+    with applied(predictor, device):
+        for start in range(number * batch_size, len(paths), count * batch_size):
+            found = _samples(predictor, paths, range(start, min(start + batch_size, len(paths))), outcomes)
+            for place, sample, result in _results(predictor, paths, found, outcomes):
+                source = Source(_picture_name(place, paths[place]), sample)
+                for folder in folders:
+                    folder.mkdir(parents=True, exist_ok=True)
+                if pictures is not None:
+                    result.save(Path(pictures), source)
+                if masks is not None:
+                    result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
+                outcomes.append((place, Prediction(paths[place], result)))
+            if progress is not None:
+                progress(min(start + batch_size, len(paths)))
     return outcomes
 
 

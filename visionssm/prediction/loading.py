@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +11,10 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.engine.checkpoint import read_trained
 from visionssm.engine.description import description_of
 from visionssm.engine.task import Predictor, Task, find_task, task_names
+from visionssm.prediction.exported import SUFFIX, load_exported, with_options
 from visionssm.tasks.classification.predictor import Classifier, official_classifier, registered_classifier
 
-_SUFFIXES = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors"}
+_SUFFIXES = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors", SUFFIX}
 _CLASSIFIERS_ONCE_SAID = {"model", "classes", "input"}
 """What describes a classifier in checkpoints from before checkpoints named their task."""
 
@@ -24,7 +24,8 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
 
     Args:
         path: checkpoint of `tools/train.py` (.pth, or best.safetensors), which says what it is; or any file that
-            `visionssm.load_official` reads; or the name of a registered model, whose published weights are fetched.
+            `visionssm.load_official` reads; or the name of a registered model, whose published weights are fetched;
+            or an exported file (.onnx), see `visionssm.prediction.load_exported`.
         model_name: registered variant, needed for files that do not say what they are.
         options: fields of the task's predictor to change (`top_k` of a classifier, `threshold` of a detector); those
             that are None stay as they are.
@@ -44,6 +45,8 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
         >>> predictor.columns, len(result.rows())
         (('rank', 'class', 'score'), 2)
     """
+    if Path(path).suffix.lower() == SUFFIX:
+        return load_exported(path, **options)
     if model_name is not None:
         predictor: Any = official_classifier(model_name, path)
     elif _is_name(path):
@@ -51,12 +54,7 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
     else:
         checkpoint = read_trained(path)
         predictor = task_of(checkpoint, path).predictor(checkpoint)
-    given = {name: value for name, value in options.items() if value is not None}
-    known = {field.name for field in fields(predictor)}
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{name} does not apply here: a {type(predictor).__name__} has no such option")
-    return cast(Predictor, replace(predictor, **given))
+    return with_options(predictor, options)
 
 
 def load_classifier(path: str | Path, *, model_name: str | None = None) -> Classifier:

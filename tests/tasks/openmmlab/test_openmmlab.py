@@ -24,8 +24,8 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.integrations.openmmlab import VisionSSM
 from visionssm.integrations.openmmlab.backbone import load_backbone, load_dense
 from visionssm.prediction import load_predictor, predict_files
-from visionssm.tasks.detection.predictor import Detection
-from visionssm.tasks.segmentation.predictor import PixelClasses
+from visionssm.tasks.detection.results import Detection
+from visionssm.tasks.segmentation.results import PixelClasses
 
 FAMILIES = [*visionssm.list_models("*_nano_test"), "mambaout_femto"]
 """A small model of every family, hierarchical and plain (Vim, pLSTM), and timm's MambaOut."""

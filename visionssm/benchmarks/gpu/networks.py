@@ -17,7 +17,7 @@ def networks(setting: Setting) -> Iterator[dict[str, Any]]:
     """A row per model: inference at every batch, a training step with AdamW, both eager and replayed; peak memory."""
     import timm
 
-    import visionssm  # noqa: F401
+    import visionssm.backbones  # noqa: F401
 
     if setting.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True

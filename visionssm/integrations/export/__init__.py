@@ -11,7 +11,7 @@ into a form that exporters take first:
 """
 
 from visionssm.integrations.export.detection import exportable_detector
-from visionssm.integrations.export.exportable import Exportable, ExportError, description
+from visionssm.integrations.export.exportable import Exportable, ExportError, description, in_half
 from visionssm.integrations.export.formats import export_archive, export_onnx
 from visionssm.integrations.export.pose import exportable_pose
 from visionssm.integrations.export.segmentation import exportable_segmentor
@@ -27,4 +27,5 @@ __all__ = [
     "exportable_pose",
     "exportable_segmentor",
     "exportable_yolo",
+    "in_half",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ IMAGE_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 
 VOLUME_AXES: Mapping[int, str] = {0: "batch", 2: "depth", 3: "height", 4: "width"}
 """The same of (B, C, D, H, W) volumes."""
+
+
+LIMIT = 1e-4
+"""Largest difference of a file in float32 to eager PyTorch."""
+
+HALF_LIMIT = 1e-2
+"""The same of a file in float16, whose numbers have eleven bits, to the network in float32."""
 
 
 class ExportError(RuntimeError):
@@ -51,7 +59,8 @@ class Exportable:
         refused: kinds of files, "onnx" or "pt2", that cannot hold the network, and why.
         shape: of an input for which the network was made, where that is known.
         expected: of an input to what the model itself finds, without export.
-        difference: of the outputs of the file to that; 0 where they are equal, and at most 1e-4 for a file to be kept.
+        difference: of the outputs of the file to that; 0 where they are equal, and at most `limit` for a kept file.
+        limit: see `difference`.
         probe: of an input to values of buffers of the network, by name, with which a file is checked too; for networks
             that may find nothing in most inputs.
         sample: makes a random input of a shape, and of a `generator`.
@@ -70,6 +79,7 @@ class Exportable:
     shape: tuple[int, ...] | None = None
     expected: Callable[[Tensor], Any] | None = None
     difference: Callable[[Sequence[Tensor], Any], float] = relative_difference
+    limit: float = LIMIT
     probe: Callable[[Tensor], Mapping[str, float]] | None = None
     sample: Callable[..., Tensor] = torch.randn
     doubt: str = ""
@@ -79,6 +89,29 @@ class Exportable:
     def compared(self, actual: Sequence[Tensor], example: Tensor) -> float:
         """The difference of a file's outputs for an example to what the model finds."""
         return self.difference(actual, (self.expected or self.network)(example))
+
+
+def in_half(exportable: Exportable) -> Exportable:
+    """The same network in float16, input and outputs too, which is compared with the one in float32.
+
+    Raises:
+        ExportError: more than the network is exported, as of detectors, whose boxes need float32.
+    """
+    if exportable.expected is not None or exportable.probe is not None:
+        raise ExportError(
+            "--half is for files that hold a network alone, as of a classifier: what is computed after it, boxes and "
+            "the best class of every pixel, needs float32. Export without --half"
+        )
+    network = exportable.network
+    return replace(
+        exportable,
+        network=copy.deepcopy(network).half(),
+        sample=lambda *shape, **options: exportable.sample(*shape, **options).half(),
+        expected=lambda image: network(image.float()),
+        difference=lambda actual, expected: exportable.difference([x.float() for x in actual], expected),
+        limit=HALF_LIMIT,
+        about={**exportable.about, "dtype": "float16"},
+    )
 
 
 def description(classes: Sequence[str], first: int = 0, **facts: Any) -> dict[str, str]:

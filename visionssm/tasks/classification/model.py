@@ -11,7 +11,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import visionssm  # noqa: F401  registers the models
+import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.spelling import closest
 from visionssm.engine.adapter import TaskModel, metainfo_of

@@ -17,36 +17,12 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from visionssm.checkpoints import create_official
 from visionssm.data.images import read_image
 from visionssm.data.spelling import closest
-from visionssm.drawing import save_picture, with_title
-from visionssm.engine.task import Row, Source, View
+from visionssm.engine.task import View
 from visionssm.tasks.classification.network import build_classifier
+from visionssm.tasks.classification.results import ClassResult
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """The best classes of an image, best first, with their probabilities."""
-
-    best: Sequence[tuple[str, float]]
-
-    def rows(self) -> list[Row]:
-        """Rank, class, score."""
-        return [(rank, name, score) for rank, (name, score) in enumerate(self.best, start=1)]
-
-    def plain(self) -> dict[str, Any]:
-        """{"classes": [{"class": …, "score": …}]}."""
-        return {"classes": [{"class": name, "score": score} for name, score in self.best]}
-
-    def drawn(self, image: Image.Image) -> Image.Image:
-        """The image below its best class."""
-        name, score = self.best[0]
-        return with_title(image.convert("RGB"), f"{name} {score:.2f}")
-
-    def save(self, folder: Path, source: Source) -> None:
-        """Write the drawn image."""
-        save_picture(self.drawn(source.sample), folder / f"{source.name}.png")
 
 
 @dataclass(frozen=True)
@@ -123,6 +99,7 @@ class Classifier:
 
         about = description(
             self.classes,
+            task="classification",
             **self.data,
             input="(B, C, H, W): an RGB or grey image in [0, 1], less the mean, divided by std",
             license=self.license,

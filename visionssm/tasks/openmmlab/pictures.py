@@ -16,7 +16,7 @@ from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.drawing import below, beside, class_colour, draw_objects, shown_scale, with_title
 from visionssm.engine.hooks.pictures import write_picture
 from visionssm.tasks.openmmlab.predictor import detection_of, pixel_classes_of
-from visionssm.tasks.segmentation.predictor import PixelClasses
+from visionssm.tasks.segmentation.results import PixelClasses
 
 
 @HOOKS.register_module()

@@ -20,9 +20,9 @@ import visionssm.integrations.openmmlab  # noqa: F401  before anything imports m
 from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import class_names_of, description_of, rebuilt
 from visionssm.engine.task import View
-from visionssm.tasks.detection.predictor import Detection
+from visionssm.tasks.detection.results import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
-from visionssm.tasks.segmentation.predictor import PixelClasses
+from visionssm.tasks.segmentation.results import PixelClasses
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable

@@ -16,7 +16,7 @@ from visionssm.drawing import save_picture
 from visionssm.engine.errors import ConfigError
 from visionssm.files import complete_or_absent, write_csv
 from visionssm.tasks.openmmlab.predictor import pixel_classes_of
-from visionssm.tasks.segmentation.predictor import label_image
+from visionssm.tasks.segmentation.results import label_image
 
 
 class CocoResultsHook(Hook):

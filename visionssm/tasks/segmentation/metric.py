@@ -16,7 +16,7 @@ from visionssm.drawing import beside, class_legend, draw_classes, shown_scale, w
 from visionssm.engine.task import Metric
 from visionssm.files import complete_or_absent, write_csv
 from visionssm.tasks.segmentation.data import IGNORED
-from visionssm.tasks.segmentation.predictor import label_image
+from visionssm.tasks.segmentation.results import label_image
 
 
 def confusion_of(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:

@@ -17,7 +17,7 @@ from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.heads.yolo import VARIANTS, MambaYolo, create_yolo
-from visionssm.tasks.detection.predictor import Detection
+from visionssm.tasks.detection.results import Detection
 from visionssm.tasks.yolo.inference import check_size, found_objects
 from visionssm.tasks.yolo.transforms import letterboxed
 
