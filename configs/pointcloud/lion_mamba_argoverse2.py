@@ -92,6 +92,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="ProgressHook"),
     dict(type="PredictionPicturesHook"),
+    dict(type="PrecisionRecallHook"),
     dict(type="FiguresHook", metrics=("ap_3d",)),
     dict(type="ChangesEndHook", changes=1),
 ]

@@ -59,6 +59,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="ProgressHook"),
     dict(type="PredictionPicturesHook"),
+    dict(type="PrecisionRecallHook"),
     dict(
         type="FiguresHook",
         metrics=(

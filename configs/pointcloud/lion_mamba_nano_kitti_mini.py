@@ -47,6 +47,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="ProgressHook"),
     dict(type="PredictionPicturesHook"),
+    dict(type="PrecisionRecallHook"),
     dict(type="FiguresHook", metrics=("car_3d_70", "pedestrian_3d_50", "cyclist_3d_50", "ap_3d")),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])

@@ -4,8 +4,8 @@ python tools/train.py configs/pointcloud/lion_mamba_nano_scenes.py
 python tools/test.py configs/pointcloud/lion_mamba_nano_scenes.py work_dirs/lion_mamba_nano_scenes/best.pth
 
 The scenes are made when they are first used. The validation scenes choose best.pth; tools/test.py measures it on scenes
-that nothing was chosen by. The work folder gets predictions.png, boxes seen from above, and learning_curves.png with
-the average precision of every validation.
+that nothing was chosen by. The work folder gets predictions.png, boxes seen from above, precision_recall.png
+and learning_curves.png with the average precision of every validation.
 """
 
 _spec = dict(train=200, val=30, test=60)
@@ -50,6 +50,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="ProgressHook"),
     dict(type="PredictionPicturesHook"),
+    dict(type="PrecisionRecallHook"),
     dict(type="FiguresHook", metrics=("car_bev_50", "car_3d_70", "ap_3d")),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])

@@ -20,6 +20,8 @@ from visionssm.kernels import (
     ssd,
     ttt_linear,
 )
+from visionssm.kernels.causal_conv import causal_conv_silu
+from visionssm.kernels.causal_conv.cpu_kernels import conv_backward
 from visionssm.kernels.cpu import kernel as kernel_module
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.cpu.blocks import FLOAT
@@ -109,6 +111,11 @@ def _deformable(channels: int) -> Call:
     return lambda: _values_and_gradients(inputs, deformable_sum)
 
 
+def _causal(backwards: bool) -> Call:
+    inputs = [normal(2, 70, 16), normal(16, 4), normal(16)]
+    return lambda: _values_and_gradients(inputs, lambda *x: causal_conv_silu(*x, backwards=backwards))
+
+
 def _plstm(directions: int, rows: int, columns: int) -> Call:
     lead = (1, rows, columns) if directions == 1 else (1, 4, rows, columns)
     inputs = [*(normal(1, rows, columns, width, 1) for width in (2, 2, 5)), normal(*lead), normal(*lead, 1, 1, 1)]
@@ -141,6 +148,8 @@ CASES: dict[str, Call] = {
     "test-time training of odd sizes": _test_time_training(21, 17),
     "deformable sum": _deformable(16),
     "deformable sum of an odd number of channels": _deformable(5),
+    "causal convolution": _causal(False),
+    "causal convolution backwards": _causal(True),
     "plstm2d of one direction": _plstm(1, 5, 4),
     "plstm2d of four directions": _plstm(4, 4, 9),
 }
@@ -156,6 +165,7 @@ CASES_OF: dict[Kernel, str] = {
     deformable_forward: "deformable",
     deformable_reach: "deformable",
     deformable_backward: "deformable",
+    conv_backward: "causal",
     pairs_forward: "plstm2d",
     pairs_backward: "plstm2d",
 }

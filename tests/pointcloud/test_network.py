@@ -202,3 +202,26 @@ def test_map_networks_keep_the_size_of_odd_maps(kind: type[PlainBevNet], size: t
 def test_arguments_that_make_no_sense_are_named(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()  # type: ignore[operator]
+
+
+def test_checkpointing_keeps_less_and_changes_no_gradient() -> None:
+    encoder, _ = networks()
+    x, sites = encoder([cloud(400)])
+    found, kept = [], []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        backbone = LionBackbone(**{**SMALL, "drop_path": 0.5}, grad_checkpointing=enable)
+        sizes = {}
+
+        def keep(y: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[y.data_ptr()] = y.nbytes
+            return y
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda y: y):
+            (y, _), _ = backbone(x.detach(), sites)
+        y.square().sum().backward()
+        found.append([p.grad for p in backbone.parameters()])
+        kept.append(sum(sizes.values()))
+    assert kept[1] < kept[0] / 2
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None)  # groups left out are the same
+    assert sum(p is not None for p in found[0]) > 100

@@ -7,12 +7,13 @@ by a reversed route, and its convolution looks at the tokens after instead of th
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import routes
+from visionssm.kernels.causal_conv import causal_conv, causal_conv_silu
 from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import RouteScan, default_dt_rank
 
@@ -27,13 +28,19 @@ class TokenScan(RouteScan):
         d_conv: tokens under the convolution, the current one included.
     """
 
+    backwards: ClassVar[bool] = False  # whether a token sees those after it
+
     def __init__(self, dim: int, *, d_state: int, dt_rank: int, d_conv: int = 4, **factory: Any) -> None:
         super().__init__(dim, d_state, dt_rank, n_routes=1, **factory)
         self.conv1d = nn.Conv1d(dim, dim, d_conv, groups=dim, **factory)
 
     def convolve(self, row: Tensor) -> Tensor:
-        """The convolution: token t sees the tokens up to t."""
-        return self._convolve_padded(row, self.conv1d.weight)[:, :, : row.shape[2]]
+        """The convolution of a map of one row, (B, 1, T, D): token t sees the tokens up to t."""
+        return causal_conv(row.squeeze(1), *self._taps(), backwards=self.backwards).unsqueeze(1)
+
+    def activate(self, row: Tensor) -> Tensor:
+        """SiLU of the convolution: what is scanned."""
+        return causal_conv_silu(row.squeeze(1), *self._taps(), backwards=self.backwards).unsqueeze(1)
 
     def route(self, row: Tensor) -> Tensor:
         """The order in which tokens are scanned."""
@@ -42,29 +49,18 @@ class TokenScan(RouteScan):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to the same shape."""
         row = x.unsqueeze(1)  # a map of one row, (B, 1, T, D)
-        return self.scan(F.silu(self.convolve(row)), self.route(row)).squeeze(1)
+        return self.scan(self.activate(row), self.route(row)).squeeze(1)
 
-    def _convolve_padded(self, row: Tensor, weight: Tensor) -> Tensor:
-        """(B, 1, T, D) to (B, 1, T + d_conv − 1, D): the full convolution, padded by d_conv − 1 on both sides.
-
-        As a 2-D convolution, because PyTorch has channels-last kernels for these alone; the permutes are then views.
-        """
-        y = F.conv2d(
-            row.permute(0, 3, 1, 2),
-            weight.unsqueeze(2),
-            self.conv1d.bias,
-            padding=(0, weight.shape[-1] - 1),
-            groups=self.dim,
-        )
-        return y.permute(0, 2, 3, 1)
+    def _taps(self) -> tuple[Tensor, Tensor]:
+        """(D, taps) and (D,) of the convolution."""
+        assert self.conv1d.bias is not None
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias
 
 
 class BackwardTokenScan(TokenScan):
     """`TokenScan` in reversed time, from the last token to the first: token t sees the tokens from t on."""
 
-    def convolve(self, row: Tensor) -> Tensor:
-        """The same as reversing the tokens, convolving, and reversing back: token t sees the tokens from t on."""
-        return self._convolve_padded(row, self.conv1d.weight.flip(-1))[:, :, self.conv1d.kernel_size[0] - 1 :]
+    backwards = True
 
     def route(self, row: Tensor) -> Tensor:
         """The order in which tokens are scanned."""
@@ -124,7 +120,6 @@ class BidirectionalMamba(Mamba):
 
     def scan(self, x: Tensor) -> Tensor:
         """The scanned branch: (B, T, D) to the same shape."""
-        x = x.contiguous()  # half of what in_proj made: copied once, not by each of the convolutions
         return self.ahead(x) + self.back(x)
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.utils.checkpoint import checkpoint
 
 from visionssm.kernels import sparse_conv
 from visionssm.pointcloud.partition import DIRECTIONS, Partition
@@ -38,6 +39,7 @@ class LionLayer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(operators)
         self.partition = partition
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor, sites: Sites) -> Tensor:
         """(N, C) features to the same shape."""
@@ -47,7 +49,11 @@ class LionLayer(nn.Module):
         for direction, operator in zip(DIRECTIONS, self.blocks, strict=True):
             order = groups.orders[direction]
             grouped = x.index_select(0, order.source).view(-1, groups.size, x.shape[1])
-            x = operator(grouped).flatten(0, 1).index_select(0, order.place)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                grouped = checkpoint(operator, grouped, use_reentrant=False)
+            else:
+                grouped = operator(grouped)
+            x = grouped.flatten(0, 1).index_select(0, order.place)
         return x
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from visionssm.tasks.pointcloud.curves import draw_precision_recall
 from visionssm.tasks.pointcloud.evaluation import Judged, Score, evaluate, headline, table
 from visionssm.tasks.pointcloud.kitti import Label
 
@@ -160,3 +161,20 @@ def test_table_has_every_class_measure_overlap_and_difficulty_once() -> None:
     assert len(rows) == 2 * 3 * 6
     assert len({row[:4] for row in rows}) == len(rows)
     assert ("Pedestrian", "bev", 0.25, "easy") in {row[:4] for row in rows}
+
+
+def test_curves_are_the_precisions_of_one_level_strict_ones_unbroken() -> None:
+    falling = tuple(1 - x / 80 for x in range(41))
+    rows = [
+        Score("Car", measure, overlap, level, falling if level == "easy" else (0.0,) * 41, 9)
+        for measure in ("2d", "bev", "3d")
+        for overlap in (0.7, 0.5)
+        for level in ("easy", "hard")
+    ]
+    rows.append(Score("Cyclist", "3d", 0.5, "easy", (0.0,) * 41, 0))  # nobody asked for one
+    above, space = draw_precision_recall(rows, "easy").axes
+    for axes in (above, space):
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]
+        assert all(list(line.get_ydata()) == list(falling) for line in axes.lines)
+        assert axes.lines[0].get_xdata()[[0, -1]].tolist() == [0, 1]
+        assert axes.lines[0].get_label() == f"Car 0.7: {100 * np.mean(falling[1:]):.1f}"

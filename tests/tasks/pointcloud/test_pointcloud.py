@@ -97,7 +97,7 @@ def test_training_writes_pictures_curves_and_a_checkpoint_that_describes_itself(
     about = torch.load(run / "best.pth", weights_only=True)["meta"]["visionssm"]
     assert about["task"] == "pointcloud"
     assert about["model"]["name"] == "lion_mamba_nano"
-    for name in ("predictions.png", "learning_curves.png"):
+    for name in ("predictions.png", "learning_curves.png", "precision_recall.png"):
         with Image.open(run / name) as image:
             assert np.asarray(image.convert("L")).min() < 128
 

@@ -46,6 +46,10 @@ class InterleavedTokenScan(TokenScan):
         y = F.conv2d(x.permute(0, 3, 1, 2), self.conv1d.weight.unsqueeze(3), self.conv1d.bias, groups=self.dim)
         return y.permute(0, 2, 3, 1).flatten(1, 2).narrow(1, 0, tokens).unsqueeze(1)
 
+    def activate(self, row: Tensor) -> Tensor:
+        """SiLU of the convolution: what is scanned."""
+        return F.silu(self.convolve(row))
+
     def route(self, row: Tensor) -> Tensor:
         """The order in which tokens are scanned."""
         return routes.interleaved(1, row.shape[2], self.pieces, device=row.device)

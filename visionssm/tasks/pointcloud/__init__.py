@@ -13,7 +13,10 @@ TASK = Task(
         "Scenes": f"{_HERE}.scenes:Scenes",
     },
     metrics={"KittiMetric": f"{_HERE}.metric:KittiMetric"},
-    hooks={"ChangesEndHook": f"{_HERE}.hooks:ChangesEndHook"},
+    hooks={
+        "ChangesEndHook": f"{_HERE}.hooks:ChangesEndHook",
+        "PrecisionRecallHook": f"{_HERE}.hooks:PrecisionRecallHook",
+    },
     files={
         "calib": "of sweeps: the camera's calibration file of KITTI; what the camera does not see is left out",
         "image": "of sweeps: the camera's picture, which boxes are drawn on; needs --calib",

@@ -1,13 +1,18 @@
-"""Random changes of training samples end before the training does."""
+"""What happens around epochs: random changes of training samples end, and precision is drawn over recall."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.hooks.figures import write_figure
+from visionssm.tasks.pointcloud.curves import draw_precision_recall
 
 
 class ChangesEndHook(Hook):
@@ -38,3 +43,16 @@ class ChangesEndHook(Hook):
         """Tell the data set what it does in this epoch."""
         left = runner.max_epochs - runner.epoch
         runner.train_dataloader.dataset.train_with(changes=left > self.changes, pasting=left > self.pasting)
+
+
+class PrecisionRecallHook(Hook):
+    """After a validation, draw the curves of `KittiMetric` into the work folder: precision_recall.png."""
+
+    priority = "LOWEST"
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Draw the curves of this evaluation."""
+        for metric in runner.val_loop.evaluator.metrics:
+            if getattr(metric, "scores", None) and is_main_process():
+                figure = draw_precision_recall(metric.scores, metric.headline_level)
+                write_figure(figure, Path(runner.work_dir) / "precision_recall.png")

@@ -76,7 +76,12 @@ class KittiMetric(Metric):
         judged = [Judged(row.get("truths", row["frame"].labels), row["found"]) for row in self.rows]
         self.scores = evaluate(judged, classes, [EVERY] if self.least_points else LEVELS)
         self.pictures = [(row["index"], self._picture(row, classes)) for row in self.rows if "points" in row]
-        return headline(self.scores, EVERY.name if self.least_points else "moderate")
+        return headline(self.scores, self.headline_level)
+
+    @property
+    def headline_level(self) -> str:
+        """Name of the difficulty whose figures are logged."""
+        return EVERY.name if self.least_points else "moderate"
 
     def write(self, path: Path, dataset: Any) -> None:
         """Write KITTI's text files and the table of all figures into a folder; or one of .json and .csv.
