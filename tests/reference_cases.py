@@ -64,6 +64,7 @@ KINDS = {
     "timm's EfficientViM": r"efficientvim/.*",
     "U-Mamba": r"umamba/.*",
     "VM-UNet": r"vmunet/.*",
+    "VideoMamba": r"videomamba/.*",
     "Vim": r"vim/.*",
     "classifier": r".*",
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visionssm.backbones.videomamba import create_video_classifier, list_video_classifiers
     from visionssm.catalogue import ModelInfo, list_models, model_info
     from visionssm.catalogue.hub import push_to_hub
     from visionssm.heads.detection_backbone import detection_backbone
@@ -70,6 +71,7 @@ __all__ = [
     "create_pose",
     "create_restorer",
     "create_segmenter",
+    "create_video_classifier",
     "deformable_sum",
     "detection_backbone",
     "export_archive",
@@ -82,6 +84,7 @@ __all__ = [
     "list_poses",
     "list_restorers",
     "list_segmenters",
+    "list_video_classifiers",
     "load_official",
     "load_predictor",
     "model_info",
@@ -110,6 +113,7 @@ _IMPORTED_WHEN_USED = {
     "create_pose": "visionssm.heads.pose",
     "create_restorer": "visionssm.heads.restoration",
     "create_segmenter": "visionssm.heads.medical",
+    "create_video_classifier": "visionssm.backbones.videomamba",
     "detection_backbone": "visionssm.heads.detection_backbone",
     "export_archive": "visionssm.integrations.export",
     "export_onnx": "visionssm.integrations.export",
@@ -118,6 +122,7 @@ _IMPORTED_WHEN_USED = {
     "list_restorers": "visionssm.heads.restoration",
     "list_models": "visionssm.catalogue",
     "list_segmenters": "visionssm.heads.medical",
+    "list_video_classifiers": "visionssm.backbones.videomamba",
     "load_predictor": "visionssm.prediction",
     "model_info": "visionssm.catalogue",
     "push_to_hub": "visionssm.catalogue.hub",

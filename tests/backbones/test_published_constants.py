@@ -181,6 +181,18 @@ STARTS = {
         },
         embed_dim=192,
     ),
+    "videomamba": _start(
+        "videomamba_img_nano_test",
+        {
+            r"^cls_token$": ZEROS,
+            r"^pos_embed$": normal(0.02),
+            r"\.out_proj linear weight$": Law(lambda x, module: x * (4 * x.shape[-1]) ** 0.5, _uniform_cdf),  # 4 blocks
+            r"\.(x_proj|dt_projs)_weight$": normal(0.02),
+            r"\.(ahead|back)\.dt_projs_bias$": ZEROS,
+            **SWIN,
+        },
+        embed_dim=192,
+    ),
     "plstm": _start(
         "plstm_nano_test",
         {
@@ -261,6 +273,7 @@ STATES = {
     "mambavision_nano_test": 8,
     "vmamba_v0_tiny": 16,
     "efficientvmamba_nano_test": 16,
+    "videomamba_img_nano_test": 16,
     "vim_nano_test": 16,
 } | dict.fromkeys(
     [f"{name}_nano_test" for name in ("vmamba", "msvmamba", "msvmamba_v3", "groupmamba", "hrvmamba", "spatialmamba")], 1
@@ -307,6 +320,7 @@ NOT_DECAYED: dict[str, str] = {
     "msvmamba": r"$^",
     "plstm": r"^pos_embed$",
     "spatialmamba": r"\.dt_projs_bias$",
+    "videomamba": r"^(pos_embed|cls_token)$|\.dt_projs_bias$",
     "vim": r"^(pos_embed|cls_token)$|\.dt_projs_bias$",
     "vmamba": r"\.(A_logs|Ds)$",
     "vssd": r"$^",
@@ -367,7 +381,8 @@ def test_stochastic_depth_rises_linearly_over_all_blocks(name: str) -> None:
     model = timm.create_model(name, drop_path_rate=0.3)
     assert all(rate == 0 for rate in _drop_rates(timm.create_model(name)))
     rates = _drop_rates(model)
-    if name.startswith("vim"):  # a block drops the output of the block before it, and the last sum that of the last
+    if name.startswith(("vim", "videomamba")):
+        # A block drops the output of the block before it, and the last sum that of the last.
         first, *others = (block.drop_path.drop_prob for block in model.layers)
         assert first == 0
         rates = [*others, model.drop_path.drop_prob]
@@ -398,7 +413,7 @@ class Images:
 
 WHOLE = Images(crop=1.0)
 PREPARED: dict[str, Images] = {
-    r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim)_.*": Images(),
+    r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim|videomamba)_.*": Images(),
     r"hrvmamba_(nano|tiny|small).*": Images(256, 1.0),
     r"mambavision_(tiny|base|large2?)": WHOLE,
     r"mambavision_tiny2": Images(crop=0.98),

@@ -10,6 +10,7 @@ from visionssm.backbones.mambayolo import MambaYoloBackbone
 from visionssm.backbones.msvmamba import MSVMamba
 from visionssm.backbones.plstm import PLSTM
 from visionssm.backbones.spatialmamba import SpatialMamba
+from visionssm.backbones.videomamba import VideoMamba, VideoMambaImage
 from visionssm.backbones.vim import Vim
 from visionssm.backbones.vmamba import VMamba
 from visionssm.backbones.vssd import VSSD
@@ -26,6 +27,8 @@ __all__ = [
     "MambaYoloBackbone",
     "SpatialMamba",
     "VMamba",
+    "VideoMamba",
+    "VideoMambaImage",
     "Vim",
     "list_models",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from visionssm.backbones._base import Backbone
 from visionssm.layers import tokens as token_layers
-from visionssm.layers.tokens import PatchEmbedding
+from visionssm.layers.tokens import PatchGrid
 
 
 class PlainBackbone(Backbone):
@@ -26,7 +26,7 @@ class PlainBackbone(Backbone):
 
     output_formats = ("NCHW", "NHWC", "NLC")
 
-    patch_embed: PatchEmbedding
+    patch_embed: PatchGrid
     pos_embed: nn.Parameter | None
     layers: nn.ModuleList
     norm: nn.Module

@@ -52,6 +52,10 @@ def _arxiv(name: str, number: str) -> str:
     return f"{name}, [arXiv {number}](https://arxiv.org/abs/{number})"
 
 
+def _larger(at_448: str, at_576: str) -> Mapping[str, str | None]:
+    return {"authors_448_in1k": at_448, "authors_576_in1k": at_576}
+
+
 _E450: Mapping[str, str | None] = {
     "e450_in1k": None
 }  # the other checkpoints, of 450 epochs: their figures were not at hand
@@ -78,6 +82,15 @@ _PUBLISHED: Sequence[Family] = (
             "vim_base": Published("98M", None, "81.9"),
             "vim_tiny_stride8": Published("7M", None, "78.3"),
             "vim_small_stride8": Published("26M", None, "81.6"),
+        },
+    ),
+    Family(
+        _arxiv("VideoMamba", "2403.06977"),
+        {
+            "videomamba_img_tiny": Published("7M", "1.1", "76.9", tagged=_larger("79.3", "79.6")),
+            "videomamba_img_small": Published("26M", "4.3", "81.2", tagged=_larger("83.2", "83.5")),
+            "videomamba_img_middle": Published("74M", "12.7", "82.8", tagged=_larger("83.8", "84.0")),
+            "videomamba_img_base": Published("98M", "16.9", "82.7"),
         },
     ),
     Family(

@@ -14,8 +14,30 @@ from visionssm.layers.leaf import leaf_function, leaf_module
 from visionssm.layers.stem import image_to_map
 
 
+class PatchGrid(nn.Module):
+    """What cuts pictures into patches, of `patch_size` pixels a side, one every `stride` pixels."""
+
+    patch_size: int
+    stride: int
+    proj: nn.modules.conv._ConvNd
+
+    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches in an image of (H, W) pixels; pixels left over at its end are in no patch.
+
+        Raises:
+            ValueError: the image is smaller than a patch.
+        """
+        height, width = img_size
+        if min(height, width) < self.patch_size:
+            raise ValueError(
+                f"an image of {height}x{width} pixels is smaller than one patch; give at least"
+                f" {self.patch_size}x{self.patch_size}"
+            )
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+
 @leaf_module  # it checks the size of the image
-class PatchEmbedding(nn.Module):
+class PatchEmbedding(PatchGrid):
     """One token per patch; patches overlap where the stride is smaller than they are.
 
     Args:
@@ -32,20 +54,6 @@ class PatchEmbedding(nn.Module):
         lecun_normal_(self.proj.weight)
         assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
-
-    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of (H, W) pixels; pixels left over at its end are in no patch.
-
-        Raises:
-            ValueError: the image is smaller than a patch.
-        """
-        height, width = img_size
-        if min(height, width) < self.patch_size:
-            raise ValueError(
-                f"an image of {height}x{width} pixels is smaller than one patch; give at least"
-                f" {self.patch_size}x{self.patch_size}"
-            )
-        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to a (B, rows, columns, dim) map."""
