@@ -65,7 +65,8 @@ def isolated_randomness(seed: int) -> Iterator[None]:
 class SeededDataset(Dataset):
     """A map-style data set whose samples are drawn with generators seeded by (seed, iteration, index).
 
-    Everything else (`metainfo`, `get_data_info`, …) is that of the wrapped data set.
+    Everything else (`metainfo`, `get_data_info`, …) is that of the wrapped data set, and so is what is set: hooks
+    change a pipeline like that.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -85,6 +86,12 @@ class SeededDataset(Dataset):
         if name == "dataset":  # not set yet, while unpickling
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("dataset", "seed"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
 
 
 class IterationBatchSampler(Sampler[list[SampleKey]]):

@@ -154,8 +154,8 @@ class VisionRunner(Runner):
             scope = SCOPES.get(self.cfg.get("default_scope") or "")
             if scope is not None:
                 scope.without_downloads(alone)
-            elif alone.model.get("pretrained"):
-                alone.model.pretrained = False
+            else:
+                alone.model.update({key: False for key in alone.model if key.startswith("pretrained")})
             model = alone.model
         return super().build_model(model)
 

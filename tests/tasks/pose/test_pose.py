@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,15 @@ def test_predictor_finds_where_the_maps_are_highest(uninterrupted: Path, monkeyp
     assert found.plain()["objects"][0]["category_id"] == 1
 
 
+def test_evaluation_fetches_no_weights_of_the_backbone(uninterrupted: Path, tmp_path: Path) -> None:
+    """None are published of this one: asking for them ends in an error."""
+    options = {"model.pretrained_backbone": True}
+    with pytest.raises(ConfigError, match="hrvmamba"):
+        MODELS.build(load_config(uninterrupted / "tiny.py", options).model)
+    metrics = evaluate(uninterrupted / "tiny.py", uninterrupted / "best.pth", work_dir=tmp_path, options=options)
+    assert metrics["ap"] >= 0
+
+
 def image_of(folder: Path, name: str = "photo.png") -> Path:
     path = folder / name
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(path)
@@ -282,13 +292,24 @@ def test_mistakes_in_a_file_of_boxes_are_told_at_once(tmp_path: Path) -> None:
         ListedBoxes(path)
 
 
-def test_people_are_found_by_a_trained_detector(uninterrupted: Path, tmp_path: Path) -> None:
+def _torchvision_detector() -> Any:
     from visionssm.tasks.detection.model import TorchvisionDetector
 
-    torch.manual_seed(0)
     options = {"box_score_thresh": 0.0, "box_detections_per_img": 3}
     dense: dict[str, Any] = {"num_classes": 1, "size": (32, 32), "channels": 8, "anchor_sizes": (6, 10, 16, 24, 32)}
-    model = TorchvisionDetector("FasterRCNN", "vmamba_nano_test", options=options, **dense)
+    return TorchvisionDetector("FasterRCNN", "vmamba_nano_test", options=options, **dense)
+
+
+def _yolo() -> Any:
+    from visionssm.tasks.yolo.model import YoloDetector
+
+    return YoloDetector("mambayolo_nano", 1, size=32)
+
+
+@pytest.mark.parametrize("made", [_torchvision_detector, _yolo], ids=["torchvision", "yolo"])
+def test_people_are_found_by_a_trained_detector(made: Callable[[], Any], uninterrupted: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = made()
     about = {**model.checkpoint_meta(None, None), "classes": ["person"]}
     torch.save({"meta": {"visionssm": about}, "state_dict": model.state_dict()}, tmp_path / "detector.pth")
     finder: Any = load_predictor(uninterrupted / "best.pth", detector=tmp_path / "detector.pth", threshold=0.0)

@@ -7,6 +7,8 @@ import inspect
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tests.engine.every_task  # noqa: F401  registers all types
+from tests.children import environment
 from tests.configs import shipped_config, shipped_configs
 from tests.engine.shapes import SPEC
 from tests.engine.tiny import assert_equal_weights, logged
@@ -76,6 +79,26 @@ def test_resumed_run_ends_with_the_same_bits_where_mosaic_ends(uninterrupted: Pa
     train(write_yolo_config(folder), work_dir=folder, resume=str(uninterrupted / "epoch_1.pth"))
     assert_equal_weights(uninterrupted / "epoch_2.pth", folder / "epoch_2.pth")
     assert logged(folder, "loss") == logged(uninterrupted, "loss")[3:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 4], ids=["with Mosaic", "without"])
+def test_run_killed_within_an_epoch_resumes_to_the_same_bits(uninterrupted: Path, step: int, tmp_path: Path) -> None:
+    """At any step, the process is gone, and only what was written is left."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    by_step = {"default_hooks.checkpoint.interval": 1, "default_hooks.checkpoint.by_epoch": False}
+    text = "import os\nfrom tests.tasks.yolo.tiny import HOOKS_OF_A_RUN\nfrom visionssm.cli.launch import train\n"
+    text += "from mmengine.hooks import Hook\nfrom mmengine.registry import HOOKS\n"
+    text += "@HOOKS.register_module()\nclass KillHook(Hook):\n    def before_train_iter(self, runner, **_):\n"
+    text += f"        if runner.iter == {step}:\n            os.kill(os.getpid(), 9)\n"
+    text += f"train({str(write_yolo_config(folder))!r}, work_dir={str(folder)!r}, options={{**{by_step!r}, "
+    text += "'custom_hooks': [*HOOKS_OF_A_RUN, dict(type='KillHook')]})\n"
+    killed = subprocess.run([sys.executable, "-c", text], env=environment(), capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    assert (folder / "last_checkpoint").read_text() == f"iter_{step}.pth"
+    train(write_yolo_config(folder), work_dir=folder, resume=True, options=by_step)
+    assert_equal_weights(uninterrupted / "epoch_2.pth", folder / "iter_6.pth")
 
 
 def test_mosaic_ends_with_the_last_epochs(uninterrupted: Path) -> None:

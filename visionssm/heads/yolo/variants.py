@@ -58,13 +58,15 @@ def list_yolos(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
-def create_yolo(name: str, num_classes: int = 80, *, pretrained: str | Path | None = None, **changes: Any) -> MambaYolo:
+def create_yolo(
+    name: str, num_classes: int = 80, *, pretrained: bool | str | Path | None = None, **changes: Any
+) -> MambaYolo:
     """A Mamba-YOLO by name, untrained unless a file is given: the authors publish none.
 
     Args:
         name: one of `list_yolos()`.
         num_classes: K, without a background.
-        pretrained: a file to load, in the authors' format or ours, of as many classes.
+        pretrained: a file to load, in the authors' format or ours, of as many classes; False or None for none.
         changes: arguments of `MambaYolo` in place of the variant's.
 
     Raises:
@@ -76,5 +78,7 @@ def create_yolo(name: str, num_classes: int = 80, *, pretrained: str | Path | No
     """
     if name not in VARIANTS:
         raise ValueError(f"detector {name!r} is unknown; choose one of {', '.join(list_yolos())}")
+    if pretrained is True:
+        raise ValueError(f"pretrained=True: no weights of {name} are published; give pretrained=FILE, or False")
     model = MambaYolo(num_classes, **{**VARIANTS[name], **changes})
-    return model if pretrained is None else load_official(model, pretrained)
+    return load_official(model, pretrained) if pretrained else model

@@ -21,6 +21,8 @@ def _check_data(scope: str, dataset: Mapping[str, Any]) -> None:
 
 
 def _without_downloads(cfg: Any) -> None:
+    if cfg.model.get("type") == "MambaYoloDetector":
+        cfg.model.pretrained = False
     backbone = cfg.model.get("backbone")
     if isinstance(backbone, Mapping) and backbone.get("type") == "VisionSSM":
         cfg.model.backbone.pretrained = False

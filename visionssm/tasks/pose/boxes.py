@@ -81,12 +81,8 @@ class ListedBoxes:
                 self._add(name, x, x.get("box") if isinstance(x, Mapping) else None, problems)
 
     def _take_annotations(self, content: Mapping[str, Any], problems: Problems) -> None:
-        names = {
-            x["id"]: x["file_name"]
-            for x in content.get("images") or ()
-            if isinstance(x, Mapping) and isinstance(x.get("id"), (int, str)) and isinstance(x.get("file_name"), str)
-        }
-        classes = {x.get("id"): x.get("name") for x in content.get("categories") or () if isinstance(x, Mapping)}
+        names = {x["id"]: x["file_name"] for x in _entries(content, "images") if isinstance(x.get("file_name"), str)}
+        classes = {x["id"]: x.get("name") for x in _entries(content, "categories")}
         for name in names.values():
             self.found.setdefault(name, [])
         for place, entry in enumerate(content["annotations"]):
@@ -188,6 +184,13 @@ class DetectedBoxes:
             if x["class"] in wanted and x["score"] >= least and _overlaps(x["box"], image.size)
         ]
         return _boxes(chosen)
+
+
+def _entries(content: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Entries of a list that have a usable id; none where there is no list."""
+    listed = content.get(name)
+    entries = listed if isinstance(listed, list) else []
+    return [x for x in entries if isinstance(x, Mapping) and isinstance(x.get("id"), (int, str))]
 
 
 def _overlaps(box: Sequence[float], size: tuple[int, int]) -> bool:

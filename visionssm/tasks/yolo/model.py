@@ -43,7 +43,7 @@ class YoloDetector(TaskModel):
         name: str,
         num_classes: int,
         size: int = 640,
-        pretrained: str | Path | None = None,
+        pretrained: bool | str | Path = False,
         threshold: float = 0.001,
         overlap: float = 0.7,
         loss: Mapping[str, float] | None = None,
