@@ -46,7 +46,7 @@ def weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint that training changes: averaged and raw weights, optimizer moments."""
     content = torch.load(path, weights_only=True)
     found = {f"state.{key}": x for key, x in content["state_dict"].items()}
-    found |= {f"ema.{key}": x for key, x in content["ema_state_dict"].items()}
+    found |= {f"ema.{key}": x for key, x in content.get("ema_state_dict", {}).items()}
     for number, state in content["optimizer"]["state"].items():
         found |= {f"optimizer.{number}.{key}": x for key, x in state.items()}
     return found

@@ -6,7 +6,11 @@ import ctypes
 import gc
 import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 
 def growth(run: Callable[[], object]) -> float | None:
@@ -23,6 +27,21 @@ def growth(run: Callable[[], object]) -> float | None:
     before = _status("VmRSS")
     run()
     return float(_status("VmHWM") - before)
+
+
+def fresh_growth(make: Callable[[], Callable[[], object]]) -> float:
+    """Bytes by which a fresh process, with as many threads, grows at most during a call; 0 where not known.
+
+    Args:
+        make: run in that process, which it warms up; gives the call.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_growth_of, make, torch.get_num_threads()).result()
+
+
+def _growth_of(make: Callable[[], Callable[[], object]], threads: int) -> float:
+    torch.set_num_threads(threads)
+    return growth(make()) or 0.0
 
 
 def _status(field: str) -> int:

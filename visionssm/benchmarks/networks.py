@@ -8,10 +8,8 @@ and that same step-by-step scan, as published CPU fall-backs run. Beside it runs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 from visionssm.benchmarks import kernels
 from visionssm.benchmarks.figures import new_figure, save
-from visionssm.benchmarks.memory import growth
+from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.timing import medians_in_turn, progress
 from visionssm.kernels import LowRank
 from visionssm.layers import ss2d
@@ -182,15 +180,13 @@ def _row(name: str, what: str, times: Mapping[str, float]) -> dict[str, Any]:
 
 def training_memory(name: str, scan: str, *, batch: int, size: int) -> float:
     """Bytes by which a fresh process grows at most during a training step, weights not included; 0 if not known."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_training_growth, name, scan, batch, size, torch.get_num_threads()).result()
+    return fresh_growth(partial(_training_step, name, scan, batch, size))
 
 
-def _training_growth(name: str, scan: str, batch: int, size: int, threads: int) -> float:
-    torch.set_num_threads(threads)
+def _training_step(name: str, scan: str, batch: int, size: int) -> Callable[[], object]:
     model = create(name, size)
     _train(model, _images(1, 64), scan)  # compiles kernels and allocates gradients
-    return growth(partial(_train, model, _images(batch, size), scan)) or 0.0
+    return partial(_train, model, _images(batch, size), scan)
 
 
 def cost_of_size(sizes: Sequence[int] = GROWTH_SIZES, *, seconds: float = 20.0) -> list[dict[str, Any]]:

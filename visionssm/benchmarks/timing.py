@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -147,6 +148,22 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 10 else f"{value:.0f}"
     return str(value)
+
+
+def ratio_row(figure: str, goal: str, values: Mapping[str, float], a: str, b: str, unit: str = "ms") -> dict[str, Any]:
+    """The ratio of two that were measured in turn, in seconds unless `unit` says otherwise."""
+    factor = 1e3 if unit == "ms" else 1.0
+    ratio = values[a] / values[b] if values[b] else math.nan
+    return {
+        "figure": figure,
+        "a": a,
+        "b": b,
+        "a value": values[a] * factor,
+        "b value": values[b] * factor,
+        "unit": unit,
+        "a / b": ratio,
+        "goal": goal,
+    }
 
 
 def progress(text: str) -> None:

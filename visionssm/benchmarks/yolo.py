@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, ssdlite320_mobilenet_v3_large
 
-from visionssm.benchmarks.memory import growth
+from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.networks import scanning_with
-from visionssm.benchmarks.timing import CLOCKS, medians_in_turn, progress
+from visionssm.benchmarks.timing import CLOCKS, medians_in_turn, progress, ratio_row
 from visionssm.heads.yolo import MambaYolo, create_yolo, decode, suppress
 from visionssm.heads.yolo.assign import CANDIDATES, OVERLAP_POWER, SCORE_POWER, Assignment, assign
 from visionssm.heads.yolo.boxes import complete_iou
@@ -143,33 +140,11 @@ def found_in(maps: list[Tensor]) -> Tensor:
         return suppress(boxes, scores).boxes
 
 
-def training_memory(scale: Scale, scan: str) -> float:
-    """Bytes by which a fresh process grows at most during a training step, weights not included; 0 if not known."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_training_growth, scale, scan, torch.get_num_threads()).result()
-
-
-def _training_growth(scale: Scale, scan: str, threads: int) -> float:
-    torch.set_num_threads(threads)
+def training_step(scale: Scale, scan: str) -> Callable[[], object]:
+    """A warm training step."""
     model = create_yolo(scale.name)
     train(model, images_of(1, 64), scan)  # compiles kernels and allocates gradients
-    return growth(partial(train, model, images_of(scale.batch, scale.small), scan)) or 0.0
-
-
-def _row(figure: str, goal: str, values: Mapping[str, float], a: str, b: str, unit: str = "ms") -> Row:
-    """The ratio of two that were measured in turn, in seconds unless `unit` says otherwise."""
-    factor = 1e3 if unit == "ms" else 1.0
-    ratio = values[a] / values[b] if values[b] else math.nan
-    return {
-        "figure": figure,
-        "a": a,
-        "b": b,
-        "a value": values[a] * factor,
-        "b value": values[b] * factor,
-        "unit": unit,
-        "a / b": ratio,
-        "goal": goal,
-    }
+    return partial(train, model, images_of(scale.batch, scale.small), scan)
 
 
 def run(*, seconds: float = 30.0, clock: str = "wall", scale: Scale | None = None) -> list[Row]:
@@ -202,17 +177,17 @@ def run(*, seconds: float = 30.0, clock: str = "wall", scale: Scale | None = Non
     times = in_turn("inference", runs)
     what = f"{scale.name}, inference at {scale.side}, batch 1"
     rows = [
-        _row(what, "≤ 1.5", times, "ours", "identity scans"),
-        _row(what, "≥ 30", times, "published layout", "ours"),
-        _row(f"{what}, beside fasterrcnn_resnet50_fpn", "≤ 1", times, "ours", "Faster R-CNN"),
-        _row(f"decoding and NMS of {scale.objects} boxes", "≤ 0.05", times, "decoding and NMS", "ours"),
+        ratio_row(what, "≤ 1.5", times, "ours", "identity scans"),
+        ratio_row(what, "≥ 30", times, "published layout", "ours"),
+        ratio_row(f"{what}, beside fasterrcnn_resnet50_fpn", "≤ 1", times, "ours", "Faster R-CNN"),
+        ratio_row(f"decoding and NMS of {scale.objects} boxes", "≤ 0.05", times, "decoding and NMS", "ours"),
     ]
 
     one_stage = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
     times = in_turn("inference beside SSDlite", {"ours": partial(infer, model, small),
                                                  "SSDlite": partial(infer, one_stage, small)})  # fmt: skip
     what = f"{scale.name}, inference at {scale.small}, batch 1, beside ssdlite320_mobilenet_v3_large"
-    rows.append(_row(what, "printed", times, "ours", "SSDlite"))
+    rows.append(ratio_row(what, "printed", times, "ours", "SSDlite"))
 
     trained = create_yolo(scale.name).train()
     batch = images_of(scale.batch, scale.small)
@@ -221,15 +196,16 @@ def run(*, seconds: float = 30.0, clock: str = "wall", scale: Scale | None = Non
     }
     times = in_turn("training", steps)
     what = f"{scale.name}, training step at {scale.small}, batch {scale.batch}"
-    rows.append(_row(what, "≤ 1.7", times, "ours", "identity scans"))
+    rows.append(ratio_row(what, "≤ 1.7", times, "ours", "identity scans"))
     progress("memory of a training step …")
     grown = {
-        name: training_memory(scale, scan) / 2**20 for name, scan in (("ours", "ours"), ("identity scans", "identity"))
+        name: fresh_growth(partial(training_step, scale, scan)) / 2**20
+        for name, scan in (("ours", "ours"), ("identity scans", "identity"))
     }
-    rows.append(_row(f"{what}, peak memory", "≤ 1.25", grown, "ours", "identity scans", "MiB"))
+    rows.append(ratio_row(f"{what}, peak memory", "≤ 1.25", grown, "ours", "identity scans", "MiB"))
 
     case = assignment_case(scale.boxes, scale.side)
     times = in_turn("assigner", {"loops": partial(assign_by_loops, *case), "ours": partial(assign, *case)}, turn=0.02)
     points = len(case[2])
-    rows.append(_row(f"assigner of {points:,} points and {scale.boxes} boxes", "≥ 50", times, "loops", "ours"))
+    rows.append(ratio_row(f"assigner of {points:,} points and {scale.boxes} boxes", "≥ 50", times, "loops", "ours"))
     return rows

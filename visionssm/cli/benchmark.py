@@ -24,6 +24,7 @@ from visionssm.benchmarks import (
     estimators,
     headlines,
     kernels,
+    medical,
     models,
     networks,
     pointcloud,
@@ -140,6 +141,15 @@ def _pose(options: argparse.Namespace) -> list[dict[str, Any]]:
     return pose.run(seconds=options.seconds, clock=options.clock, scale=scale)
 
 
+def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return medical.run(
+        seconds=options.seconds,
+        clock=options.clock,
+        scale=medical.TINY if options.dry_run else None,
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
+
+
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.tune:
         _tune(options.minutes)
@@ -244,6 +254,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("pointcloud", _pointcloud, 6.0, "LION's operators and parts on the CPU beside attention and references"),
         ("yolo", _yolo, 30.0, "Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"),
         ("pose", _pose, 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
+        ("medical", _medical, 10.0, "medical segmentation on the CPU beside itself without scans and MONAI's DynUNet"),
     ):
         task = commands.add_parser(name, parents=[common], help=what)
         task.add_argument(
