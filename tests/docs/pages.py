@@ -12,6 +12,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROO
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^>]+) -->\s*\Z")
+_WITH = re.compile(r"<!-- with: (?P<packages>[\w, ]+) -->\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Block:
     Attributes:
         line: of the page at which it begins.
         not_run: why it cannot run, from the comment `<!-- not run: … -->` before it; None for blocks that run.
+        packages: that it needs beside this one's, from the comment `<!-- with: NAME, NAME -->`; it runs by itself.
     """
 
     page: Path
@@ -28,6 +30,7 @@ class Block:
     language: str
     code: str
     not_run: str | None
+    packages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -41,7 +44,9 @@ def blocks(page: Path) -> Iterator[Block]:
         comment = _NOT_RUN.search(before)
         code = re.sub(f"(?m)^{found['indent']}", "", found["code"])
         reason = comment["reason"] if comment else None
-        yield Block(page, before.count("\n") + 1, found["language"], code, reason)
+        needed = _WITH.search(before)
+        packages = tuple(re.split(r",\s*", needed["packages"])) if needed else ()
+        yield Block(page, before.count("\n") + 1, found["language"], code, reason, packages)
 
 
 def commands(code: str) -> list[str]:

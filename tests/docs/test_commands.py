@@ -69,7 +69,7 @@ def test_blocks_of_a_page_run_from_top_to_bottom(
     namespace: dict[str, Any] = {}
     for block in blocks(page):
         assert block.language in ("bash", "python", "text"), f"{block}: say what the block is: ```bash, python or text"
-        if block.not_run is not None or block.language == "text":
+        if block.not_run is not None or block.packages or block.language == "text":
             continue
         try:
             if block.language == "python":
@@ -79,6 +79,42 @@ def test_blocks_of_a_page_run_from_top_to_bottom(
                     _command(command, slow)
         except Exception as error:
             raise AssertionError(f"{block}: {type(error).__name__}: {error}") from error
+
+
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
+WITH_PACKAGES = [block for page in PAGES if page != DEPLOYMENT for block in blocks(page) if block.packages]
+
+
+@pytest.mark.parametrize("block", WITH_PACKAGES, ids=lambda block: f"{block.page.stem}-{'-'.join(block.packages)}")
+def test_block_with_another_package_runs_where_that_is_installed(
+    block: Block, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in block.packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; tools/check_other_libraries.sh installs all of them")
+    monkeypatch.chdir(clone)
+    torch.manual_seed(0)
+    exec(compile(block.code, str(block), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+def test_deployment_runs_from_top_to_bottom_with_what_is_installed(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(clone)
+    namespace: dict[str, Any] = {}
+    ran = set()
+    for block in blocks(DEPLOYMENT):
+        if block.not_run is not None or any(importlib.util.find_spec(name) is None for name in block.packages):
+            continue
+        if block.language == "bash":
+            for command in commands(block.code):
+                _command(command, slow=True)
+        else:
+            exec(compile(block.code, str(block), "exec"), namespace)
+            ran |= set(block.packages)
+    assert "onnxruntime" in ran
 
 
 def _command(command: str, slow: bool) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from mmengine.registry import OPTIMIZERS
 from timm.optim import Lamb
 
-from visionssm.engine import hooks, loops, one_cycle, optim, runner, samplers
+from visionssm.engine import csv_backend, hooks, loops, one_cycle, optim, runner, samplers
 
-__all__ = ["hooks", "loops", "one_cycle", "optim", "runner", "samplers"]
+__all__ = ["csv_backend", "hooks", "loops", "one_cycle", "optim", "runner", "samplers"]
 
 OPTIMIZERS.register_module("Lamb", force=True, module=Lamb)
