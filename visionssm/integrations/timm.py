@@ -1,7 +1,7 @@
 """timm's own scripts with this package's models: python -m visionssm.integrations.timm validate.py DATA --model NAME
 
 timm's `train.py`, `validate.py`, `benchmark.py` and the other scripts of its repository know the models that were
-registered before they begin. This registers ours and then runs the script with its arguments, as `python SCRIPT …` does:
+registered before they begin. This registers ours and then runs the script as `python SCRIPT …` does:
 
   python -m visionssm.integrations.timm validate.py /data/imagenet --model vmamba_tiny_s1l8 --pretrained
   torchrun --nproc-per-node 4 -m visionssm.integrations.timm train.py /data/imagenet --model vmamba_tiny_s1l8
