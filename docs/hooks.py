@@ -13,6 +13,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the model zoo's rows, and whole files, where comments ask for them."""
     if "<!-- model zoo -->" in markdown:
         markdown = markdown.replace("<!-- model zoo -->", _model_zoo())
+    if "<!-- citations -->" in markdown:
+        markdown = markdown.replace("<!-- citations -->", _citations())
     if "<!-- segmenters -->" in markdown:
         markdown = markdown.replace("<!-- segmenters -->", _segmenters())
     return re.sub(r"<!-- file: (\S+) -->", lambda found: _file(found[1]), markdown)
@@ -22,6 +24,12 @@ def _model_zoo() -> str:
     from visionssm.catalogue.zoo import HEADER, rows
 
     return "\n".join((*HEADER, *rows()))
+
+
+def _citations() -> str:
+    from visionssm.catalogue.zoo import citations
+
+    return "\n\n".join(citations())
 
 
 def _segmenters() -> str:

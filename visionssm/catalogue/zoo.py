@@ -59,3 +59,26 @@ def _source(cfg: PretrainedCfg) -> str:
         return f"[{cfg.hf_hub_id}](https://huggingface.co/{cfg.hf_hub_id}){file}"
     page = cfg.manual_url if isinstance(cfg, OfficialCfg) else None
     return f"[by hand]({page})" if page else ""
+
+
+def citations() -> Iterator[str]:
+    """A Markdown entry for every paper of the catalogue: its models, and BibTeX where it has a number."""
+    models: dict[str, list[str]] = {}
+    titles: dict[str, str] = {}
+    for info in entries():
+        if info.paper is None:
+            continue
+        models.setdefault(info.paper, []).append(info.architecture)
+        cfg = get_pretrained_cfg(info.name) if info.task == "classification" else None
+        if cfg is not None and cfg.paper_name:
+            titles[info.paper] = cfg.paper_name
+    for paper in sorted(models, key=lambda paper: models[paper][0]):
+        names = ", ".join(f"`{name}`" for name in sorted(set(models[paper])))
+        number = paper.removeprefix("https://arxiv.org/abs/")
+        if number == paper:
+            yield f"{names}: {paper}"
+            continue
+        title = f"  title = {{{titles[paper]}}},\n" if paper in titles else ""
+        key = models[paper][0].partition("_")[0] + f"20{number[:2]}"
+        fields = f"{title}  eprint = {{{number}}},\n  archivePrefix = {{arXiv}},\n  year = {{20{number[:2]}}},\n"
+        yield f"{names}: [arXiv {number}]({paper})\n\n```bibtex\n@misc{{{key},\n{fields}}}\n```"
