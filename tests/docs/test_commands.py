@@ -25,6 +25,7 @@ ONLY_PARSED = {
     r"imagenet|_coco|_ade20k|PATH": "needs a data set",
     r"arrow_pointing|moving_digits|_nano_scenes|_mmdet|_mmseg": "trains for minutes; tests/tasks train it for a step",
     r"_figures": "trains for minutes; tests/tasks/pose trains it for a step",
+    r"_textures|photos_to_restore": "trains for minutes; tests/tasks/restoration train it for a step",
     r"_mni152": "trains for minutes; tests/tasks/medical train it for a step",
     r"benchmark\.py|inspect_kernels\.py": "measures for minutes",
     r"finetune_folder": "needs a folder of classes; tests/tasks/classification/test_folder.py trains it",

@@ -168,7 +168,17 @@ def test_file_names_of_configs_are_unique_and_their_folders_name_task_and_family
     assert len({path.name for path in paths}) == len(paths)
     for path in paths:
         task, *family = path.relative_to(CONFIGS).parts[:-1] or [""]
-        known = ("classification", "detection", "medical", "pointcloud", "pose", "segmentation", "video", "yolo")
+        known = (
+            "classification",
+            "detection",
+            "medical",
+            "pointcloud",
+            "pose",
+            "restoration",
+            "segmentation",
+            "video",
+            "yolo",
+        )
         assert task in ("", *known)
         if family and "vit_arrow" not in path.name:  # which is beside the pLSTM that it is compared with
             assert family[0] in re.split("_(?=.)", path.stem)

@@ -41,7 +41,7 @@ import importlib, pkgutil
 import visionssm.heads, visionssm.tasks
 for module in pkgutil.iter_modules(visionssm.heads.__path__):
     importlib.import_module(f"visionssm.heads.{module.name}")
-for task in ("classification", "detection", "segmentation", "video", "pose"):
+for task in ("classification", "detection", "segmentation", "video", "pose", "restoration"):
     for part in ("metric", "predictor", "data"):
         importlib.import_module(f"visionssm.tasks.{task}.{part}")
 try:

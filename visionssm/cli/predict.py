@@ -7,7 +7,8 @@
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
 It may be an exported file (.onnx) too, which onnxruntime runs: then PyTorch is not needed.
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
-Files that cannot be read are listed on standard error and do not stop the rest.
+Files that cannot be read are listed on standard error and do not stop the rest. Restored images are written beside the
+files that they are made of, or into the folder of --pictures with a comparison each.
 
 Several GPUs or processes share the files: torchrun --nproc-per-node=8 tools/predict.py CHECKPOINT FOLDER --out …
 
@@ -160,6 +161,7 @@ def _run(options: argparse.Namespace, group: Group) -> int:
             batch_size=options.batch_size,
             pictures=options.pictures,
             masks=options.masks,
+            beside=options.pictures is None and getattr(predictor, "writes_beside", False),
             progress=partial(print_progress, len(files)) if group.rank == 0 and sys.stderr.isatty() else None,
         )
         found = predictor.columns, outcomes

@@ -75,9 +75,9 @@ def read_image(
     _check_mode(mode)
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-    with _opened(source) as (image, path):
+    with opened_image(source) as (image, path):
         _decode(image, max_pixels, path)
-        return _to_8_bit(_at_most(_upright(image) if upright else image, max_pixels), mode)
+        return _to_8_bit(_at_most(upright_image(image) if upright else image, max_pixels), mode)
 
 
 def to_8_bit(image: Image.Image, mode: Mode = "RGB") -> Image.Image:
@@ -87,7 +87,7 @@ def to_8_bit(image: Image.Image, mode: Mode = "RGB") -> Image.Image:
         ValueError: `mode` is invalid.
     """
     _check_mode(mode)
-    return _to_8_bit(_upright(image.copy()), mode)
+    return _to_8_bit(upright_image(image.copy()), mode)
 
 
 def read_numbers(path: str | Path) -> np.ndarray:
@@ -96,7 +96,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
     Raises:
         UnreadableImageError: (a ValueError) as `read_image`.
     """
-    with _opened(path) as (image, path):
+    with opened_image(path) as (image, path):
         _decode(image, MAX_DECODED_PIXELS, path)
         return np.asarray(image)
 
@@ -192,8 +192,11 @@ class _Tail:
 
 
 @contextmanager
-def _opened(source: str | Path | IO[bytes]) -> Iterator[tuple[Image.Image, Path]]:
-    """The image of a path or an open file, not yet decoded, and its path for messages."""
+def opened_image(source: str | Path | IO[bytes]) -> Iterator[tuple[Image.Image, Path]]:
+    """The image of a path or an open file, not yet decoded, and its path for messages.
+
+    Whatever goes wrong with the file, in the block too, is raised as an `UnreadableImageError`.
+    """
     if isinstance(source, (str, Path)):
         path = _image_file(source)
         # by a handle, as Pillow maps uncompressed files into memory by their path, and turned TIFF files wrongly then
@@ -271,7 +274,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright_image(image: Image.Image) -> Image.Image:
+    """The decoded image with its EXIF orientation applied, in place."""
     if _orientation(image) != 1:
         try:
             ImageOps.exif_transpose(image, in_place=True)

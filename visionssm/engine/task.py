@@ -85,7 +85,8 @@ class Predictor(Protocol):
     What it may have beside that: `exportable()`, which gives a `visionssm.integrations.export.Exportable`, and
     `exportable_with_nms()`, which gives one without overlapping boxes where the first gives all; `view()`, which
     gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images or
-    volumes.
+    volumes; `writes_beside = True` if its results are files themselves and have `save_beside(path)`, which writes one
+    beside the file that it was made of.
     """
 
     @property

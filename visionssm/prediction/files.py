@@ -132,6 +132,7 @@ def predict_share(
     batch_size: int = 16,
     pictures: str | Path | None = None,
     masks: str | Path | None = None,
+    beside: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
     """One process's share of what `predict_files` does; `together` makes one list of all shares.
@@ -140,6 +141,7 @@ def predict_share(
 
     Args:
         share: number of this process, and of how many: it takes every batch whose number leaves that remainder.
+        beside: write results that are files beside the files that they are made of.
         paths, device, batch_size, pictures, masks, progress: see `predict_files`.
     Raises:
         ValueError: `batch_size` is below 1, or the task has no masks.
@@ -162,10 +164,21 @@ def predict_share(
                     result.save(Path(pictures), source)
                 if masks is not None:
                     result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
+                if beside:
+                    _save_beside(result, paths[place])
                 outcomes.append((place, Prediction(paths[place], result)))
             if progress is not None:
                 progress(min(start + batch_size, len(paths)))
     return outcomes
+
+
+def _save_beside(result: Result, path: Path) -> None:
+    try:
+        result.save_beside(path)  # type: ignore[attr-defined]
+    except OSError as error:
+        raise OSError(
+            f"cannot write beside {str(path)!r} ({error.strerror or error}); name another folder with --pictures"
+        ) from error
 
 
 def together(columns: tuple[str, ...], shares: Iterable[Sequence[Outcome]]) -> Predictions:

@@ -15,6 +15,7 @@ MODULES = {
     "medical": "visionssm.tasks.medical",
     "yolo": "visionssm.tasks.yolo",
     "pose": "visionssm.tasks.pose",
+    "restoration": "visionssm.tasks.restoration",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 
 from visionssm.backbones._base import init_linear_
 from visionssm.backbones._keys import Rename, rename_keys
+from visionssm.checkpoints import CheckpointError
+from visionssm.checkpoints.fitting import check_values, compare
+from visionssm.checkpoints.load import convert_state_dict
 from visionssm.layers import GatedSS2D
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.image import checked_images
@@ -235,6 +240,21 @@ class MambaIR(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """A_logs and Ds; biases, norms and scales of skips are 1-D and not decayed either."""
         return {"*.A_logs", "*.Ds"}
+
+    def load_body(self, source: str | Path | Mapping[str, Any]) -> None:
+        """Start from a network of another scale, as the authors do for ×3 and ×4: all but the reconstruction.
+
+        Args:
+            source: a file of the authors or of ours, or what was read from one.
+        Raises:
+            CheckpointError: other keys are missing, or weights do not fit; nothing is loaded then.
+        """
+        state = {key: x for key, x in convert_state_dict(self, source).items() if not key.startswith("reconstruct.")}
+        mismatch = compare(state, self).without(frozenset(k for k in self.state_dict() if k.startswith("reconstruct.")))
+        if mismatch:
+            raise CheckpointError(f"the body cannot start from these weights; nothing was loaded:\n{mismatch}")
+        check_values(state, self, "the file for the body")
+        self.load_state_dict(state, strict=False)
 
     def features(self, shallow: Tensor) -> Tensor:
         """What the groups make of the first convolution's map: (B, H, W, C) to the same shape."""

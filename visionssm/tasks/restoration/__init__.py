@@ -1,0 +1,16 @@
+"""Restoration of images: super-resolution, denoising, JPEG artefacts; networks of `visionssm.create_restorer`."""
+
+from visionssm.engine.task import Task
+
+_HERE = "visionssm.tasks.restoration"
+
+TASK = Task(
+    name="restoration",
+    models={"ImageRestorer": f"{_HERE}.model:ImageRestorer"},
+    datasets={
+        "RestorationFolder": f"{_HERE}.data:RestorationFolder",
+        "RenderedTextures": f"{_HERE}.textures:RenderedTextures",
+    },
+    metrics={"RestorationMetric": f"{_HERE}.metric:RestorationMetric"},
+    makes_predictor=f"{_HERE}.predictor:trained_restorer",
+)
