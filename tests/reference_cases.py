@@ -41,6 +41,8 @@ KINDS = {
     "distillation loss": r".*_distill_loss",
     "pLSTM operator": r"plstm/plstm_op4?_.*",
     "pLSTM part": r"plstm/plstm_(layer|block|vision_block)_.*",
+    "LocalMamba routes": r"localmamba/routes",
+    "LocalMamba": r"localmamba/.*",
     "LION anchor head": r"lion/head_anchor",
     "LION backbone": r"lion/backbone_.*",
     "LION block": r"lion/block_.*",

@@ -168,7 +168,7 @@ def _map_cut(model: nn.Module, image: Tensor) -> Cut:
 
 
 def _plain_cut(model: PlainBackbone, image: Tensor) -> Cut:
-    """Cut before the last layer: the stream is a tensor, or a tuple whose sum is the residual stream."""
+    """Cut before the last layer: the stream is a tensor, or a tuple whose tensors' sum is the residual stream."""
     *before, last = model.layers
     with torch.no_grad():
         stream = model.begin(model.patch_embed(image))
@@ -179,7 +179,7 @@ def _plain_cut(model: PlainBackbone, image: Tensor) -> Cut:
         return leaf.detach(), leaf, lambda x: model.forward_head(model.end(last(x)))
     hidden, *rest = stream
     leaf = hidden.detach().requires_grad_()
-    activations = sum((x for x in rest if x is not None), hidden)
+    activations = sum((x for x in rest if isinstance(x, Tensor)), hidden)
     return activations, leaf, lambda x: model.forward_head(model.end(last(type(stream)(x, *rest))))
 
 

@@ -193,6 +193,33 @@ STARTS = {
         },
         embed_dim=192,
     ),
+    "localvim": _start(
+        "localvim_nano_test",
+        {
+            r"patch_embed\.proj conv weight$": LECUN,
+            r"patch_embed\.proj conv bias$": ZEROS,
+            r"^pos_embed$": normal(0.02),
+            r"\.out_proj linear weight$": Law(lambda x, module: x * (4 * x.shape[-1]) ** 0.5, _uniform_cdf),  # 4 layers
+            r"\.(x_proj|dt_projs)_weight$": normal(0.02),  # they are linear layers like any other here
+            r"\.mixer\.dt_projs_bias$": ZEROS,
+            **SWIN,
+        },
+        embed_dim=96,
+    ),
+    "localvim_supernet": _start(
+        "localvim_tiny_search",
+        {
+            r"\.multi_scan\.weights$": ONES,
+            r"^pos_embed$": normal(0.02),
+            r"patch_embed\.proj conv weight$": LECUN,
+            r"patch_embed\.proj conv bias$|\.dt_projs_bias$": ZEROS,
+            r"\.(x_proj|dt_projs)_weight$": normal(0.02),
+            r"\.out_proj linear weight$": DEFAULT,
+            **SWIN,
+        },
+        depth=1,
+    ),
+    "localvmamba": _start("localvmamba_nano_test", SWIN),
     "plstm": _start(
         "plstm_nano_test",
         {
@@ -275,6 +302,8 @@ STATES = {
     "efficientvmamba_nano_test": 16,
     "videomamba_img_nano_test": 16,
     "vim_nano_test": 16,
+    "localvim_nano_test": 16,
+    "localvmamba_nano_test": 16,
 } | dict.fromkeys(
     [f"{name}_nano_test" for name in ("vmamba", "msvmamba", "msvmamba_v3", "groupmamba", "hrvmamba", "spatialmamba")], 1
 )
@@ -315,6 +344,7 @@ NOT_DECAYED: dict[str, str] = {
     "efficientvmamba": r"$^",  # A_logs and the steps' biases have two dimensions: the authors decay them
     "groupmamba": r"$^",
     "hrvmamba": r"$^",
+    "localmamba": r"^pos_embed$|\.mixer\.dt_projs_bias$|\.op\.(A_logs|Ds)$",  # as Vim, and as VMamba
     "mambavision": r"\.dt_projs_bias$",  # of one dimension in the authors' files
     "mambayolo": r"\.dt_projs_bias$",  # a bias by its name; A_logs is decayed
     "msvmamba": r"$^",
@@ -381,7 +411,7 @@ def test_stochastic_depth_rises_linearly_over_all_blocks(name: str) -> None:
     model = timm.create_model(name, drop_path_rate=0.3)
     assert all(rate == 0 for rate in _drop_rates(timm.create_model(name)))
     rates = _drop_rates(model)
-    if name.startswith(("vim", "videomamba")):
+    if name.startswith(("vim", "videomamba", "localvim")):
         # A block drops the output of the block before it, and the last sum that of the last.
         first, *others = (block.drop_path.drop_prob for block in model.layers)
         assert first == 0
@@ -413,7 +443,7 @@ class Images:
 
 WHOLE = Images(crop=1.0)
 PREPARED: dict[str, Images] = {
-    r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim|videomamba)_.*": Images(),
+    r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim|videomamba|localvim|localvmamba)_.*": Images(),
     r"hrvmamba_(nano|tiny|small).*": Images(256, 1.0),
     r"mambavision_(tiny|base|large2?)": WHOLE,
     r"mambavision_tiny2": Images(crop=0.98),

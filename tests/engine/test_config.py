@@ -54,6 +54,8 @@ EFFICIENT = SWIN.but(lr=2e-3, batch=2048, first_lr=1e-7, last_lr=1e-6, decay=0.0
 METAFORMER = SWIN.but(lr=4e-3, batch=4096, epochs=310, clip=None, ema=None)
 DEIT = SWIN.but(warm_up=5, clip=None, ema=0.99996, repeats=3)
 FINE_TUNING = DEIT.but(lr=1e-5, first_lr=1e-5, warm_up=0, epochs=30, decay=1e-8)
+LOCAL = SWIN.but(first_lr=1e-7, last_lr=1e-6, decay=0.04, mixup=0.2, clip=1.0)
+LOCALVIM = LOCAL.but(clip=None, ema=None)
 MAMBAVISION = SWIN.but(lr=5e-3, batch=4096, last_lr=5e-6, epochs=310, ema=0.9998)
 DEIT3 = Recipe(4e-3, 2048, 4e-6, 4e-6, 5, 400, decay=0.02, clip=1.0, ema=None, repeats=3, size=192)
 
@@ -73,6 +75,15 @@ PUBLISHED: dict[str, tuple[str, float, Recipe]] = {
     "hrvmamba_tiny": ("hrvmamba_tiny", 0.1, SWIN.but(size=256)),
     "hrvmamba_small": ("hrvmamba_small", 0.2, SWIN.but(size=256)),
     "hrvmamba_base": ("hrvmamba_base", 0.2, SWIN),
+    "localvim_tiny": ("localvim_tiny", 0.1, LOCALVIM),
+    "localvim_tiny_midcls": ("localvim_tiny_midcls", 0.1, LOCALVIM),
+    "localvim_small": ("localvim_small", 0.1, LOCALVIM),
+    "localvim_tiny_nosearch": ("localvim_tiny_nosearch", 0.1, LOCALVIM),
+    "localvim_tiny_search": ("localvim_tiny_search", 0.1, LOCALVIM.but(epochs=100)),
+    "localvmamba_tiny": ("localvmamba_tiny", 0.2, LOCAL),
+    "localvmamba_small": ("localvmamba_small", 0.2, LOCAL),
+    "localvmamba_tiny_search": ("localvmamba_tiny_search", 0.2, LOCAL.but(epochs=100, ema=None)),
+    "localvmamba_small_search": ("localvmamba_small_search", 0.2, LOCAL.but(epochs=100, ema=None)),
     "mambaout_femto": ("mambaout_femto", 0.025, METAFORMER),
     "mambaout_kobe": ("mambaout_kobe", 0.025, METAFORMER),
     "mambaout_tiny": ("mambaout_tiny", 0.2, METAFORMER),
@@ -324,6 +335,8 @@ AUGMENTATION = {
 # Families whose publications have another one.
 AUGMENTED: dict[str, dict[str, Any]] = {
     "efficientvmamba": {"auto_augment": "rand-m9-mstd0.5"},
+    "localvim": {"color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5"},
+    "localvmamba": {"color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5"},
     "mambaout": {"interpolation": "random"},
     "mambavision": {"interpolation": "random"},
     "plstm": {"color_jitter": 0.3, "auto_augment": "3a", "re_prob": 0.0},

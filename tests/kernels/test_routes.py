@@ -67,7 +67,9 @@ def test_two_routes_cannot_share_a_name() -> None:
             return routes.column(height, width, device=device)
 
 
-@pytest.mark.parametrize("build", [routes.atrous, routes.window], ids=["atrous", "window"])
+@pytest.mark.parametrize(
+    "build", [routes.atrous, routes.window, routes.joined_windows], ids=["atrous", "window", "joined_windows"]
+)
 @given(height=sizes, width=sizes, option=st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_sampled_routes_together_visit_every_pixel_once(
@@ -177,6 +179,10 @@ def test_reversed_and_joined_tables_are_single_sequences(order: Tensor, table: l
 
 def test_window_table_is_as_written_out() -> None:
     assert routes.window(2, 3, 2).tolist() == [[[0, 1, 3, 4], [2, -1, 5, -1]]]
+
+
+def test_joined_windows_are_the_windows_one_after_another() -> None:
+    assert routes.joined_windows(2, 3, 2).tolist() == [[[0, 1, 3, 4, 2, -1, 5, -1]]]
 
 
 def test_interleaved_table_is_as_written_out() -> None:

@@ -5,6 +5,7 @@ from visionssm.backbones.convs5 import ConvS5
 from visionssm.backbones.efficientvmamba import EfficientVMamba
 from visionssm.backbones.groupmamba import GroupMamba
 from visionssm.backbones.hrvmamba import HRVMamba
+from visionssm.backbones.localmamba import LocalVim, LocalVMamba
 from visionssm.backbones.mambavision import MambaVision
 from visionssm.backbones.mambayolo import MambaYoloBackbone
 from visionssm.backbones.msvmamba import MSVMamba
@@ -22,6 +23,8 @@ __all__ = [
     "EfficientVMamba",
     "GroupMamba",
     "HRVMamba",
+    "LocalVMamba",
+    "LocalVim",
     "MSVMamba",
     "MambaVision",
     "MambaYoloBackbone",

@@ -96,6 +96,21 @@ class PlainBackbone(Backbone):
         slots = None if old_slot is None or new_slot is None else (old_slot, new_slot)
         return token_layers.resample_positions(self.pos_embed, self.grid_size, grid, slots)
 
+    def fitted_positions(self, table: Tensor) -> Tensor:
+        """A file's position table for this model's grid, resampled if it was made for another square of patches.
+
+        A table of no square is returned as it is: loading then fails with both shapes in its message.
+        """
+        if self.pos_embed is None or table.shape == self.pos_embed.shape or table.ndim != 3:
+            return table
+        n_patches = table.shape[1] - (self.class_slot(1) is not None)
+        side = round(n_patches**0.5)
+        if side * side != n_patches:
+            return table
+        old_slot, new_slot = (self.class_slot(n) for n in (n_patches, self.grid_size[0] * self.grid_size[1]))
+        slots = None if old_slot is None or new_slot is None else (old_slot, new_slot)
+        return token_layers.resample_positions(table, (side, side), self.grid_size, slots)
+
     @torch.jit.ignore
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Resample the position table itself for images of (H, W) pixels, to train on at this size."""

@@ -1,4 +1,4 @@
-"""Plain backbones of blocks that are a norm and a mixer, the sum over them kept in float32: Vim and VideoMamba."""
+"""Plain backbones of blocks that are a norm and a mixer, summed up in float32: Vim, VideoMamba and LocalVim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visionssm.backbones._base import StateDict
 from visionssm.backbones._plain import PlainBackbone
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.mamba import convert_mamba_key
-from visionssm.layers.tokens import PatchGrid, insert_token, resample_positions
+from visionssm.layers.tokens import PatchGrid, insert_token
 
 
 class Stream(NamedTuple):
@@ -149,18 +149,5 @@ def stream_to_ours(state_dict: StateDict, model: StreamBackbone) -> StateDict:
         out[name.replace("norm_f.", "norm.", 1)] = value
     table = out.get("pos_embed")
     if table is not None:
-        out["pos_embed"] = _fitted_positions(table, model)
+        out["pos_embed"] = model.fitted_positions(table)
     return out
-
-
-def _fitted_positions(table: Tensor, model: StreamBackbone) -> Tensor:
-    assert model.pos_embed is not None
-    if table.shape == model.pos_embed.shape or table.ndim != 3:
-        return table
-    n_patches = table.shape[1] - (model.cls_token is not None)
-    side = round(n_patches**0.5)
-    if side * side != n_patches:
-        return table  # no square: loading fails with both shapes in its message
-    old_slot, new_slot = (model.class_slot(n) for n in (n_patches, model.grid_size[0] * model.grid_size[1]))
-    slots = None if old_slot is None or new_slot is None else (old_slot, new_slot)
-    return resample_positions(table, (side, side), model.grid_size, slots)

@@ -94,6 +94,16 @@ _PUBLISHED: Sequence[Family] = (
         },
     ),
     Family(
+        _arxiv("LocalMamba", "2403.09338"),
+        {
+            "localvim_tiny": Published("8M", "1.5", "76.2"),
+            "localvim_tiny_midcls": Published("8M", "1.5", "77.8"),
+            "localvim_small": Published("28M", "4.8", "81.1"),
+            "localvmamba_tiny": Published("26M", "5.7", "82.7"),
+            "localvmamba_small": Published("50M", "11.4", "83.7"),
+        },
+    ),
+    Family(
         _arxiv("EfficientVMamba", "2403.09977"),
         {
             "efficientvmamba_tiny": Published("6M", "0.8", "76.5"),

@@ -2,7 +2,8 @@
 
 Each function takes the map's height and width, returns one table, and is cached by its arguments. Tables are made
 with tensor operations only, so that they can also be traced with symbolic sizes. Combine tables with `torch.cat`
-(more routes), `backwards` (the same routes from their ends), `mirrored_rows` and `mirrored_columns`.
+(more routes), `side_by_side` (more routes, of other lengths), `backwards` (the same routes from their ends),
+`mirrored_rows` and `mirrored_columns`; `visits` reads a table the other way round.
 
 Examples:
     >>> from visionssm import routes
@@ -15,23 +16,45 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-_Table = TypeVar("_Table", bound=Callable[..., Tensor])
+_Table = TypeVar("_Table", bound=Callable[..., Any])
 _CACHED_TABLES = 256
 
 
 ROUTES: dict[str, Callable[..., Tensor]] = {}
 
 
-def route(build: _Table) -> _Table:
-    """Register a table under its function's name in `ROUTES`, where pictures and tests find it.
+def by_size(build: _Table) -> _Table:
+    """Cache what a function makes of a map's size, by size and device, and check the size.
 
-    The table is cached by size and device, and the size is checked. Compilers trace the construction instead.
+    Compilers trace the construction instead.
+
+    Args:
+        build: function of height, width, any options, and the keyword `device`; of tensors that nobody changes.
+    """
+    cached = functools.lru_cache(_CACHED_TABLES)(build)
+
+    @functools.wraps(build)
+    def table(height: int, width: int, *options: Any, device: torch.device | str | None = None) -> Any:
+        if torch.compiler.is_compiling():
+            return build(height, width, *options, device=device)
+        if height < 1 or width < 1:
+            raise ValueError(f"a map of {height}x{width} pixels has no route; height and width must be positive")
+        if device is None:
+            device = torch.get_default_device()  # which is another one at another call
+        with torch.inference_mode(False):  # a table made during inference is also used in training
+            return cached(height, width, *options, device=device)
+
+    return table  # type: ignore[return-value]
+
+
+def route(build: _Table) -> _Table:
+    """Register a table under its function's name in `ROUTES`, where pictures and tests find it, and cache it.
 
     Args:
         build: function of height, width, at most one integer option, and the keyword `device`.
@@ -42,21 +65,8 @@ def route(build: _Table) -> _Table:
     name = build.__name__
     if name in ROUTES:
         raise ValueError(f"there is a route {name!r} already; choose another name")
-    cached = functools.lru_cache(_CACHED_TABLES)(build)
-
-    @functools.wraps(build)
-    def table(height: int, width: int, *options: int, device: torch.device | str | None = None) -> Tensor:
-        if torch.compiler.is_compiling():
-            return build(height, width, *options, device=device)
-        if height < 1 or width < 1:
-            raise ValueError(f"a map of {height}x{width} pixels has no route; height and width must be positive")
-        if device is None:
-            device = torch.get_default_device()  # which is another one at another call
-        with torch.inference_mode(False):  # a table made during inference is also used in training
-            return cached(height, width, *options, device=device)
-
-    ROUTES[name] = table
-    return table  # type: ignore[return-value]
+    ROUTES[name] = by_size(build)
+    return ROUTES[name]  # type: ignore[return-value]
 
 
 def takes_option(name: str) -> bool:
@@ -105,6 +115,29 @@ def _walked_at(step: Tensor) -> Tensor:
 def backwards(order: Tensor) -> Tensor:
     """The same routes walked from their last step to their first."""
     return order.flip(-1)
+
+
+def side_by_side(orders: Sequence[Tensor]) -> Tensor:
+    """Routes (K, S, T) of unequal T as one table: the shorter ones go on with steps −1, which change no output."""
+    longest = functools.reduce(_larger, [order.shape[-1] for order in orders])
+    if not isinstance(longest, torch.SymInt) and all(order.shape[-1] == longest for order in orders):
+        return torch.cat(list(orders))
+    missing = [order.new_full((*order.shape[:2], longest - order.shape[-1]), -1) for order in orders]
+    return torch.cat([torch.cat(pair, dim=-1) for pair in zip(orders, missing, strict=True)])
+
+
+def _larger(first: int, second: int) -> int:
+    if isinstance(first, torch.SymInt) or isinstance(second, torch.SymInt):  # of an exporter, which is asked nothing
+        larger: int = torch.sym_max(first, second)
+        return larger
+    return max(first, second)
+
+
+def visits(order: Tensor, pixels: int) -> Tensor:
+    """The step at which each pixel is visited, (K, S, T) to (K, S, L), for sequences that visit every pixel once."""
+    steps = torch.arange(order.shape[-1], dtype=torch.int64, device=order.device).expand(order.shape)
+    places = torch.where(order < 0, pixels, order).long()
+    return torch.zeros_like(places[..., :1]).expand(-1, -1, pixels + 1).scatter(-1, places, steps)[..., :pixels]
 
 
 def mirrored_columns(order: Tensor, width: int) -> Tensor:
@@ -192,6 +225,15 @@ def window(height: int, width: int, size: int, *, device: torch.device | str | N
     rows, columns = n_cells(height, size), n_cells(width, size)
     padded = _padded_pixels(height, width, rows * size, columns * size, device)
     return padded.view(rows, size, columns, size).transpose(1, 2).reshape(1, rows * columns, size * size)
+
+
+@route
+def joined_windows(height: int, width: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The windows of `window` one after another, as one sequence: (1, 1, windows·size²); −1 beyond the border.
+
+    (LocalMamba, arXiv 2403.09338, section 3.2)
+    """
+    return _one_route(window(height, width, size, device=device))
 
 
 @route

@@ -120,6 +120,7 @@ class SS2D(RouteScan):
         d_state: N.
         dt_rank: R; None for ⌈C/16⌉.
         conv_bias: bias of the depth-wise convolution.
+        n_routes: K; with another number than four, `mix` must be replaced.
     """
 
     in_copies = 1  # how many D-wide parts in_proj makes
@@ -132,10 +133,11 @@ class SS2D(RouteScan):
         d_state: int = 1,
         dt_rank: int | None = None,
         conv_bias: bool = False,
+        n_routes: int = 4,
         **factory: Any,
     ) -> None:
         inner = int(ssm_ratio * dim)
-        super().__init__(inner, d_state, dt_rank or default_dt_rank(dim), n_routes=4, **factory)
+        super().__init__(inner, d_state, dt_rank or default_dt_rank(dim), n_routes, **factory)
         self.in_proj = nn.Linear(dim, self.in_copies * inner, bias=False, **factory)
         self.conv2d = MapConv2d(inner, inner, kernel_size=3, padding=1, groups=inner, bias=conv_bias, **factory)
         self.out_norm = nn.LayerNorm(inner, **factory)

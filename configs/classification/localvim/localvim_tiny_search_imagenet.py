@@ -1,0 +1,24 @@
+r"""The supernet of LocalVim-T: 5.5M parameters, all eight routes in every layer, 100 epochs.
+
+The recipe of the authors, in float32.
+
+torchrun --nproc-per-node=8 tools/train.py \
+    configs/classification/localvim/localvim_tiny_search_imagenet.py --launcher pytorch
+"""
+
+_base_ = "../../_base_/imagenet.py"
+
+model = dict(name="localvim_tiny_search", drop_path_rate=0.1, mixup=dict(mixup_alpha=0.2))
+
+train_dataloader = dict(dataset=dict(transform=dict(color_jitter=0.3, auto_augment="rand-m9-mstd0.5")))
+train_cfg = dict(max_epochs=100)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(weight_decay=0.04), clip_grad=None)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-4, by_epoch=True, end=20, convert_to_iter_based=True),  # from 1e-7
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, end=100, convert_to_iter_based=True),
+]
+custom_hooks = [
+    dict(type="ProgressHook"),
+    dict(type="CorruptImageHook"),
+    dict(type="FiguresHook", metrics=("top1", "top5")),
+]
