@@ -188,7 +188,9 @@ def step_weights(
         w1, w2, w3 = d, d, d
     else:
         column = tl.arange(0, RANK_PADDED)
-        if d.shape[0] == RANK_PADDED:  # or the compiler would lay out the maps' tiles as it does these, in pairs
+        # Or the compiler would lay out the maps' tiles as it does these, in pairs; with twice as many ranks as channels
+        # the hint made the kernels slower on an H200.
+        if d.shape[0] <= RANK_PADDED and RANK_PADDED != 2 * d.shape[0]:
             column = tl.multiple_of(column, 1)
         on_column = column < RANK
         weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
