@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,10 @@ def test_points_that_are_not_finite_are_left_out_and_counted(tmp_path: Path, cap
         ("P2: 1 2 3\n", "P2 is no matrix"),
         ("P2: " + "1 " * 12, "R0_rect, Tr_velo_to_cam is missing"),
         ("P2: " + "1 " * 12 + "\nR0_rect: " + "0 " * 9 + "\nTr_velo_to_cam: " + "0 " * 12, "cannot be inverted"),
+        (
+            "P2: " + "0 " * 12 + "\nR0_rect: 1 0 0 0 1 0 0 0 1\nTr_velo_to_cam: 1 0 0 0 0 1 0 0 0 0 1 0",
+            "cannot be inverted",
+        ),
     ],
 )
 def test_files_that_are_no_calibration_are_told(tmp_path: Path, text: str, words: str) -> None:
@@ -285,6 +290,20 @@ def test_all_mistakes_are_told_at_once_or_left_out(copied: Path, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         assert len(KittiFrames(copied, split="train", wrong="skip")) == 1
     assert "6 mistakes are left out" in caplog.text
+
+
+def test_names_of_frames_lead_nowhere_else_and_pictures_that_are_bombs_are_told(copied: Path) -> None:
+    (copied / "training/image_2").mkdir(exist_ok=True)
+    chunk = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes((8, 0, 0, 0, 0))
+    header = (
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + b"\0\0\0\0IDAT"
+    )
+    (copied / "training/image_2/000001.png").write_bytes(header)
+    (copied / "ImageSets/train.txt").write_text("000000 ../velodyne/000000 000001 .hidden")
+    with pytest.raises(DatasetError) as error:
+        KittiFrames(copied, split="train")
+    assert "2 names of frames that are no plain names of files: '../velodyne/000000', '.hidden'" in str(error.value)
+    assert "1 pictures of image_2/ that cannot be read: '000001' (Image size" in str(error.value)
 
 
 def test_a_missing_set_or_split_is_told_with_the_place(tmp_path: Path, scenes: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,12 @@ def test_waymos_points_are_an_array_and_no_pickle(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DatasetError, match="no array of NumPy"):
         data.cloud(0)
+
+
+def test_names_of_sequences_lead_nowhere_else(sets: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(sets["waymo"], root)
+    (root / "train.txt").write_text("train.tfrecord ../set/train.tfrecord")
+    with pytest.raises(DatasetError, match=r"1 names of sequences that are no plain names: \.\./set/train"):
+        opened(root, "waymo")
+    assert len(opened(root, "waymo", wrong="skip")) == SPEC.train

@@ -227,6 +227,16 @@ def test_camera_files_that_are_missing_or_do_not_fit_are_told_first(
     assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(621, 188), (5, 4), (2484, 750)])
+def test_pictures_of_another_size_than_the_cameras_are_refused(
+    keen: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_calibration(tmp_path / "calib.txt", CALIBRATION)
+    Image.new("RGB", size).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=rf"has {size[0]}×{size[1]} pixels, but the camera's axis .* \(610, 173\)"):
+        load_predictor(keen, calib=tmp_path / "calib.txt", image=tmp_path / "image.png")
+
+
 def test_descriptions_that_ask_for_more_than_a_network_are_refused(found: dict[str, Any], tmp_path: Path) -> None:
     for changes, words in (
         ({"pretrained": "weights.pth"}, "pretrained"),

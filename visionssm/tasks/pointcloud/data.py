@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ HELP = (
 )
 FileT = TypeVar("FileT")
 
+_NAME = re.compile(r"\w[\w.-]{0,199}")
 _MOST_KEPT = 100_000
 """Small files whose contents are kept, so that a second data set of the same frames does not read them again."""
 
@@ -103,6 +105,8 @@ class KittiFrames(SweepFrames):
         seen: set[str] = set()
         for name in _names(Path(root).expanduser() / "ImageSets" / f"{split}.txt"):
             try:
+                if not _NAME.fullmatch(name):  # names of files are made of it, to be read and to be written
+                    raise Mistake("names of frames that are no plain names of files")
                 if name in seen:
                     raise Mistake("names that are there twice")
                 seen.add(name)
@@ -205,7 +209,7 @@ class KittiFrames(SweepFrames):
             return IMAGE_SIZE
         try:
             return _kept(_image_size, path)
-        except OSError as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise Mistake("pictures of image_2/ that cannot be read", str(error)) from error
 
 

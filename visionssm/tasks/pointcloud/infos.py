@@ -342,7 +342,10 @@ class InfoFrames(SweepFrames):
         files = [path]
         if self.source.by_sequence:
             names = [x.removesuffix(".tfrecord") for x in path.read_text(encoding="utf-8", errors="replace").split()]
-            files = [self.root / x / f"{x}.pkl" for x in names if _NAME.fullmatch(x)]
+            plain = [x for x in names if _NAME.fullmatch(x)]
+            files = [self.root / x / f"{x}.pkl" for x in plain]
+            for name in sorted(set(names).difference(plain)):
+                problems.add("names of sequences that are no plain names", name[:50])
         entries: list[Any] = []
         digest = hashlib.sha256()
         for file in files:

@@ -63,6 +63,11 @@ class Calibration:
             pixels = projected[:, :2] / points[:, 2:3]
         return pixels, projected[:, 2] - self.projection[2, 3]
 
+    def fits(self, size: Sequence[int]) -> bool:
+        """Whether the picture of this width and height may be the camera's: its axis goes through the middle half."""
+        centre = self.projection[:2, 2] / self.projection[2, 2] if self.projection[2, 2] else np.full(2, np.nan)
+        return bool((np.abs(centre / np.asarray(size) - 0.5) <= 0.25).all())
+
     def sees(self, points: np.ndarray, size: Sequence[int]) -> np.ndarray:
         """(N,) whether (N, 3) points of the LiDAR are within a picture of this width and height."""
         pixels, depth = self.to_image(self.to_camera(points[:, :3]))
@@ -207,7 +212,7 @@ def read_calibration(path: Path) -> Calibration:
     if missing:
         raise UnreadableFileError(path, f"it is no calibration of KITTI's: {', '.join(missing)} is missing")
     calibration = Calibration(rows["P2"], rows["R0_rect"], rows["Tr_velo_to_cam"])
-    square = (calibration.rectification, calibration.velo_to_cam[:, :3])
+    square = (calibration.projection[:, :3], calibration.rectification, calibration.velo_to_cam[:, :3])
     if not all(np.isfinite(x).all() for x in rows.values()) or any(abs(np.linalg.det(x)) < 1e-6 for x in square):
         raise UnreadableFileError(path, "its matrices are not finite or cannot be inverted")
     return calibration

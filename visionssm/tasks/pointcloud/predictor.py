@@ -158,11 +158,20 @@ class SweepDetector:
 
         Raises:
             UnreadableFileError: (a ValueError) a file is missing or damaged.
+            ValueError: the picture cannot be of that camera, as when it was made smaller.
         """
         if self.calib is None:
             return None
         image = None if self.image is None else read_image(Path(self.image), max_pixels=MAX_DECODED_PIXELS)
-        return Camera(read_calibration(Path(self.calib)), image)
+        calibration = read_calibration(Path(self.calib))
+        if image is not None and not calibration.fits(image.size):
+            x, y = calibration.projection[:2, 2] / calibration.projection[2, 2]
+            raise ValueError(
+                f"the picture {str(self.image)!r} has {image.width}×{image.height} pixels, but the camera's axis goes "
+                f"through ({x:.0f}, {y:.0f}) by {str(self.calib)!r}, far from its middle: give the picture as the "
+                "camera took it, neither made smaller nor cut, and the calibration file of its own frame"
+            )
+        return Camera(calibration, image)
 
     def read(self, path: Path) -> np.ndarray:
         """(N, F) points of a .bin file, F as many as the model takes; see `read_points`."""
