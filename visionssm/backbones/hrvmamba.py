@@ -26,12 +26,13 @@ from visionssm.backbones._base import (
     register_variants,
 )
 from visionssm.checkpoints import OfficialCfg
+from visionssm.kernels.multi_scale import Depthwise, Norm, multi_scale, runs_compiled
+from visionssm.kernels.position_norm import position_norm
 from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
 from visionssm.layers.hrnet import Bottleneck, PyramidNeck, conv_norm_relu, enlarge, fusion, same_conv
 from visionssm.layers.image import checked_images
-from visionssm.layers.leaf import leaf_function
-from visionssm.layers.linear import Mlp
+from visionssm.layers.linear import Mlp, plain
 from visionssm.layers.memory_format import channels_last, image_map
 from visionssm.layers.ss2d import default_dt_rank
 
@@ -79,39 +80,14 @@ class AttentiveDeformableSS2D(DeformableSS2D):
         return self.se(super().mix(x))
 
 
-@leaf_function  # it looks at the device
-def convolve_scales(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]) -> Tensor:
-    """Convolve each of n equal parts of the channels depth-wise at its own scale, and interleave the parts.
-
-    Args:
-        x: (B, H, W, C).
-        weights: n kernels (C/n, 1, k, k) with odd k, for the parts in their order.
-        biases: n vectors (C/n,).
-
-    Returns:
-        (B, H, W, C): channel n·i + j is channel i of part j.
-    """
-    sides = [weight.shape[-1] for weight in weights]
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        # Here a convolution of a few channels costs the same as one of many, and its channels are copied first. With
-        # smaller kernels surrounded by zeros one convolution does all.
-        largest = max(sides)
-        padded = [F.pad(weight, ((largest - side) // 2,) * 4) for weight, side in zip(weights, sides, strict=True)]
-        y = F.conv2d(
-            x.permute(0, 3, 1, 2), torch.cat(padded), torch.cat(biases), padding=largest // 2, groups=x.shape[-1]
-        )
-        return y.permute(0, 2, 3, 1).unflatten(-1, (len(weights), -1)).transpose(-2, -1).flatten(-2)
-    parts = x.permute(0, 3, 1, 2).chunk(len(weights), dim=1)
-    scales = [
-        F.conv2d(part, weight, bias, padding=side // 2, groups=len(weight))
-        for part, weight, bias, side in zip(parts, weights, biases, sides, strict=True)
-    ]
-    return torch.stack([scale.permute(0, 2, 3, 1) for scale in scales], dim=-1).flatten(-2)
+def _depthwise_of(conv: nn.Module) -> Depthwise:
+    assert isinstance(conv, MapConv2d) and conv.bias is not None
+    return Depthwise(conv.weight, conv.bias)
 
 
-def _is_plain(conv: nn.Module) -> bool:
-    """Whether a convolution does what its weights say and nobody looks on: not replaced (LoRA), without a hook."""
-    return type(conv) is MapConv2d and not (conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks)
+def _norm_of(norm: nn.Module) -> Norm:
+    assert isinstance(norm, nn.LayerNorm)
+    return Norm(norm.weight, norm.bias, norm.eps)
 
 
 class Block(nn.Module):
@@ -139,19 +115,35 @@ class Block(nn.Module):
 
     def multi_scale(self, x: Tensor) -> Tensor:
         """Normalise, convolve each quarter of the channels at its own scale, interleave the quarters, GELU."""
-        x = self.norm0(x)
-        if not all(_is_plain(conv) for conv in self.conv2d):
-            quarters = x.chunk(len(MULTI_SCALE_KERNELS), dim=-1)
-            scales = [conv(quarters[i]) for i, conv in enumerate(self.conv2d)]  # by number, for torch.fx
-            return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
-        weights: Any = tuple(conv.weight for conv in self.conv2d)
-        biases: Any = tuple(conv.bias for conv in self.conv2d)
-        return F.gelu(convolve_scales(x, weights, biases))
+        quarters = self.norm0(x).chunk(len(MULTI_SCALE_KERNELS), dim=-1)
+        scales = [conv(quarters[i]) for i, conv in enumerate(self.conv2d)]  # by number, for torch.fx
+        return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether compiled passes may stand for the parts of a block: in inference on CPUs, and nobody looks at them."""
+        return (
+            type(x) is Tensor  # of another type are the symbols of a graph's tracer
+            and not self.training
+            and all(plain(norm, nn.LayerNorm) for norm in (self.norm0, self.norm, self.norm2))
+            and all(plain(conv, MapConv2d) for conv in self.conv2d)
+            and plain(self.drop_path, DropPath)
+            and plain(self.multi_scale_drop_path, DropPath)
+            and runs_compiled(x, self.norm.weight)
+        )
+
+    def scaled(self, x: Tensor, position: Depthwise | None) -> tuple[Tensor, Tensor]:
+        """The block up to its scan, in a compiled pass, and the norm of that."""
+        scales = tuple(_depthwise_of(conv) for conv in self.conv2d)
+        return multi_scale(x, position, _norm_of(self.norm0), scales, _norm_of(self.norm))
 
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""
-        x = x + self.multi_scale_drop_path(self.multi_scale(x))
-        x = x + self.drop_path(self.op(self.norm(x)))
+        if self.compiled(x):
+            x, normed = self.scaled(x, None)
+        else:
+            x = x + self.multi_scale_drop_path(self.multi_scale(x))
+            normed = self.norm(x)
+        x = x + self.drop_path(self.op(normed))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,8 +164,16 @@ class AttentiveBlock(Block):
         self.cpe1 = _depthwise(dim, 3, **factory)
         self.cpe2 = _depthwise(dim, 3, **factory)
 
+    def compiled(self, x: Tensor) -> bool:
+        """As that of the base class."""
+        return plain(self.cpe1, MapConv2d) and plain(self.cpe2, MapConv2d) and super().compiled(x)
+
     def transform(self, x: Tensor) -> Tensor:
         """The block on a (B, H, W, C) map."""
+        if self.compiled(x):
+            x, normed = self.scaled(x, _depthwise_of(self.cpe1))
+            x, normed = position_norm(x, self.op(normed), _depthwise_of(self.cpe2), _norm_of(self.norm2))
+            return x + self.mlp(normed)
         x = x + self.multi_scale_drop_path(self.multi_scale(x + self.cpe1(x)))
         x = x + self.drop_path(self.op(self.norm(x)))
         x = x + self.cpe2(x)

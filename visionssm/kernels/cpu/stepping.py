@@ -85,6 +85,10 @@ def sigmoid(x: Lanes) -> Lanes:
     return np.exp(-np.logaddexp(-x, np.float32(0)))
 
 
+def gelu(x: Lanes) -> Lanes:
+    return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+
+
 def total(x: Lanes) -> np.float32:
     return np.float32(x.sum(dtype=np.float32))
 
