@@ -34,6 +34,12 @@ def _sigmoid(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _gelu(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, LANES):
+        store(y, i, cpu_math.gelu(load(x, i)))
+
+
+@kernel
 def _floor(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         store(y, i, cpu_math.floor(load(x, i)))
@@ -105,3 +111,23 @@ def test_not_a_number_stays_one() -> None:
 def test_total_adds_all_lanes() -> None:
     x = torch.arange(1.0, 4 * LANES + 1) / 8
     torch.testing.assert_close(_apply(_sums_of_scaled_blocks, x)[:4], x.view(4, LANES).sum(1) * x[0])
+
+
+def test_gelu_is_exact_to_a_ten_millionth_and_keeps_its_limits() -> None:
+    x = torch.cat(
+        [torch.linspace(-20, 20, 1 << 16), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e38, -1e38] + [1.0] * 10)]
+    )
+    exact = torch.nn.functional.gelu(x.double())
+    error = (_apply(_gelu, x).double() - exact).abs() / x.double().abs().clamp(min=1)
+    assert error.max() < 2e-7
+    limits = torch.tensor([float("inf"), float("-inf"), float("nan")] + [1.0] * 13)
+    found = _apply(_gelu, limits)
+    assert found[0] == float("inf")
+    assert found[1] == 0
+    assert found[2].isnan()
+
+
+def test_gelu_of_the_far_side_keeps_its_digits() -> None:
+    x = torch.linspace(-5, -1, 1 << 12)
+    exact = torch.nn.functional.gelu(x.double())
+    assert ((_apply(_gelu, x).double() - exact).abs() / exact.abs()).max() < 2e-3

@@ -29,12 +29,18 @@ from visionssm.kernels.cpu.kernel import Kernel, kernel_with, one_after_another
 from visionssm.kernels.cpu.math import LANES, put, scalar
 from visionssm.kernels.deformable_sum.cpu_kernels import deformable_backward, deformable_forward, deformable_reach
 from visionssm.kernels.gated_linear_attention.cpu_kernels import gated_backward, gated_forward
+from visionssm.kernels.multi_scale import Depthwise, Norm, multi_scale
+from visionssm.kernels.multi_scale.cpu_kernels import multi_scale_forward
 from visionssm.kernels.plstm2d import propagation_gates
 from visionssm.kernels.plstm2d.cpu_kernels import pairs_backward, pairs_forward
+from visionssm.kernels.position_norm import position_norm
+from visionssm.kernels.position_norm.cpu_kernels import position_norm_forward
 from visionssm.kernels.selective_scan.cpu_backward import scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import scan_forward
 from visionssm.kernels.ssd.cpu_kernels import ssd_backward, ssd_forward
 from visionssm.kernels.ttt_linear.cpu_kernels import ttt_backward, ttt_forward
+from visionssm.kernels.two_way_conv import two_way_conv
+from visionssm.kernels.two_way_conv.cpu_kernels import two_way_conv_forward
 
 GUARD = 2 * LANES  # floats around every block
 NAN = 0x7F801234  # a signalling one: arithmetic on it makes another
@@ -129,6 +135,29 @@ def _plstm(directions: int, rows: int, columns: int) -> Call:
     return lambda: _values_and_gradients(inputs, call)
 
 
+def _multi_scale(channels: int) -> Call:
+    x, norm = normal(1, 5, 4, channels), Norm(normal(channels), normal(channels), 1e-5)
+    position = Depthwise(normal(channels, 1, 3, 3), normal(channels))
+    scales = tuple(Depthwise(normal(channels // 2, 1, side, side), normal(channels // 2)) for side in (3, 5))
+
+    def call() -> list[Tensor]:
+        with torch.no_grad():
+            return [*multi_scale(x, position, norm, scales, norm), *position_norm(x, x.sin(), position, norm)]
+
+    return call
+
+
+def _two_way_conv(channels: int) -> Call:
+    x = normal(1, 70, channels)
+    ahead, back = (Depthwise(normal(channels, 1, 4), normal(channels)) for _ in range(2))
+
+    def call() -> list[Tensor]:
+        with torch.no_grad():
+            return [two_way_conv(x, ahead, back)]
+
+    return call
+
+
 CASES: dict[str, Call] = {
     "scan": _scan(32, 3, 0),
     "scan of low rank": _scan(48, 2, 5),
@@ -152,6 +181,10 @@ CASES: dict[str, Call] = {
     "causal convolution backwards": _causal(True),
     "plstm2d of one direction": _plstm(1, 5, 4),
     "plstm2d of four directions": _plstm(4, 4, 9),
+    "multi-scale": _multi_scale(16),
+    "multi-scale of an odd number of channels": _multi_scale(6),
+    "two-way convolution": _two_way_conv(16),
+    "two-way convolution of an odd number of channels": _two_way_conv(21),
 }
 CASES_OF: dict[Kernel, str] = {
     scan_forward: "scan",
@@ -168,6 +201,9 @@ CASES_OF: dict[Kernel, str] = {
     conv_backward: "causal",
     pairs_forward: "plstm2d",
     pairs_backward: "plstm2d",
+    multi_scale_forward: "multi-scale",
+    position_norm_forward: "multi-scale",
+    two_way_conv_forward: "two-way",
 }
 
 NEVER_NOTICED = {deformable_backward: ["products"]}  # sixteen rows are summed where nine are points

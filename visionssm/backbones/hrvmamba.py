@@ -81,7 +81,8 @@ class AttentiveDeformableSS2D(DeformableSS2D):
 
 
 def _depthwise_of(conv: nn.Module) -> Depthwise:
-    assert isinstance(conv, MapConv2d) and conv.bias is not None
+    assert isinstance(conv, MapConv2d)
+    assert conv.bias is not None
     return Depthwise(conv.weight, conv.bias)
 
 
@@ -120,7 +121,7 @@ class Block(nn.Module):
         return F.gelu(torch.stack(scales, dim=-1).flatten(-2))
 
     def compiled(self, x: Tensor) -> bool:
-        """Whether compiled passes may stand for the parts of a block: in inference on CPUs, and nobody looks at them."""
+        """Whether compiled passes may stand for the parts: in inference on CPUs, and nobody looks at them."""
         return (
             type(x) is Tensor  # of another type are the symbols of a graph's tracer
             and not self.training

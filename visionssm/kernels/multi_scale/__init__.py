@@ -45,9 +45,9 @@ def multi_scale(
         >>> torch.testing.assert_close(y, x)
     """
     parameters = [part[:2] for part in (position or (None, None), norm, *scales, last_norm)]
-    tensors = [x, *(tensor for pair in parameters for tensor in pair)]
+    tensors: list[Tensor | None] = [x, *(tensor for pair in parameters for tensor in pair)]
     check_once(_RIGHT, tensors, lambda: _check(x, position, norm, scales, last_norm))
-    if runs_compiled(*tensors):
+    if runs_compiled(x, *tensors[1:]):
         from visionssm.kernels.multi_scale import cpu
 
         return cpu.forward(x, position, norm, scales, last_norm)
@@ -66,9 +66,7 @@ def runs_compiled(x: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-def _check(
-    x: Tensor, position: Depthwise | None, norm: Norm, scales: tuple[Depthwise, ...], last_norm: Norm
-) -> None:
+def _check(x: Tensor, position: Depthwise | None, norm: Norm, scales: tuple[Depthwise, ...], last_norm: Norm) -> None:
     check_shape("x", x, ("B", "H", "W", "C"))
     channels = x.shape[-1]
     if not scales or channels % len(scales):
@@ -88,5 +86,7 @@ def _check(
         side = 3 if name == "position" else part.weight.shape[-1]
         check_shape(f"{name}.weight", part.weight, ("C", "1", "side", "side"), {"C": width, "1": 1, "side": side})
         if side % 2 == 0:
-            raise ValueError(f"{name}.weight has a side of {side} pixels; a convolution that keeps the size has an odd one")
+            raise ValueError(
+                f"{name}.weight has a side of {side} pixels; a convolution that keeps the size has an odd one"
+            )
     check_same_device(tensors)

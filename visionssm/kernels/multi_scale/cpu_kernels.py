@@ -89,6 +89,4 @@ def multi_scale_forward(
                 store(sums, j, gelu(load(sums, j)) + load(own_row, j))
             place_of_row = (image + first + i) * row_floats * FLOAT
             copy(sums, y + place_of_row, row_floats)
-            normalise_row(
-                sums, normed + place_of_row, width, channels, 1, last_scale, last_shift, epsilons + FLOAT
-            )
+            normalise_row(sums, normed + place_of_row, width, channels, 1, last_scale, last_shift, epsilons + FLOAT)
