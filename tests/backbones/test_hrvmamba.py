@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest import mock
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import visionssm
 from tests.reference_cases import Case, check_gradients, every_case, find_cases, recorded_case
+from visionssm.backbones import hrvmamba
 from visionssm.backbones.hrvmamba import AttentiveBlock, Block, DeformableSS2D, checkpoint_filter_fn
 from visionssm.layers.hrnet import enlarge
 
@@ -157,7 +159,7 @@ def test_scales_are_interleaved_channel_by_channel() -> None:
     quarters = [conv(part) for conv, part in zip(block.conv2d, block.norm0(x).split(2, -1))]
     expected = [quarters[i % 4][..., i // 4] for i in range(8)]
     torch.testing.assert_close(block.multi_scale(x), F.gelu(torch.stack(expected, -1)))
-    with torch.no_grad():  # one convolution with larger kernels
+    with torch.no_grad():
         torch.testing.assert_close(block.multi_scale(x), F.gelu(torch.stack(expected, -1)))
     assert [conv.kernel_size[0] for conv in block.conv2d] == [3, 5, 7, 9]
 
@@ -225,3 +227,28 @@ def test_wrong_widths_are_refused() -> None:
         _nano(dims=(8, 16, 24, 30))
     with pytest.raises(ValueError, match="4 multiples of 4"):
         _nano(dims=(8, 16, 24))
+
+
+@pytest.mark.parametrize("kind", [Block, AttentiveBlock])
+def test_compiled_block_is_the_block_and_steps_aside_where_somebody_looks(kind: type[Block]) -> None:
+    torch.manual_seed(0)
+    block, x = kind(8, offset_conv=False, drop_path=0.1).eval(), torch.randn(2, 8, 7, 6)
+    expected = block(x)  # gradients may be asked for
+    with torch.no_grad():
+        with mock.patch.object(hrvmamba, "multi_scale", wraps=hrvmamba.multi_scale) as used:
+            torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+        assert used.call_count == 1
+        with mock.patch.object(hrvmamba, "multi_scale", side_effect=AssertionError):
+            for module in (
+                block.norm0,
+                block.conv2d[2],
+                block.norm2,
+                *([block.cpe2] if kind is AttentiveBlock else []),
+            ):
+                seen: list[Tensor] = []
+                handle = module.register_forward_hook(lambda _, __, y, seen=seen: seen.append(y))
+                torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+                assert len(seen) == 1
+                handle.remove()
+            block.train()
+            block(x)

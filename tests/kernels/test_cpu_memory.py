@@ -39,8 +39,6 @@ from visionssm.kernels.selective_scan.cpu_backward import scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import scan_forward
 from visionssm.kernels.ssd.cpu_kernels import ssd_backward, ssd_forward
 from visionssm.kernels.ttt_linear.cpu_kernels import ttt_backward, ttt_forward
-from visionssm.kernels.two_way_conv import two_way_conv
-from visionssm.kernels.two_way_conv.cpu_kernels import two_way_conv_forward
 
 GUARD = 2 * LANES  # floats around every block
 NAN = 0x7F801234  # a signalling one: arithmetic on it makes another
@@ -147,17 +145,6 @@ def _multi_scale(channels: int) -> Call:
     return call
 
 
-def _two_way_conv(channels: int) -> Call:
-    x = normal(1, 70, channels)
-    ahead, back = (Depthwise(normal(channels, 1, 4), normal(channels)) for _ in range(2))
-
-    def call() -> list[Tensor]:
-        with torch.no_grad():
-            return [two_way_conv(x, ahead, back)]
-
-    return call
-
-
 CASES: dict[str, Call] = {
     "scan": _scan(32, 3, 0),
     "scan of low rank": _scan(48, 2, 5),
@@ -183,8 +170,6 @@ CASES: dict[str, Call] = {
     "plstm2d of four directions": _plstm(4, 4, 9),
     "multi-scale": _multi_scale(16),
     "multi-scale of an odd number of channels": _multi_scale(6),
-    "two-way convolution": _two_way_conv(16),
-    "two-way convolution of an odd number of channels": _two_way_conv(21),
 }
 CASES_OF: dict[Kernel, str] = {
     scan_forward: "scan",
@@ -203,7 +188,6 @@ CASES_OF: dict[Kernel, str] = {
     pairs_backward: "plstm2d",
     multi_scale_forward: "multi-scale",
     position_norm_forward: "multi-scale",
-    two_way_conv_forward: "two-way",
 }
 
 NEVER_NOTICED = {deformable_backward: ["products"]}  # sixteen rows are summed where nine are points

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from visionssm.layers import mamba
 from visionssm.layers.mamba import BackwardTokenScan, BidirectionalMamba, Mamba, TokenScan, convert_mamba_key
 
 DIM, D_STATE, DT_RANK, D_CONV = 6, 4, 3, 4
@@ -130,3 +133,31 @@ def test_published_names_are_converted_and_others_kept() -> None:
         "A",
     ):
         assert convert_mamba_key(other, value) == (other, value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 3, 4, 19])
+def test_both_directions_in_one_call_equal_a_loop_in_float64(steps: int) -> None:
+    published = _published_state()
+    module = BidirectionalMamba(DIM, d_state=D_STATE, d_conv=D_CONV, dt_rank=DT_RANK)
+    module.load_state_dict(dict(convert_mamba_key(*entry) for entry in published.items()))
+    tokens = torch.randn(2, steps, DIM, generator=torch.Generator().manual_seed(1))
+    with mock.patch.object(mamba, "selective_scan", wraps=mamba.selective_scan) as used:
+        y = module(tokens)
+    assert used.call_count == 1
+    torch.testing.assert_close(y.double(), _definition(published, tokens, ("", "_b")), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_directions_stay_apart_where_somebody_looks_or_tokens_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = BidirectionalMamba(DIM, d_state=D_STATE)
+    tokens = torch.randn(2, 9, DIM)
+    joined = module(tokens)
+    seen: list[Tensor] = []
+    handle = module.back.register_forward_hook(lambda _, __, y: seen.append(y))
+    with mock.patch.object(mamba, "selective_scan", side_effect=AssertionError):
+        torch.testing.assert_close(module(tokens), joined)
+        assert [y.shape for y in seen] == [(2, 9, 2 * DIM)]
+        handle.remove()
+        monkeypatch.setattr(mamba, "MOST_SIDE_BY_SIDE", 2 * 9 * 2 * DIM - 1)
+        torch.testing.assert_close(module(tokens), joined)
