@@ -159,5 +159,5 @@ def test_directions_stay_apart_where_somebody_looks_or_tokens_are_many(monkeypat
         torch.testing.assert_close(module(tokens), joined)
         assert [y.shape for y in seen] == [(2, 9, 2 * DIM)]
         handle.remove()
-        monkeypatch.setattr(mamba, "MOST_SIDE_BY_SIDE", 2 * 9 * 2 * DIM - 1)
+        monkeypatch.setattr(mamba, "MOST_SIDE_BY_SIDE", 2 * 2 * 9 * 2 * DIM - 1)
         torch.testing.assert_close(module(tokens), joined)

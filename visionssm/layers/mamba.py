@@ -20,7 +20,7 @@ from visionssm.kernels.multi_scale import runs_compiled
 from visionssm.layers.linear import linear, plain
 from visionssm.layers.ss2d import RouteScan, default_dt_rank
 
-MOST_SIDE_BY_SIDE = 1 << 19  # floats of an image's two directions; what is larger does not stay in a cache of a core
+MOST_SIDE_BY_SIDE = 1 << 19  # floats of both directions; more do not stay in a cache of a core
 
 
 class TokenScan(RouteScan):
@@ -140,7 +140,7 @@ class BidirectionalMamba(Mamba):
         """Whether one call may stand for both scans: in inference on CPUs, of few tokens, and nobody looks at them."""
         return (
             type(x) is Tensor  # of another type are the symbols of a graph's tracer
-            and 2 * x.shape[1] * x.shape[2] <= MOST_SIDE_BY_SIDE
+            and 2 * x.numel() <= MOST_SIDE_BY_SIDE
             and plain(self.ahead, TokenScan)
             and plain(self.back, BackwardTokenScan)
             and runs_compiled(x, self.ahead.conv1d.weight)
