@@ -299,7 +299,9 @@ def figure_of_features(picture: Tensor, maps: Mapping[str, Tensor], *, n_channel
             if column > 3 or row == 0:
                 axes.set_title(title, fontsize=8 if column <= 3 else 7, color="#334155")
             if column == 2:
-                axes.set_ylabel(f"{name}\n{features.shape[-2]}×{features.shape[-1]}×{features.shape[0]}", fontsize=8)
+                size = f"{features.shape[-2]}×{features.shape[-1]}×{features.shape[0]}"
+                told = "\none pixel: no place" if features.shape[-2:] == (1, 1) else ""
+                axes.set_ylabel(f"{name}\n{size}{told}", fontsize=8)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -183,6 +184,35 @@ def test_curves_can_be_drawn_before_the_first_validation(tmp_path: Path) -> None
     train_curves = {"epoch": [0.5], "loss": [2.0], "lr": [1e-3]}
     write_figure(draw_curves(train_curves, {"epoch": [], "top1": []}, ("top1",)), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_curves_mark_the_best_epoch_the_unit_and_the_moving_average() -> None:
+    train_curves = {"epoch": [1.0, 2.0, 3.0], "loss": [2.0, 1.0, 0.5], "lr": [1e-3] * 3}
+    val = {"epoch": [1.0, 2.0, 3.0], "top1": [50.0, 90.0, math.nan], "nll": [2.0, 1.0, 1.5]}
+    _, middle, _ = draw_curves(train_curves, val, ("top1", "nll"), best=("top1", 1.0), averaged=True).axes
+    assert [text.get_text() for text in middle.get_legend().get_texts()] == ["top1, %", "best: 90, epoch 2", "nll"]
+    assert "moving average" in middle.get_title()
+    (star,) = [line for line in middle.lines if line.get_marker() == "*"]
+    assert (list(star.get_xdata()), list(star.get_ydata())) == ([2.0], [90.0])
+    _, middle, _ = draw_curves(train_curves, val, ("nll",), best=("nll", -1.0)).axes
+    assert "best: 1, epoch 2" in [text.get_text() for text in middle.get_legend().get_texts()]
+    assert middle.get_title() == "validation"
+
+
+@pytest.mark.parametrize("count, shown", [(5, ["top1"]), (6, ["top1", "top5"])])
+def test_top_5_is_drawn_of_six_classes_and_more(count: int, shown: list[str]) -> None:
+    metric = SimpleNamespace(dataset_meta={"classes": [str(x) for x in range(count)]})
+    runner = SimpleNamespace(_val_loop=SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric])))
+    assert FiguresHook(("top1", "top5"))._shown(runner) == shown
+
+
+@pytest.mark.parametrize("widgets, live", [(object(), True), (None, False)])
+def test_a_notebook_has_a_bar_where_it_can_be_redrawn(
+    monkeypatch: pytest.MonkeyPatch, widgets: object, live: bool
+) -> None:
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: widgets)
+    assert progress._is_live(SimpleNamespace(is_jupyter=True, is_terminal=False)) is live  # type: ignore[arg-type]
+    assert progress._is_live(SimpleNamespace(is_jupyter=False, is_terminal=True))  # type: ignore[arg-type]
 
 
 def test_metrics_agree_with_their_definition_and_leave_out_unreadable_images() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import visionssm
 from visionssm import visualization
+from visionssm.prediction import registered_classifier
 
 NAME = "vmamba_nano_test"
 FAMILIES = [*visionssm.list_models("*_nano_test"), "test_mambaout"]
@@ -105,3 +106,49 @@ def test_unusable_argument_is_named(
 ) -> None:
     assert visualize([a.format(photo=photo) for a in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_pictures_name_a_checkpoint_without_the_folders_above_its_own(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    checkpoint = tmp_path / "run" / "weights.pth"
+    torch.save(timm.create_model(NAME).state_dict(), checkpoint)
+    named: list[str] = []
+    draw = visualization.figure_of_fields
+    monkeypatch.setattr(visualization, "figure_of_fields", lambda fields: named.extend(fields) or draw(fields))
+    arguments = [
+        "erf",
+        NAME,
+        str(checkpoint),
+        "--model",
+        NAME,
+        "--images",
+        str(photo),
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
+    assert visualize(arguments) == 0
+    assert named == [NAME, "run/weights.pth"]
+
+
+def test_class_activations_tell_the_score_of_the_class(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    draw = visualization.figure_of_cam
+    monkeypatch.setattr(visualization, "figure_of_cam", lambda *x, title: titles.append(title) or draw(*x, title=title))
+    assert visualize(["cam", NAME, str(photo), "--class", "7", "--out", str(tmp_path / "cam.png")]) == 0
+    torch.manual_seed(0)
+    predictor = registered_classifier(NAME)
+    with torch.inference_mode():
+        score = predictor.model(predictor.transform(predictor.read(photo))[None]).softmax(-1)[0, 7]
+    assert f"score {float(score):.2f}" in titles[0]
+
+
+def test_maps_of_one_pixel_are_told(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "features.png")
+    assert visualize(["features", NAME, str(photo), "--size", "32", "32", "--out", out]) == 0
+    assert "stage 4: a map of one pixel shows no place" in capsys.readouterr().err
+    figure = visualization.figure_of_features(torch.rand(8, 8, 3), {"stage 4": torch.rand(6, 1, 1)})
+    assert any("no place" in axes.get_ylabel() for axes in figure.axes)

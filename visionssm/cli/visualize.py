@@ -83,11 +83,18 @@ def draw_fields(options: argparse.Namespace) -> Path:
             raise ValueError("the images have different sizes as the model takes them; give images of one size")
         batch = torch.cat(images) if images else torch.empty(0)
         print(f"{source}: {len(batch)} images of {'×'.join(map(str, batch.shape[-2:]))} …", file=sys.stderr)
-        name = source if source not in fields else f"{source} ({len(fields) + 1})"
+        shown = _shown(source)
+        name = shown if shown not in fields else f"{shown} ({len(fields) + 1})"
         fields[name] = visualization.effective_receptive_field(view.maps, batch)
     out = options.out or Path("erf.png")
     visualization.save(visualization.figure_of_fields(fields), out)
     return out
+
+
+def _shown(source: str) -> str:
+    """A model as pictures call it: its name, or the file and the folder that it is in, without where that is."""
+    path = Path(source)
+    return "/".join(path.parts[-2:]) if path.is_absolute() or len(path.parts) > 2 else source
 
 
 def draw_features(options: argparse.Namespace) -> Path:
@@ -100,6 +107,11 @@ def draw_features(options: argparse.Namespace) -> Path:
     chosen = [round((i + 1) * len(maps) / rows) - 1 for i in range(rows)]
     unit = "stage" if len(maps) == rows else "layer"
     named = {f"{unit} {i + 1}": maps[i][0].clone() for i in chosen}
+    points = [name for name, features in named.items() if features.shape[-2:] == (1, 1)]
+    if points:
+        height, width = image.shape[-2:]
+        told = f"{', '.join(points)}: a map of one pixel shows no place"
+        print(f"{told}; --size {4 * height} {4 * width} gives the model a larger image", file=sys.stderr)
     out = options.out or Path(f"features_{Path(options.image).stem}.png")
     visualization.save(visualization.figure_of_features(view.picture(image), named), out)
     return out
@@ -114,7 +126,10 @@ def draw_cam(options: argparse.Namespace) -> Path:
     cam, index = visualization.class_activation_map(view.maps, image, options.class_index)
     label = view.classes[index] if index < len(view.classes) else f"class {index}"
     out = options.out or Path(f"cam_{Path(options.image).stem}.png")
+    with torch.inference_mode():
+        score = float(view.maps(image).softmax(-1)[0, index])
     title = f"{label.split(',')[0]} ({index})" if not label.endswith(str(index)) else label
+    title += f", score {score:.2f}"
     if cam.min() == cam.max():
         height, width = image.shape[-2:]
         told = "the last map is one pixel, or nothing in it speaks for the class: no place is told"

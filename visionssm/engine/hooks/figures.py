@@ -12,14 +12,17 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
 from visionssm.engine.checkpoint import write_atomically
+from visionssm.engine.hooks.checkpoints import SafeCheckpointHook
 
 _MOST_POINTS = 1000
 _MOST_LABELS = 40
+UNITS = {"top1": "%", "top5": "%", "psnr": "dB"}
+"""Of validation metrics that are not shares between 0 and 1 or plain numbers."""
 
 
 @HOOKS.register_module()
@@ -93,7 +96,10 @@ class FiguresHook(Hook):
         start = time.perf_counter()
         folder = Path(runner.work_dir)
         if self.train["epoch"]:
-            write_figure(draw_curves(self.train, self.val, self.metrics), folder / "learning_curves.png")
+            figure = draw_curves(
+                self.train, self.val, self._shown(runner), best=_best(runner), averaged=_averaged(runner)
+            )
+            write_figure(figure, folder / "learning_curves.png")
         val_loop = runner._val_loop
         for metric in getattr(getattr(val_loop, "evaluator", None), "metrics", ()):
             if getattr(metric, "confusion", None) is not None:
@@ -101,6 +107,22 @@ class FiguresHook(Hook):
                 write_figure(draw_confusion(metric.confusion, classes), folder / "confusion_matrix.png")
         self._drawn_at = time.perf_counter()
         self._draw_seconds = self._drawn_at - start
+
+    def _shown(self, runner: Any) -> list[str]:
+        """The metrics to draw: of at most five classes, the best five are always right."""
+        metrics = getattr(getattr(runner._val_loop, "evaluator", None), "metrics", ())
+        classes = next((meta["classes"] for x in metrics if (meta := x.dataset_meta or {}).get("classes")), None)
+        return [name for name in self.metrics if name != "top5" or classes is None or len(classes) > 5]
+
+
+def _best(runner: Any) -> tuple[str, float] | None:
+    """The metric of which best.pth keeps the best, and 1 where more is better, else −1."""
+    hooks = (hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook) and hook.save_best)
+    return next(((str(hook.save_best), hook.sign) for hook in hooks), None)
+
+
+def _averaged(runner: Any) -> bool:
+    return any(isinstance(hook, EMAHook) for hook in runner.hooks)
 
 
 def _epochs(runner: Any, iterations: int) -> float:
@@ -116,19 +138,39 @@ def write_figure(figure: Figure, path: Path) -> None:
 
 
 def draw_curves(
-    train: Mapping[str, Sequence[float]], val: Mapping[str, Sequence[float]], metrics: Sequence[str]
+    train: Mapping[str, Sequence[float]],
+    val: Mapping[str, Sequence[float]],
+    metrics: Sequence[str],
+    *,
+    best: tuple[str, float] | None = None,
+    averaged: bool = False,
 ) -> Figure:
-    """Training loss, validation metrics and learning rate over epochs, side by side."""
+    """Training loss, validation metrics and learning rate over epochs, side by side.
+
+    Args:
+        train: `epoch`, `loss` and `lr`.
+        val: `epoch` and the metrics.
+        metrics: those to draw.
+        best: metric whose best epoch is marked, and 1 where more is better, else −1.
+        averaged: validation was of the moving average of the weights, which the title says.
+    """
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.plot(train["epoch"], train["loss"], color="tab:blue", linewidth=1.2)
     left.set(title="training loss", xlabel="epoch")
     for name in metrics:
-        middle.plot(val["epoch"], val[name], marker="o", markersize=3, linewidth=1.2, label=name)
-        finite = [x for x in val[name] if math.isfinite(x)]
+        label = f"{name}, {UNITS[name]}" if name in UNITS else name
+        (line,) = middle.plot(val["epoch"], val[name], marker="o", markersize=3, linewidth=1.2, label=label)
+        finite = [(x, epoch) for x, epoch in zip(val[name], val["epoch"]) if math.isfinite(x)]
         if finite:
-            middle.annotate(f"{finite[-1]:.2f}", (val["epoch"][-1], finite[-1]), fontsize=8, va="bottom", ha="right")
-    middle.set(title="validation", xlabel="epoch")
+            last, epoch = finite[-1]
+            middle.annotate(f"{last:.4g}", (epoch, last), fontsize=8, va="bottom", ha="right")
+        if finite and best is not None and best[0] == name:
+            score, epoch = max(finite, key=lambda point: best[1] * point[0])
+            told = f"best: {score:.4g}, epoch {epoch:g}"
+            middle.plot(epoch, score, "*", markersize=11, color=line.get_color(), label=told, zorder=3)
+    title = "validation, moving average of the weights" if averaged else "validation"
+    middle.set(title=title, xlabel="epoch")
     if metrics and val["epoch"]:
         middle.legend(frameon=False)
     right.plot(train["epoch"], train["lr"], color="tab:gray", linewidth=1.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 import time
@@ -18,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class ProgressHook(Hook):
     """Show epoch, loss, learning rate, images per second and the time left.
 
-    On a terminal as a bar below the log lines; elsewhere MMEngine's log lines have it all. The throughput is also
-    logged as `images_per_s`, over the last `window` seconds.
+    On a terminal as a bar below the log lines, and in a notebook that has ipywidgets; elsewhere MMEngine's log lines
+    have it all. The throughput is also logged as `images_per_s`, over the last `window` seconds.
     """
 
     priority = "ABOVE_NORMAL"  # before the logger, which writes what this one measures
@@ -36,7 +37,7 @@ class ProgressHook(Hook):
         """Start the bar."""
         self._marks, self._images = [(time.perf_counter(), 0)], 0
         console = self.console or Console()
-        if not (is_main_process() and console.is_terminal):
+        if not (is_main_process() and _is_live(console)):
             return
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -98,6 +99,13 @@ class ProgressHook(Hook):
         for handler, stream in self._streams:
             handler.setStream(stream)
         self._streams = []
+
+
+def _is_live(console: Console) -> bool:
+    """Whether a bar can be redrawn there; in notebooks rich does that by ipywidgets."""
+    if console.is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal
 
 
 def _batch_size(data_batch: Any) -> int:
