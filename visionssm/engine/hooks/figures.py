@@ -164,13 +164,14 @@ def draw_curves(
         finite = [(x, epoch) for x, epoch in zip(val[name], val["epoch"]) if math.isfinite(x)]
         if finite:
             last, epoch = finite[-1]
-            middle.annotate(f"{last:.4g}", (epoch, last), fontsize=8, va="bottom", ha="right")
+            place = dict(xytext=(5, 0), textcoords="offset points", va="center", annotation_clip=False)
+            middle.annotate(f"{last:.4g}", (epoch, last), fontsize=8, **place)
         if finite and best is not None and best[0] == name:
             score, epoch = max(finite, key=lambda point: best[1] * point[0])
             told = f"best: {score:.4g}, epoch {epoch:g}"
             middle.plot(epoch, score, "*", markersize=11, color=line.get_color(), label=told, zorder=3)
-    title = "validation, moving average of the weights" if averaged else "validation"
-    middle.set(title=title, xlabel="epoch")
+    middle.set(title="validation (moving average)" if averaged else "validation", xlabel="epoch")
+    middle.margins(x=0.12)
     if metrics and val["epoch"]:
         middle.legend(frameon=False)
     right.plot(train["epoch"], train["lr"], color="tab:gray", linewidth=1.2)
