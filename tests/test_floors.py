@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionssm"
 FLOORS = """
 cli
+serving
 prediction benchmarks catalogue visualization
 tasks
 integrations

@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train a model from a configuration",
     "test": "measure a checkpoint on the test data of a configuration",
     "predict": "apply a checkpoint to files and folders",
+    "demo": "try a model in a browser",
+    "serve": "answer to files over HTTP",
     "visualize": "draw routes, receptive fields, feature maps, class activations",
     "export": "write a model as ONNX or as an archive of torch.export",
     "convert": "turn a published checkpoint into a safetensors file of this package's layout",

@@ -54,28 +54,33 @@ _MENDABLE = (ValueError, OSError, ImportError)
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = parser_of("predict", __doc__)
-    parser.add_argument("checkpoint", type=Path)
+    add_predictor_options(parser)
     parser.add_argument("images", type=Path, nargs="+", help="files, or folders, which are searched to any depth")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found in every file")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="also write label images, of segmentation")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default=launcher(), help="slurm: srun started several; torchrun is noticed"
+    )
+    return parser
+
+
+def add_predictor_options(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint and what `predictor_of` makes of it."""
+    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--model", metavar="NAME", help="registered variant, for official and bare checkpoints")
     parser.add_argument("--top-k", type=int, help="classes that a classifier lists; 5 by default")
     parser.add_argument(
         "--threshold", type=float, help="least score of an object that is listed; by default 0.5, of Mamba-YOLO 0.25"
     )
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", help="of PyTorch (default: cuda where there is a GPU, else cpu)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the predictions to a .csv or .json file")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw what was found in every file")
-    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="also write label images, of segmentation")
     for task in all_tasks():
         for name, about in task.files.items():
             parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=about)
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="that makes another task known"
     )
-    parser.add_argument(
-        "--launcher", choices=LAUNCHERS, default=launcher(), help="slurm: srun started several; torchrun is noticed"
-    )
-    return parser
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -150,9 +155,7 @@ def _run(options: argparse.Namespace, group: Group) -> int:
     files = group.agree(find_files(options.images) if group.rank == 0 else [])
     found: tuple[tuple[str, ...], list[Outcome]] | None = None
     try:
-        for module in options.imports:
-            importlib.import_module(module)
-        predictor, place = _predictor(options)
+        predictor, place = predictor_of(options)
         outcomes = predict_share(
             predictor,
             files,
@@ -175,12 +178,14 @@ def _run(options: argparse.Namespace, group: Group) -> int:
     return _report(options, files, shares)
 
 
-def _predictor(options: argparse.Namespace) -> tuple[Predictor, Any]:
+def predictor_of(options: argparse.Namespace) -> tuple[Predictor, Any]:
     """The predictor and its device; PyTorch is imported unless the file is an exported one.
 
     Raises:
         ValueError: an option does not apply to an exported file; and see `load_exported` and `load_predictor`.
     """
+    for module in options.imports:
+        importlib.import_module(module)
     chosen = {"top_k": options.top_k, "threshold": options.threshold, **_files_of_tasks(options)}
     if options.checkpoint.suffix.lower() == SUFFIX:
         if options.model is not None or options.device not in (None, "cpu"):
