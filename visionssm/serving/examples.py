@@ -61,7 +61,8 @@ def _digits() -> list[Example]:
     except ImportError:
         return []
     images = load_digits().images[[3, 14, 25]]
-    return [(f"digit {i + 1}.png", _png((x * 255 / 16).astype(np.uint8))) for i, x in enumerate(images)]
+    larger = (Image.fromarray((x * 255 / 16).astype(np.uint8)).resize((64, 64)) for x in images)
+    return [(f"digit {i + 1}.png", _png(np.asarray(image))) for i, image in enumerate(larger)]
 
 
 def _sweeps() -> list[Example]:
