@@ -187,9 +187,30 @@ def test_a_classifier_in_pytorch_is_explained_and_others_are_not(service: Servic
     assert not service.explains
     answer = explained.answer(png(), pictures=True, explain=True)
     assert len(answer.pictures) == 2
+    assert answer.note == ""
     error = refused(service, png(), explain=True)
     assert error.status == 400
     assert "explain" in str(error)
+
+
+def test_a_map_of_one_pixel_is_explained_on_a_larger_image_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    explained = Service(registered_classifier("test_resnet"), "test_resnet")
+    seen: list[tuple[int, ...]] = []
+
+    def of_one_pixel(model: Any, image: torch.Tensor, index: int | None = None) -> tuple[torch.Tensor, int]:
+        seen.append(tuple(image.shape[-2:]))
+        cam = torch.zeros(image.shape[-2:])
+        cam[:5] = float(len(seen) > 1 and tells)
+        return cam, 3 if index is None else index
+
+    monkeypatch.setattr("visionssm.visualization.class_activation_map", of_one_pixel)
+    for tells in (True, False):
+        seen.clear()
+        answer = explained.answer(png(), explain=True)
+        assert seen == [(160, 160), (640, 640)]
+        assert len(answer.pictures) == tells
+        assert ("640×640" in answer.note, "No place" in answer.note) == (tells, not tells)
 
 
 def test_a_card_tells_the_model_and_its_limits_in_json(service: Service) -> None:

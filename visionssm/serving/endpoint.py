@@ -49,6 +49,7 @@ class Prediction(BaseModel):
     result: dict[str, Any] = Field(description="the same for programs; its form is that of the task")
     milliseconds: dict[str, float] = Field(description="time of the file, the model and the pictures")
     pictures: list[str] = Field(description="PNG files as data addresses, if asked for")
+    note: str = Field(description="what to know of them, for people")
 
 
 class Refusal(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import importlib.util
 import io
 import json
 import logging
@@ -88,6 +89,7 @@ class Answer:
         result: the same for programs, as `Result.plain` gives it.
         milliseconds: of reading and checking the file, of the model, and of drawing, by name.
         pictures: PNG files that show it, as data addresses; empty unless asked for.
+        note: what to know of them, for people.
     """
 
     columns: Sequence[str]
@@ -95,6 +97,7 @@ class Answer:
     result: Mapping[str, Any]
     milliseconds: Mapping[str, float]
     pictures: Sequence[str] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class Service:
         """Whether the place of what speaks for a class can be shown: of classifiers in PyTorch."""
         view = getattr(self.predictor, "view", None)
         try:
-            return view is not None and view().classes is not None
+            has_classes = view is not None and view().classes is not None
+            return has_classes and importlib.util.find_spec("matplotlib") is not None
         except (ValueError, RuntimeError):
             return False
 
@@ -204,8 +208,10 @@ class Service:
                 (folder / "drawn").mkdir()
                 result.save(folder / "drawn", Source("result", sample))
                 drawn += [path.read_bytes() for path in sorted((folder / "drawn").iterdir()) if path.suffix == ".png"]
+            note = ""
             if explain:
-                drawn.append(self._explanation(sample))
+                shown, note = self._explanation(sample)
+                drawn += [shown] if shown else []
             times.append(time.perf_counter())
             columns, rows, plain = tuple(self.predictor.columns), result.rows(), result.plain()
             json.dumps((rows, plain), allow_nan=False)
@@ -221,8 +227,8 @@ class Service:
             raise RefusedError(500, told) from None
         names = ("file", "model", "pictures")
         spent = {key: round(1000 * (b - a), 2) for key, a, b in zip(names, times, times[1:])}
-        shown = [f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in drawn]
-        return Answer(columns, rows, plain, spent, shown)
+        addresses = [f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in drawn]
+        return Answer(columns, rows, plain, spent, addresses, note)
 
     def _checked(self, content: bytes, name: str) -> str:
         """The suffix under which a file is read, once its size has been looked at before anything is decoded."""
@@ -278,22 +284,32 @@ class Service:
         except Exception:  # zlib.error
             raise RefusedError(400, "the file is damaged") from None
 
-    def _explanation(self, sample: Any) -> bytes:
-        """A PNG of the image and what in it speaks for the best class."""
+    def _explanation(self, sample: Any) -> tuple[bytes, str]:
+        """A PNG of the image and what in it speaks for the best class, and a note; nothing where no place is told.
+
+        A last map of one pixel tells no place. Then the image is enlarged.
+        """
         import torch
 
         from visionssm import visualization
 
         view: Any = self.predictor.view()  # type: ignore[attr-defined]
+        image, index, note = view.prepare(sample, None), None, ""
+        height, width = image.shape[-2:]
+        place = next(view.maps.parameters(), image).device
         with self._turn, torch.enable_grad():
-            image = view.prepare(sample, None)
-            place = next(view.maps.parameters(), image).device
             cam, index = visualization.class_activation_map(view.maps, image.to(place))
+            if cam.min() == cam.max() and max(height, width) <= 256:
+                image = view.prepare(sample, (4 * height, 4 * width))
+                cam, _ = visualization.class_activation_map(view.maps, image.to(place), index)
+                note = f"What speaks for the class is shown at {4 * width}×{4 * height} pixels, where its map is larger"
+        if cam.min() == cam.max():
+            return b"", "No place speaks for the class: the last map is one pixel, or nothing in it does."
         label = view.classes[index] if index < len(view.classes) else f"class {index}"
         figure = visualization.figure_of_cam(view.picture(image), cam.cpu(), title=label.split(",")[0])
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=110)
-        return content.getvalue()
+        return content.getvalue(), note
 
 
 def _without(folder: Path, text: object) -> str:

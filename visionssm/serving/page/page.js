@@ -65,6 +65,7 @@ async function predict() {
   showPictures(ok ? answer.pictures : []);
   const times = ok ? Object.entries(answer.milliseconds) : [];
   at("time").textContent = times.map(([name, x]) => `${name} ${x.toFixed(1)} ms`).join(", ");
+  at("note").textContent = ok ? answer.note : "";
   if (!ok) return say(answer.detail, true);
   say(answer.rows.length ? `${chosen.name}:` : `${chosen.name}: nothing was found.`);
 }
