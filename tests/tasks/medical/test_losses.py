@@ -26,6 +26,12 @@ def test_bce_and_dice_are_the_formula_on_isic() -> None:
     assert loss_named("bce_dice")(logits, labels).item() == pytest.approx((bce + dice).item(), rel=1e-5)
 
 
+def test_ce_is_the_mean_of_the_labels_negative_log_probabilities(case: tuple[Tensor, Tensor]) -> None:
+    logits, labels = case
+    expected = -logits.double().log_softmax(1).gather(1, labels[:, None]).mean()
+    assert loss_named("ce")(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_ce_and_squared_dice_are_the_formula_on_synapse(case: tuple[Tensor, Tensor]) -> None:
     logits, labels = case
     p, t = logits.double().softmax(1), F.one_hot(labels, 3).permute(0, 3, 1, 2).double()

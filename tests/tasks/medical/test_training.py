@@ -126,8 +126,8 @@ def test_training_in_half_precision_has_finite_losses_and_weights(name: str, dty
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_umamba_learns_in_half_precision(dtype: str, tmp_path: Path) -> None:
-    options = {**STEPS, "train_cfg.max_epochs": 1, "train_dataloader.num_batch_per_epoch": 25}
-    options["optim_wrapper.dtype"] = dtype
+    options = {**STEPS, **NETWORKS[UMAMBA], "train_cfg.max_epochs": 1, "optim_wrapper.dtype": dtype}
+    options["train_dataloader.num_batch_per_epoch"] = 30
     runner = train(shipped_config(UMAMBA), work_dir=tmp_path, amp=True, options=options)
     losses = torch.tensor(logged(tmp_path, "loss"))
     assert losses.isfinite().all()

@@ -11,7 +11,7 @@ from torch import Tensor
 from visionssm.extras import needs_extra
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-NAMES = ("bce_dice", "ce_dice", "ce_dice_foreground", "ce_batch_dice_foreground")
+NAMES = ("bce_dice", "ce", "ce_dice", "ce_dice_foreground", "ce_batch_dice_foreground")
 
 
 def loss_named(name: str) -> Loss:
@@ -19,6 +19,7 @@ def loss_named(name: str) -> Loss:
 
     - "bce_dice", K = 1 (VM-UNet and MHS-VM on ISIC): binary cross-entropy + 1 − mean over images of
       (2·Σpt+1)/(Σp+Σt+1), p the sigmoid.
+    - "ce" (SegMamba): cross-entropy alone.
     - "ce_dice" (VM-UNet on Synapse): cross-entropy + mean over all classes, the background too, of
       1 − (2·Σpt+1e-5)/(Σp²+Σt²+1e-5), sums over the batch, p the softmax.
     - "ce_dice_foreground" (nnU-Net, U-Mamba): cross-entropy − mean over images and foreground classes of
@@ -31,6 +32,8 @@ def loss_named(name: str) -> Loss:
     """
     if name not in NAMES:
         raise ValueError(f"loss={name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if name == "ce":
+        return F.cross_entropy
     with needs_extra("medical", f"the loss {name!r}"):
         from monai.losses import DiceCELoss, DiceLoss
     if name == "bce_dice":
