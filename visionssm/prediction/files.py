@@ -145,12 +145,14 @@ def predict_share(
         paths, device, batch_size, pictures, masks, progress: see `predict_files`.
     Raises:
         ValueError: `batch_size` is below 1, or the task has no masks.
+        OSError: `pictures` or `masks` cannot be made a folder.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if masks is not None and not getattr(predictor, "has_masks", False):
         raise ValueError(f"masks does not apply here: a {type(predictor).__name__} gives no label images")
-    folders = [Path(folder) for folder in (pictures, masks) if folder is not None]
+    given = {"pictures": pictures, "masks": masks}
+    folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
     number, count = share
     outcomes: list[Outcome] = []
     with applied(predictor, device):
@@ -158,8 +160,8 @@ def predict_share(
             found = _samples(predictor, paths, range(start, min(start + batch_size, len(paths))), outcomes)
             for place, sample, result in _results(predictor, paths, found, outcomes):
                 source = Source(_picture_name(place, paths[place]), sample)
-                for folder in folders:
-                    folder.mkdir(parents=True, exist_ok=True)
+                for name, folder in folders.items():
+                    _make(name, folder)
                 if pictures is not None:
                     result.save(Path(pictures), source)
                 if masks is not None:
@@ -170,6 +172,15 @@ def predict_share(
             if progress is not None:
                 progress(min(start + batch_size, len(paths)))
     return outcomes
+
+
+def _make(name: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{name}={str(folder)!r} cannot be made a folder ({error.strerror or error}); name another one"
+        ) from error
 
 
 def _save_beside(result: Result, path: Path) -> None:
@@ -236,14 +247,22 @@ def write_predictions(predictions: Predictions, path: str | Path) -> None:
 
     The file is complete or absent. Files that could not be read are in it too, with the reason. Bytes of file names
     that are not UTF-8 are written as "\\udcff"; `os.fsencode` of what JSON gives back is the name as it was.
+
+    Raises:
+        ValueError: the suffix is another one.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     writers = {".csv": _as_csv, ".json": _as_json}
     if path.suffix.lower() not in writers:
         raise ValueError(f"out must end in .csv or .json, got {str(path)!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_or_absent(path) as temporary:
-        temporary.write_bytes(writers[path.suffix.lower()](predictions).encode("utf-8", "backslashreplace"))
+    content = writers[path.suffix.lower()](predictions).encode("utf-8", "backslashreplace")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with complete_or_absent(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise OSError(f"cannot write out={str(path)!r} ({error.strerror or error}); name another file") from error
 
 
 def _as_csv(predictions: Predictions) -> str:

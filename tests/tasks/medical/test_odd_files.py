@@ -1,0 +1,128 @@
+"""What people give to prediction: damaged, odd and misplaced files; each is told by its name, and the rest is done."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import visionssm
+from visionssm.data.errors import UnreadableFileError
+from visionssm.prediction import find_files, predict_files, write_predictions
+from visionssm.tasks.medical.inference import Inference
+from visionssm.tasks.medical.predictor import MedicalSegmenter
+from visionssm.tasks.medical.preparation import Preparation
+from visionssm.tasks.medical.scan import read_scan, read_volume
+
+VALUES = np.random.default_rng(0).normal(100, 40, (20, 24, 6)).astype(np.float32)
+TINY: dict[str, Any] = {"dim": 8, "depths": (1, 1), "decoder_depths": (1, 1)}
+
+
+def segmenter(name: str = "vmunet_nano", **changes: Any) -> MedicalSegmenter:
+    torch.manual_seed(0)
+    model = visionssm.create_segmenter(name, num_classes=2, in_chans=1, **(changes or TINY)).eval()
+    return MedicalSegmenter(model, ("background", "liver"), Preparation(), Inference())
+
+
+def volume(path: Path, values: np.ndarray = VALUES, affine: np.ndarray | None = None) -> Path:
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def with_nan() -> np.ndarray:
+    values = VALUES.copy()
+    values[3, 4, 2] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.zeros((5, 6, 4, 3), np.float32), r"it has 4 dimensions \(5×6×4×3\), where 3 are expected"),
+        (with_nan(), "1 of 2880 voxels are not finite"),
+        (np.zeros((5, 6, 4), np.complex64), "its voxels are complex64"),
+        (np.zeros((5, 6, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "no plain numbers"),
+    ],
+)
+def test_volumes_that_cannot_be_used_are_told(values: np.ndarray, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match=told):
+        read_volume(volume(tmp_path / "scan.nii.gz", values))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b\x08\x00"])
+def test_files_that_are_no_volumes_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(content)
+    with pytest.raises(UnreadableFileError, match="it is no NIfTI file"):
+        read_volume(tmp_path / "scan.nii.gz")
+
+
+def test_files_that_cannot_be_read_stop_nothing_and_are_in_the_table(tmp_path: Path) -> None:
+    good = volume(tmp_path / "good.nii.gz")
+    (tmp_path / "half.nii.gz").write_bytes(good.read_bytes()[:3000])
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "small.png")  # smaller than the stride
+    paths = [tmp_path / "half.nii.gz", good, tmp_path / "small.png"]
+    found = predict_files(segmenter(), paths, masks=tmp_path / "masks")
+    write_predictions(found, tmp_path / "found.csv")
+    with (tmp_path / "found.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows if row["error"]] == [str(paths[0])]
+    assert "truncated" in rows[-1]["error"]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0001_good.nii.gz", "0002_small.png"]
+    with Image.open(tmp_path / "masks/0002_small.png") as image:
+        assert image.size == (7, 5)
+
+
+def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
+    good = volume(tmp_path / "a.nii.gz")
+    (tmp_path / ".hidden").mkdir()
+    for name in ("._a.nii.gz", ".hidden/b.nii.gz"):  # as macOS leaves beside files
+        shutil.copy(good, tmp_path / name)
+    assert find_files([tmp_path]) == [good]
+
+
+def test_labels_of_a_volume_without_an_affine_have_none_either(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VALUES, None)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    predict_files(segmenter(), [tmp_path / "scan.nii.gz"], masks=tmp_path / "masks")
+    original = nibabel.load(tmp_path / "scan.nii.gz")
+    label = nibabel.load(tmp_path / "masks/0000_scan.nii.gz")
+    assert label.shape == original.shape
+    np.testing.assert_array_equal(label.affine, original.affine)
+    for code in ("sform_code", "qform_code"):
+        assert label.header[code] == original.header[code]
+
+
+def test_sixteen_bits_of_a_photo_are_scaled_by_their_range(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 40 * 50).reshape(40, 50)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
+    pixels = read_scan(tmp_path / "deep.png", 1).pixels
+    np.testing.assert_allclose(pixels[0], values / 257, atol=1)
+
+
+def test_volumes_of_a_single_slice_or_voxel_get_labels(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"plan": {"patch": (8, 16, 16), "widths": (4, 8), "strides": (1, 2), "blocks": (1,)}}
+    for predictor in (segmenter(), segmenter("umamba_enc3d_nano", **small)):
+        for values in (VALUES[..., :1], VALUES[:1, :1, :1]):
+            scan = predictor.read(volume(tmp_path / "scan.nii.gz", values))
+            (result,) = predictor([scan])
+            assert result.numbers.shape == scan.pixels.shape[1:]
+
+
+def test_places_that_cannot_be_written_are_named_with_their_argument(tmp_path: Path) -> None:
+    good = volume(tmp_path / "good.nii.gz")
+    (tmp_path / "taken").write_text("a file")
+    for name in ("masks", "pictures"):
+        with pytest.raises(OSError, match=rf"{name}='.*taken' cannot be made a folder \(File exists\); name another"):
+            predict_files(segmenter(), [good], **{name: tmp_path / "taken"})
+    found = predict_files(segmenter(), [good])
+    with pytest.raises(OSError, match=r"cannot write out='.*taken/found\.csv' \(.*\); name another file"):
+        write_predictions(found, tmp_path / "taken/found.csv")
+    assert (tmp_path / "taken").read_text() == "a file"
