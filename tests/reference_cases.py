@@ -60,6 +60,8 @@ KINDS = {
     "MHS-VM": r"mhsvm/.*",
     "Mamba-YOLO": r"mambayolo/.*",
     "MambaIR": r"mambair/.*",
+    "PlainMamba routes": r"plainmamba/routes",
+    "PlainMamba": r"plainmamba/.*",
     "SegMamba": r"segmamba/.*",
     "Spatial-Mamba for dense tasks": r"spatialmamba/.*_backbone",
     "Swin-UMamba": r"swinumamba/.*",

@@ -141,7 +141,9 @@ def class_activation_map(model: nn.Module, image: Tensor, class_index: int | Non
         (gradient,) = torch.autograd.grad(scores[0, index], leaf)
     if isinstance(model, PlainBackbone):
         grid = model.patch_embed.grid_size((image.shape[-2], image.shape[-1]))
-        activations, gradient = (model.patch_tokens(x).unflatten(1, grid) for x in (activations, gradient))
+        activations, gradient = (
+            x if x.ndim == 4 else model.patch_tokens(x).unflatten(1, grid) for x in (activations, gradient)
+        )
     weights = gradient.mean(dim=(1, 2), keepdim=True)
     cam = (weights * activations).sum(-1).clamp(min=0)  # (1, H', W')
     cam = F.interpolate(cam[None].float(), size=image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]

@@ -220,6 +220,7 @@ STARTS = {
         depth=1,
     ),
     "localvmamba": _start("localvmamba_nano_test", SWIN),
+    "plainmamba": _start("plainmamba_nano_test", {r"^pos_embed$|\.direction_Bs$": normal(0.02), **SWIN}),
     "plstm": _start(
         "plstm_nano_test",
         {
@@ -303,6 +304,7 @@ STATES = {
     "videomamba_img_nano_test": 16,
     "vim_nano_test": 16,
     "localvim_nano_test": 16,
+    "plainmamba_nano_test": 16,
     "localvmamba_nano_test": 16,
 } | dict.fromkeys(
     [f"{name}_nano_test" for name in ("vmamba", "msvmamba", "msvmamba_v3", "groupmamba", "hrvmamba", "spatialmamba")], 1
@@ -348,6 +350,7 @@ NOT_DECAYED: dict[str, str] = {
     "mambavision": r"\.dt_projs_bias$",  # of one dimension in the authors' files
     "mambayolo": r"\.dt_projs_bias$",  # a bias by its name; A_logs is decayed
     "msvmamba": r"$^",
+    "plainmamba": r"^pos_embed$|\.(A_logs|direction_Bs)$",
     "plstm": r"^pos_embed$",
     "spatialmamba": r"\.dt_projs_bias$",
     "videomamba": r"^(pos_embed|cls_token)$|\.dt_projs_bias$",
@@ -378,6 +381,7 @@ def test_only_what_is_published_is_spared_the_weight_decay(name: str) -> None:
 OTHER_EPS: Mapping[str, Mapping[str, float]] = {  # families with another than 1e-5, and where
     "groupmamba": {r"\.norm2$|class_block\.norm1$|^head\.norm$|\.downsample\.0$": 1e-6},
     "mambavision": {r"^patch_embed\.": 1e-4},
+    "plainmamba": {r"^norm$": 1e-6},
     "mambayolo": {r"(\.proj|\.lsblock|^patch_embed\.\d)\.norm$": 1e-3, r"\.blocks\.\d\.norm2?$": 1e-6},
 }
 
@@ -444,6 +448,7 @@ class Images:
 WHOLE = Images(crop=1.0)
 PREPARED: dict[str, Images] = {
     r"(vmamba|msvmamba|efficientvmamba|vssd|spatialmamba|groupmamba|vim|videomamba|localvim|localvmamba)_.*": Images(),
+    r"plainmamba_.*": Images(),
     r"hrvmamba_(nano|tiny|small).*": Images(256, 1.0),
     r"mambavision_(tiny|base|large2?)": WHOLE,
     r"mambavision_tiny2": Images(crop=0.98),

@@ -56,6 +56,7 @@ DEIT = SWIN.but(warm_up=5, clip=None, ema=0.99996, repeats=3)
 FINE_TUNING = DEIT.but(lr=1e-5, first_lr=1e-5, warm_up=0, epochs=30, decay=1e-8)
 LOCAL = SWIN.but(first_lr=1e-7, last_lr=1e-6, decay=0.04, mixup=0.2, clip=1.0)
 LOCALVIM = LOCAL.but(clip=None, ema=None)
+PLAIN = SWIN.but(lr=2e-3, batch=2048, first_lr=2e-6, last_lr=2e-5)
 MAMBAVISION = SWIN.but(lr=5e-3, batch=4096, last_lr=5e-6, epochs=310, ema=0.9998)
 DEIT3 = Recipe(4e-3, 2048, 4e-6, 4e-6, 5, 400, decay=0.02, clip=1.0, ema=None, repeats=3, size=192)
 
@@ -101,6 +102,9 @@ PUBLISHED: dict[str, tuple[str, float, Recipe]] = {
     "msvmamba_v3_tiny": ("msvmamba_v3_tiny", 0.2, SWIN),
     "msvmamba_v3_small": ("msvmamba_v3_small", 0.4, SWIN),
     "msvmamba_v3_base": ("msvmamba_v3_base", 0.5, LARGE),
+    "plainmamba_l1": ("plainmamba_l1", 0.2, PLAIN.but(warm_up=15, ema=None)),
+    "plainmamba_l2": ("plainmamba_l2", 0.2, PLAIN.but(clip=1.0)),
+    "plainmamba_l3": ("plainmamba_l3", 0.4, SWIN.but(clip=1.0)),
     "plstm_tiny": ("plstm_vis_t", 0.0, DEIT3.but(epochs=800)),
     "plstm_small": ("plstm_vis_s", 0.05, DEIT3),
     "plstm_base": ("plstm_vis_b", 0.1, DEIT3.but(lr=3e-3, first_lr=3e-6, last_lr=3e-6)),

@@ -14,7 +14,7 @@ import visionssm
 from visionssm.heads.feature_maps import FeatureMaps, SimplePyramid
 
 NANO = visionssm.list_models("*_nano_test")
-PLAIN = ["videomamba_img_nano_test", "vim_nano_test", "plstm_nano_test", "localvim_nano_test"]
+PLAIN = ["videomamba_img_nano_test", "vim_nano_test", "plstm_nano_test", "localvim_nano_test", "plainmamba_nano_test"]
 
 
 @pytest.mark.parametrize("name", [*NANO, "mambaout_femto", "test_convnext", "test_vit"])

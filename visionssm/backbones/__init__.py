@@ -9,6 +9,7 @@ from visionssm.backbones.localmamba import LocalVim, LocalVMamba
 from visionssm.backbones.mambavision import MambaVision
 from visionssm.backbones.mambayolo import MambaYoloBackbone
 from visionssm.backbones.msvmamba import MSVMamba
+from visionssm.backbones.plainmamba import PlainMamba
 from visionssm.backbones.plstm import PLSTM
 from visionssm.backbones.spatialmamba import SpatialMamba
 from visionssm.backbones.videomamba import VideoMamba, VideoMambaImage
@@ -28,6 +29,7 @@ __all__ = [
     "MSVMamba",
     "MambaVision",
     "MambaYoloBackbone",
+    "PlainMamba",
     "SpatialMamba",
     "VMamba",
     "VideoMamba",

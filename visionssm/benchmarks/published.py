@@ -104,6 +104,14 @@ _PUBLISHED: Sequence[Family] = (
         },
     ),
     Family(
+        _arxiv("PlainMamba", "2403.17695"),
+        {
+            "plainmamba_l1": Published("7.3M", None, "77.9"),
+            "plainmamba_l2": Published("25.7M", None, "81.6"),
+            "plainmamba_l3": Published("50.5M", None, "82.3"),
+        },
+    ),
+    Family(
         _arxiv("EfficientVMamba", "2403.09977"),
         {
             "efficientvmamba_tiny": Published("6M", "0.8", "76.5"),
