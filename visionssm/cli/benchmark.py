@@ -30,6 +30,7 @@ from visionssm.benchmarks import (
     pointcloud,
     pose,
     published,
+    restoration,
     segmenters,
     yolo,
     yolo_sizes,
@@ -150,6 +151,15 @@ def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def _restoration(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return restoration.run(
+        seconds=options.seconds,
+        clock=options.clock,
+        scale=restoration.TINY if options.dry_run else None,
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
+
+
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.tune:
         _tune(options.minutes)
@@ -255,6 +265,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("yolo", _yolo, 30.0, "Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"),
         ("pose", _pose, 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
         ("medical", _medical, 10.0, "medical segmentation on the CPU beside itself without scans and MONAI's DynUNet"),
+        ("restoration", _restoration, 10.0, "image restoration on the CPU beside itself without scans"),
     ):
         task = commands.add_parser(name, parents=[common], help=what)
         task.add_argument(
