@@ -13,12 +13,12 @@ _pairs = dict(type="RenderedTextures", degradation=dict(type="downscale", scale=
 model = dict(type="ImageRestorer", name="mambair_nano_x2")
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
     drop_last=True,
     collate_fn=dict(type="default_collate"),
-    dataset=dict(split="train", patch=24, repeat=4, **_pairs),
+    dataset=dict(split="train", patch=16, repeat=4, **_pairs),
 )
 _loader = dict(
     batch_size=4,
@@ -31,9 +31,9 @@ val_evaluator = dict(type="RestorationMetric")
 test_dataloader = dict(dataset=dict(split="test", **_pairs), **_loader)
 test_evaluator = dict(type="RestorationMetric")
 
-_epochs = 8
-train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=2)
-optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=1e-4))
+_epochs = 16
+train_cfg = dict(by_epoch=True, max_epochs=_epochs, val_interval=4)
+optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=1, end=_epochs, convert_to_iter_based=True),
