@@ -23,6 +23,7 @@ from visionssm.data.masks import check_mask, decode_mask, uncompressed_rle
 from visionssm.tasks.detection.data import CocoInstances
 from visionssm.tasks.pointcloud.infos import read_infos
 from visionssm.tasks.pointcloud.kitti import read_calibration, read_labels, read_plane, read_sweep
+from visionssm.tasks.restoration.photo import read_photo, write_png
 from visionssm.tasks.segmentation.data import IGNORED, LabelledImages
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Pillow, on damaged files
@@ -88,6 +89,28 @@ def reading(path: Path, **options: Any) -> Image.Image | UnreadableImageError:
         return read_image(path, **options)
     except UnreadableImageError as error:
         return error
+
+
+def test_any_image_file_is_read_in_its_own_precision_or_told(tmp_path: Path) -> None:
+    for number, draw in cases(100):
+        with case(number):
+            suffix, content = random_file(draw)
+            path = tmp_path / f"a.{suffix}"
+            if draw.random() < 0.3:
+                values = np.random.default_rng(draw.randrange(1 << 30))
+                shape = (draw.choice((1, 7)), draw.choice((1, 9)), draw.choice((1, 2, 3, 4)))
+                write_png(values.integers(0, 65536, shape).astype(np.uint16), path)
+                content = path.read_bytes()
+            path.write_bytes(content if draw.random() < 0.4 else mutated(content, draw))
+            try:
+                photo = read_photo(path, 10_000)
+            except UnreadableImageError:
+                continue
+            assert photo.pixels.shape[2] in (1, 3)
+            assert photo.pixels.shape[0] * photo.pixels.shape[1] <= 10_000
+            assert photo.alpha is None or photo.alpha.shape == photo.pixels.shape[:2]
+            for values in (photo.pixels, np.zeros(1) if photo.alpha is None else photo.alpha):
+                assert 0 <= values.min() <= values.max() <= 1
 
 
 def test_any_image_file_is_read_or_told_and_its_header_tells_the_same(tmp_path: Path) -> None:
