@@ -53,6 +53,7 @@ LARGE = SWIN.but(lr=6e-4, last_lr=6e-6)
 EFFICIENT = SWIN.but(lr=2e-3, batch=2048, first_lr=1e-7, last_lr=1e-6, decay=0.04, clip=1.0, mixup=0.2)
 METAFORMER = SWIN.but(lr=4e-3, batch=4096, epochs=310, clip=None, ema=None)
 DEIT = SWIN.but(warm_up=5, clip=None, ema=0.99996, repeats=3)
+VIDEOMAMBA = DEIT.but(lr=4e-3, batch=4096, clip=5.0, ema=None)
 FINE_TUNING = DEIT.but(lr=1e-5, first_lr=1e-5, warm_up=0, epochs=30, decay=1e-8)
 LOCAL = SWIN.but(first_lr=1e-7, last_lr=1e-6, decay=0.04, mixup=0.2, clip=1.0)
 LOCALVIM = LOCAL.but(clip=None, ema=None)
@@ -111,6 +112,10 @@ PUBLISHED: dict[str, tuple[str, float, Recipe]] = {
     "spatialmamba_tiny": ("spatialmamba_tiny", 0.2, SWIN.but(mesa=1.0)),
     "spatialmamba_small": ("spatialmamba_small", 0.3, SWIN.but(mesa=1.5)),
     "spatialmamba_base": ("spatialmamba_base", 0.5, SWIN.but(mesa=2.0)),
+    "videomamba_img_tiny": ("videomamba_img_tiny", 0.0, VIDEOMAMBA.but(decay=0.1, repeats=1)),
+    "videomamba_img_small": ("videomamba_img_small", 0.15, VIDEOMAMBA.but(clip=None)),
+    "videomamba_img_middle": ("videomamba_img_middle", 0.5, VIDEOMAMBA.but(lr=1e-3, batch=1024)),
+    "videomamba_img_base": ("videomamba_img_base", 0.5, VIDEOMAMBA.but(lr=1e-3, batch=1024)),
     "vim_tiny": ("vim_tiny", 0.0, DEIT.but(decay=0.1)),
     "vim_small": ("vim_small", 0.05, DEIT.but(batch=512)),
     "vim_base": ("vim_base", 0.05, DEIT.but(batch=512)),
@@ -336,7 +341,7 @@ AUGMENTATION = {
     "re_prob": 0.25,
     "re_mode": "pixel",
 }
-# Families whose publications have another one.
+# Families, and models, whose publications have another one.
 AUGMENTED: dict[str, dict[str, Any]] = {
     "efficientvmamba": {"auto_augment": "rand-m9-mstd0.5"},
     "localvim": {"color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5"},
@@ -344,6 +349,8 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "mambaout": {"interpolation": "random"},
     "mambavision": {"interpolation": "random"},
     "plstm": {"color_jitter": 0.3, "auto_augment": "3a", "re_prob": 0.0},
+    "videomamba": {"color_jitter": 0.3},
+    "videomamba_img_tiny": {"color_jitter": 0.3, "auto_augment": None},
     "vim": {"color_jitter": 0.3},
 }
 
@@ -355,7 +362,9 @@ def test_images_of_an_imagenet_config_are_augmented_and_mixed_as_published(path:
     found = {
         key: x for key, x in cfg.train_dataloader.dataset.transform.items() if AUGMENTATION.get(key, "") is not None
     }
-    wanted = {key: x for key, x in AUGMENTATION.items() if x is not None} | AUGMENTED.get(family, {})
+    wanted = {key: x for key, x in AUGMENTATION.items() if x is not None} | AUGMENTED.get(
+        cfg.model.name, AUGMENTED.get(family, {})
+    )
     assert found == wanted
     mixing = {key: x for key, x in cfg.model.mixup.items() if key != "mixup_alpha"}  # which is in the recipe
     assert mixing == {"cutmix_alpha": 1.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"}

@@ -238,7 +238,7 @@ class VideoMamba(VideoMambaBackbone):
         patch_embed = TubeletEmbedding(in_chans, embed_dim, patch_size=patch_size, tubelet_size=tubelet_size, **factory)
         options |= {"embed_dim": embed_dim, **factory}
         super().__init__(patch_embed, in_chans, num_classes, global_pool, **options)
-        self.num_frames = num_frames
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
         table = torch.zeros(1, patch_embed.steps(num_frames), embed_dim, **factory)
         self.temporal_pos_embedding = nn.Parameter(table)
 
@@ -332,7 +332,7 @@ def start_from_images(model: VideoMamba, source: str | Path | Mapping[str, Any])
     state = convert_state_dict(model, source)
     kernel = state.get("patch_embed.proj.weight")
     if kernel is not None and kernel.dim() == 4:
-        tubelet = cast(TubeletEmbedding, model.patch_embed).tubelet_size
+        tubelet = model.tubelet_size
         state["patch_embed.proj.weight"] = F.pad(kernel.unsqueeze(2), (0, 0) * 2 + (tubelet // 2, (tubelet - 1) // 2))
     own = {key: value for key, value in model.state_dict().items() if key.startswith(("head.", "temporal_pos_"))}
     return load_official(model, {key: value for key, value in state.items() if key not in own} | own)

@@ -16,6 +16,7 @@ MODULES = {
     "yolo": "visionssm.tasks.yolo",
     "pose": "visionssm.tasks.pose",
     "restoration": "visionssm.tasks.restoration",
+    "video_classification": "visionssm.tasks.video_classification",
     "mmdet": "visionssm.tasks.openmmlab.mmdet",
     "mmseg": "visionssm.tasks.openmmlab.mmseg",
 }

@@ -1,0 +1,183 @@
+"""Clips of every kind are read frame by frame, and whatever is none is told as what it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visionssm.data import videos
+from visionssm.data.errors import UnreadableFileError
+from visionssm.data.videos import open_video
+
+needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV, of the extra video")
+
+
+def levels(count: int, height: int = 12, width: int = 16) -> np.ndarray:
+    """(T, H, W, 3) frames, each of one level of its own."""
+    return np.stack([np.full((height, width, 3), 7 * n, np.uint8) for n in range(count)])
+
+
+def write_video(path: Path, frames: np.ndarray, codec: str = "mpeg4") -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_animation(path: Path, frames: np.ndarray) -> Path:
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], **({"lossless": True} if "webp" in path.name else {}))
+    return path
+
+
+def write_folder(path: Path, frames: np.ndarray) -> Path:
+    path.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"frame{number}.png")
+    return path
+
+
+KINDS: dict[str, Callable[[Path, np.ndarray], object]] = {
+    "folder": write_folder,
+    "clip.npy": np.save,
+    "clip.npz": lambda path, frames: np.savez_compressed(path, frames=frames, labels=np.zeros(3)),
+    "one.npz": np.savez,
+    "clip.gif": write_animation,
+    "clip.webp": write_animation,
+    "clip.png": write_animation,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_chosen_frames_are_those_that_were_written(tmp_path: Path, name: str) -> None:
+    frames = levels(12)
+    KINDS[name](tmp_path / name, frames)
+    video = open_video(tmp_path / name)
+    assert video.frames == 12
+    assert np.array_equal(video.read([0, 2, 2, 11]), frames[[0, 2, 2, 11]])
+
+
+@needs_av
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.mov", "clip.ts", "clïp 中文.MP4"])
+def test_chosen_frames_of_a_video_file_are_those_that_were_written(tmp_path: Path, name: str) -> None:
+    frames = levels(20, 32, 48)
+    lower = write_video(tmp_path / name.lower(), frames)
+    video = open_video(lower.rename(tmp_path / name))
+    assert video.frames == 20
+    found = video.read([0, 3, 3, 19]).astype(int)
+    assert np.abs(found - frames[[0, 3, 3, 19]]).max() <= 6  # of a lossy code
+
+
+def test_floats_and_grey_arrays_become_colours(tmp_path: Path) -> None:
+    np.save(tmp_path / "grey.npy", np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 3, 4))
+    found = open_video(tmp_path / "grey.npy").read([1])
+    assert found.shape == (1, 3, 4, 3)
+    assert found[0, -1, -1].tolist() == [255, 255, 255]
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("frames.npy", header((10**5, 1000, 1000, 3)))
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty.npy": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "zero.npy": (lambda path: np.save(path, np.zeros((0, 8, 8, 3), np.uint8)), "it has no frames"),
+    "flat.npy": (lambda path: np.save(path, np.zeros((0, 8), np.uint8)), "is not .T, H, W."),
+    "code.npy": (lambda path: np.save(path, np.array([{}], object)), "it is no clip"),
+    "whole.npy": (lambda path: np.save(path, np.zeros((3, 4, 4), np.int32)), "values of the type int32"),
+    "cut.npy": (lambda path: path.write_bytes(header((3, 4, 4)) + b"1"), "it is no clip"),
+    "nan.npy": (lambda path: np.save(path, np.full((3, 4, 4), np.nan)), "floats outside of 0 to 1"),
+    "bomb.npz": (write_zip, "are more than the"),
+    "two.npz": (lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)), "holds 2 arrays"),
+    "photo.png": (lambda path: Image.new("RGB", (4, 4)).save(path), "a single picture"),
+    "letter.txt": (lambda path: path.write_text("words"), ".txt is no kind of clip"),
+    "name": (lambda path: path.write_text("words"), "a name without suffix"),
+    "hollow": (lambda path: path.mkdir(), "has no image files"),
+    "absent.mp4": (lambda path: None, "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_clip_is_told_as_what_it_is(tmp_path: Path, name: str) -> None:
+    write, told = WRONG[name]
+    write(tmp_path / name)
+    with pytest.raises(UnreadableFileError, match=told):
+        open_video(tmp_path / name).read([0])
+
+
+def test_frames_of_different_sizes_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "frames", levels(2))
+    Image.new("RGB", (3, 3)).save(folder / "frame2.png")
+    (folder / "frame10.jpg").write_bytes(b"no picture")
+    video = open_video(folder)
+    assert video.frames == 4
+    with pytest.raises(UnreadableFileError, match=r"different sizes, 16×12 and 3×3 \(frame2\.png\)"):
+        video.read([0, 2])
+    with pytest.raises(UnreadableFileError, match=r"frame10\.jpg"):
+        video.read([0, 3])
+
+
+WRONG_VIDEOS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty.mp4": (lambda video: b"", "the file is empty"),
+    "cut.mp4": (lambda video: video[: len(video) // 2], "no clip|no stream"),
+    "text.mp4": (lambda video: b"words" * 99, "it is no clip"),
+    "list.mp4": (lambda video: b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n", "it is no clip"),
+    "list.mkv": (lambda video: b"ffconcat version 1.0\nfile whole.mp4\n", "it is no clip"),
+}
+
+
+@needs_av
+@pytest.mark.parametrize("name", WRONG_VIDEOS)
+def test_a_damaged_video_and_a_list_of_other_files_is_no_clip(tmp_path: Path, name: str) -> None:
+    change, told = WRONG_VIDEOS[name]
+    whole = write_video(tmp_path / "whole.mp4", levels(9, 32, 32)).read_bytes()
+    (tmp_path / name).write_bytes(change(whole))
+    with pytest.raises(UnreadableFileError, match=told):
+        open_video(tmp_path / name)
+
+
+@needs_av
+def test_a_video_whose_frames_are_damaged_is_refused_and_not_filled_up(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    content = bytearray(write_video(tmp_path / "whole.avi", noise).read_bytes())
+    start = content.index(b"movi")
+    content[start + 400 : -400] = bytes(len(content) - start - 800)
+    (tmp_path / "damaged.avi").write_bytes(bytes(content))
+    with pytest.raises(UnreadableFileError, match=r"frames can be decoded|no clip|no frames"):
+        open_video(tmp_path / "damaged.avi").read([0, 8])
+
+
+def test_many_large_frames_are_shrunk_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(videos, "MAX_CLIP_PIXELS", 4 * 50)
+    for name in ("folder", "clip.npy", "clip.gif"):
+        KINDS[name](tmp_path / name, levels(4, 20, 40))
+        found = open_video(tmp_path / name).read([0, 1, 2, 3])
+        assert found.shape[1] * found.shape[2] <= 50
+        assert np.array_equal(found[:, 0, 0], levels(4)[:, 0, 0])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("av") is not None, reason="PyAV is installed")
+def test_without_pyav_a_video_file_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"1")
+    with pytest.raises(ImportError, match=r"visionssm\[video\]"):
+        open_video(tmp_path / "clip.mp4")

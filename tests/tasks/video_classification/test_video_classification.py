@@ -1,0 +1,260 @@
+"""Video classification in the engine: from the data to runs, checkpoints, prediction, pictures and exported files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tests.engine.every_task  # noqa: F401  registers all types
+import visionssm
+from tests.configs import shipped_config, shipped_configs
+from tests.engine.tiny import logged
+from visionssm.checkpoints import CheckpointError
+from visionssm.cli import predict, visualize
+from visionssm.cli.launch import evaluate, train
+from visionssm.engine.config import check_config, load_config
+from visionssm.engine.errors import ConfigError
+from visionssm.prediction import load_predictor
+from visionssm.tasks.video_classification.model import VideoClassifier, mean_scores
+from visionssm.tasks.video_classification.moving_digits import DIRECTIONS, MovingDigitDirections
+
+CONFIG = """
+_base_ = {base!r}
+model = dict(model_kwargs=dict(depth=1, embed_dim=16, num_frames=4, tubelet_size=1, img_size=16, patch_size=8))
+train_dataloader = dict(batch_size=4, dataset=dict(clips=8, frames=4, size=16))
+val_dataloader = dict(batch_size=4, dataset=dict(clips=6, frames=4, size=16))
+test_dataloader = dict(batch_size=4, dataset=dict(clips=6, frames=4, size=16))
+train_cfg = dict(max_epochs=2, val_interval=1)
+param_scheduler = []
+default_hooks = dict(logger=dict(interval=1))
+env_cfg = dict(cpu_threads=1)
+"""
+
+
+def write_config(folder: Path) -> Path:
+    path = folder / "tiny.py"
+    path.write_text(CONFIG.format(base=str(shipped_config("videomamba_nano_moving_digits"))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of a finished run of four steps."""
+    folder = tmp_path_factory.mktemp("videos") / "run"
+    folder.mkdir()
+    train(write_config(folder), work_dir=folder)
+    return folder
+
+
+def test_direction_shows_only_in_the_order_of_the_frames() -> None:
+    data = MovingDigitDirections("train", clips=40, frames=6, size=32)
+    classes = data.metainfo["classes"]
+    assert len(classes) == 40
+    for index in range(40):
+        frames, label = data.drawn(index)
+        digit, direction = classes[label].split()
+        weights = frames.astype(float).sum((1, 2))
+        centres = np.stack(
+            [(frames.sum(2) * np.arange(32)).sum(1) / weights, (frames.sum(1) * np.arange(32)).sum(1) / weights], 1
+        )
+        way = centres[-1] - centres[0]
+        expected = np.array(DIRECTIONS[direction])
+        assert way @ expected >= 0.5 * (32 - data.side) - 1
+        assert abs(way @ expected[::-1]) < 1e-6
+        assert int(digit) == label // 4
+        assert (np.diff(centres @ expected) > 0).all()
+
+
+def test_splits_are_of_different_handwriting() -> None:
+    sets = {split: MovingDigitDirections(split, clips=2) for split in ("train", "val", "test")}
+    images = {split: {image.tobytes() for image in data.images} for split, data in sets.items()}
+    assert not images["train"] & images["val"]
+    assert not images["val"] & images["test"]
+    assert not torch.equal(sets["val"][0]["inputs"], sets["test"][0]["inputs"])
+
+
+def test_run_writes_weights_and_strips_and_its_checkpoint_says_what_it_needs(run: Path) -> None:
+    with Image.open(run / "predictions.png") as image:
+        assert image.width > 4 * 64
+        assert np.asarray(image).std() > 5
+    assert len(logged(run, "loss")) == 4
+    assert len(logged(run, "top1")) == 2
+    meta = torch.load(run / "best.pth", weights_only=True)["meta"]["visionssm"]
+    assert meta["task"] == "video_classification"
+    assert meta["views"]["frames"] == 4
+    assert meta["classes"][:4] == ["0 right", "0 left", "0 down", "0 up"]
+
+
+def test_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    train(write_config(folder), work_dir=folder, resume=str(run / "epoch_1.pth"))
+    first, second = (torch.load(x / "epoch_2.pth", weights_only=True)["state_dict"] for x in (run, folder))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_evaluation_writes_a_line_and_a_strip_per_clip(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "classes.csv"
+    found = evaluate(run / "tiny.py", run / "epoch_2.pth", work_dir=tmp_path, pictures=tmp_path / "strips", out=out)
+    assert 0 <= found["top1"] <= found["top5"] <= 100
+    lines = list(csv.DictReader(out.open()))
+    assert [line["sample"] for line in lines] == [f"test_{n:06d}" for n in range(6)]
+    assert lines[0]["label"].split()[1] in DIRECTIONS
+    assert len(list((tmp_path / "strips").iterdir())) == 6
+
+
+def test_prediction_takes_clips_and_names_files_that_are_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames, _ = MovingDigitDirections("val", clips=1, frames=9, size=32).drawn(0)
+    np.save(tmp_path / "clip.npy", frames)
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(tmp_path / "clip.gif", save_all=True, append_images=images[1:])
+    (tmp_path / "letter.txt").write_text("no video")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    out, pictures = tmp_path / "out" / "found.json", tmp_path / "out" / "pictures"
+    arguments = [
+        str(run / "best.pth"),
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--pictures",
+        str(pictures),
+    ]
+    assert predict.main([*arguments, "--top-k", "3"]) == 0
+    content = json.loads(out.read_text())
+    by_name = {Path(x["file"]).name: x["classes"] for x in content["predictions"]}
+    assert set(by_name) == {"clip.gif", "clip.npy"}
+    assert [x["class"] for x in by_name["clip.gif"]] == [x["class"] for x in by_name["clip.npy"]]
+    assert len(by_name["clip.npy"]) == 3
+    reasons = {Path(x["file"]).name: x["reason"] for x in content["unreadable"]}
+    assert "single picture" in reasons["photo.png"]
+    assert ".txt is no kind of clip" in reasons["letter.txt"]
+    strip = Image.open(sorted(pictures.iterdir())[0])
+    assert strip.width >= 4 * 64
+
+
+def test_features_of_a_clip_are_drawn_beside_each_other(run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, (5, 20, 30), np.uint8))
+    out = tmp_path / "features.png"
+    arguments = ["features", str(run / "best.pth"), str(tmp_path / "clip.npy"), "--out", str(out)]
+    assert visualize.main(arguments) == 0
+    assert out.stat().st_size > 1000
+    predictor: Any = load_predictor(run / "best.pth")
+    view = predictor.view()
+    clip = predictor.read(tmp_path / "clip.npy")
+    strip = view.prepare(clip, None)
+    assert tuple(strip.shape[1:]) == view.shape == (1, 16, 64)
+    (features,) = view.maps(strip)
+    (expected,) = predictor.model.forward_intermediates(clip.inputs, intermediates_only=True)
+    torch.testing.assert_close(features[..., 2:4], expected[:, :, 1])  # two patches a row, of the second frame
+    np.testing.assert_allclose(view.picture(strip)[:, 16:32], clip.frames[1] / 255)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+def test_exported_file_has_the_scores_for_any_batch(run: Path, tmp_path: Path, kind: str) -> None:
+    predictor: Any = load_predictor(run / "best.pth")
+    exportable = predictor.exportable()
+    clips = torch.randn(3, *exportable.shape[1:])
+    path = tmp_path / f"model.{kind}"
+    if kind == "onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        visionssm.export_onnx(exportable, path, clips[:2], dynamic=True)
+        (found,) = runtime.InferenceSession(str(path)).run(None, {"clip": clips.numpy()})
+    else:
+        visionssm.export_archive(exportable, path, clips[:2], dynamic=True)
+        found = torch.export.load(path).module()(clips).detach().numpy()
+    np.testing.assert_allclose(found, predictor.model(clips).detach().numpy(), atol=1e-5)
+
+
+def test_scores_are_means_over_views() -> None:
+    torch.manual_seed(0)
+    model = VideoClassifier("videomamba_nano", 3, in_chans=1, model_kwargs={"depth": 1}).eval()
+    views = torch.randn(2, 6, 1, 4, 32, 32)
+    found = mean_scores(model.model, views)
+    one = torch.stack([model.model(clip).softmax(-1).mean(0) for clip in views])
+    torch.testing.assert_close(found, one)
+    answers = model(views, torch.tensor([1, -1]), mode="predict")
+    assert answers[0]["nll"] == pytest.approx(-found[0, 1].log().item(), rel=1e-5)
+    assert answers[1]["label"] == -1
+    loss = model(views, torch.tensor([1, 2]), mode="loss")["loss"]
+    labels = torch.tensor([1] * 6 + [2] * 6)
+    expected = torch.nn.functional.cross_entropy(model.model(views.flatten(0, 1)), labels)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_data_and_network_must_fit() -> None:
+    data = MovingDigitDirections("val", clips=2)
+    with pytest.raises(ConfigError, match="in_chans=3, but the clips have 1 channels"):
+        VideoClassifier("videomamba_nano", 40).checkpoint_meta(data, None)
+    with pytest.raises(ConfigError, match="num_classes=3, but the data set has 40 classes"):
+        VideoClassifier("videomamba_nano", 3, in_chans=1).checkpoint_meta(data, None)
+    with pytest.raises(ConfigError, match=r"different views\.frames"):
+        VideoClassifier("videomamba_nano", 40, in_chans=1).checkpoint_meta(
+            data, MovingDigitDirections("train", clips=2, frames=4)
+        )
+    with pytest.raises(ConfigError, match="8 cannot be cut into tubelets of 3"):
+        VideoClassifier(
+            "videomamba_nano", 40, in_chans=1, model_kwargs={"tubelet_size": 3, "num_frames": 9}
+        ).checkpoint_meta(data, None)
+    with pytest.raises(ConfigError, match="closest: 'videomamba_nano'"):
+        VideoClassifier("videomamba_nanno", 40)
+    with pytest.raises(ConfigError, match="'widht'"):
+        VideoClassifier("videomamba_nano", 40, model_kwargs={"widht": 3})
+    with pytest.raises(CheckpointError, match="no such file"):
+        VideoClassifier("videomamba_nano", 40, image_weights="absent.pth")
+
+
+def test_checkpoint_of_another_network_or_with_wild_numbers_is_refused(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "best.pth", weights_only=True)
+    about = content["meta"]["visionssm"]
+    with pytest.raises(CheckpointError, match="'videomamba_nano', the config's 'videomamba_tiny'"):
+        VideoClassifier("videomamba_tiny", 40, in_chans=1).check_checkpoint(content["meta"], "best.pth")
+    changes: list[tuple[str, str, Any, str]] = [
+        ("model", "name", "vmamba_nano_test", "no known video classifier"),
+        ("model", "pretrained", True, "not read from a file"),
+        ("model", "depth", 10**4, "larger than its weights"),
+        ("model", "num_frames", 10**7, "larger than its weights"),
+        ("views", "frames", 10**6, "frames must be a whole number from 1 to 512"),
+        ("views", "size", 10**6, "size must be a whole number"),
+        ("views", "clips", 0, "clips must be a whole number"),
+        ("views", "channels", 3, "mean must be 3 numbers"),
+    ]
+    for part, key, value, message in changes:
+        changed = {**about, part: {**about[part], key: value}}
+        torch.save({**content, "meta": {"visionssm": changed}}, tmp_path / "changed.pth")
+        with pytest.raises(CheckpointError, match=message):
+            load_predictor(tmp_path / "changed.pth")
+
+
+@pytest.mark.parametrize("path", shipped_configs("videomamba_*_k400.py"), ids=lambda path: path.stem)
+def test_recipe_of_kinetics_can_be_built_and_is_that_of_the_paper(path: Path) -> None:
+    cfg = load_config(path)
+    check_config(cfg)
+    assert cfg.optim_wrapper.optimizer.lr == 2e-4
+    assert (cfg.test_dataloader.dataset.views.clips, cfg.test_dataloader.dataset.views.crops) == (4, 3)
+    published = {"videomamba_tiny": 0.1}
+    assert cfg.model.drop_path_rate == published.get(cfg.model.name, cfg.model.drop_path_rate)
+    reduced = {**cfg.model.model_kwargs, "depth": 1, "embed_dim": 16, "img_size": 32, "num_frames": 2}
+    model = VideoClassifier(
+        cfg.model.name, cfg.model.num_classes, drop_path_rate=cfg.model.drop_path_rate, model_kwargs=reduced
+    )
+    assert model(torch.zeros(2, 3, 2, 32, 32), torch.tensor([0, 399]), mode="loss")["loss"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_small_videomamba_tells_digits_and_directions(tmp_path: Path) -> None:
+    config = shipped_config("videomamba_nano_moving_digits")
+    train(config, work_dir=tmp_path)
+    assert evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")["top1"] >= 90

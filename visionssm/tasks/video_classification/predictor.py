@@ -1,0 +1,165 @@
+"""Classifying videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from visionssm.backbones.videomamba import VIDEO_VARIANTS, VideoMamba, create_video_classifier
+from visionssm.checkpoints import CheckpointError
+from visionssm.data.errors import DatasetError
+from visionssm.data.videos import open_video
+from visionssm.drawing import save_picture, with_title
+from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
+from visionssm.engine.task import Source, View
+from visionssm.tasks.classification.predictor import ClassResult
+from visionssm.tasks.video_classification.pictures import strip_of
+from visionssm.tasks.video_classification.views import Views, checked
+
+if TYPE_CHECKING:
+    from visionssm.integrations.export import Exportable
+
+_MOST_CLIPS = 16
+"""Clips that go through the network at once."""
+
+_FIELDS = (
+    *("name", "num_classes", "in_chans", "drop_rate", "drop_path_rate", "global_pool", "num_frames", "img_size"),
+    *("tubelet_size", "patch_size", "embed_dim", "depth", "d_state"),
+)
+
+
+class Clip(NamedTuple):
+    """A video as the network takes it.
+
+    Attributes:
+        inputs: (V, C, T, H, W) normalised views.
+        frames: (T, H, W, 3) bytes of the middle view, to be looked at.
+    """
+
+    inputs: Tensor
+    frames: Any
+
+
+@dataclass(frozen=True)
+class VideoClass(ClassResult):
+    """The best classes of a video, best first, with their probabilities."""
+
+    def save(self, folder: Path, source: Source) -> None:
+        """Write NAME.png: frames side by side, below the best class."""
+        name, score = self.best[0]
+        strip = with_title(strip_of(source.sample.frames), f"{name} {score:.2f}")
+        save_picture(strip, folder / f"{source.name}.png")
+
+
+@dataclass(frozen=True)
+class VideoPredictor:
+    """A video classifier in evaluation mode.
+
+    Attributes:
+        model: (B, C, T, H, W) normalised clips to (B, classes) scores before softmax.
+        classes: class names in the order of the scores.
+        views: how a video is looked at; scores are means over clips and crops.
+        top_k: classes that a result holds.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
+
+    model: VideoMamba
+    classes: Sequence[str]
+    views: Views
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+    def read(self, path: Path) -> Clip:
+        """The views of a video; see `open_video` for the kinds of files.
+
+        Raises:
+            UnreadableFileError: it is no video, or cannot be decoded.
+        """
+        inputs = self.views(open_video(path))
+        return Clip(inputs, self.views.levels(inputs[len(inputs) // 2]))
+
+    def __call__(self, samples: Sequence[Clip]) -> list[VideoClass]:
+        """The best classes of every video."""
+        place = next(self.model.parameters()).device
+        results = []
+        for sample in samples:
+            parts = [self.model(x.to(place)).float().softmax(-1).cpu() for x in sample.inputs.split(_MOST_CLIPS)]
+            scores = torch.cat(parts).mean(0)
+            best = scores.topk(min(self.top_k, len(scores)))
+            found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            results.append(VideoClass([(self.classes[number], score) for number, score in found]))
+        return results
+
+    def view(self) -> View:
+        """What the layers make of every frame; an input is the frames of a clip side by side."""
+        frames = self.views.frames
+
+        def prepare(clip: Clip, size: Sequence[int] | None) -> Tensor:
+            view = clip.inputs[len(clip.inputs) // 2]  # (C, T, H, W)
+            if size is not None:
+                view = nn.functional.interpolate(view, size=tuple(size), mode="bilinear", align_corners=False)
+            return view.permute(0, 2, 1, 3).flatten(2)[None]
+
+        def picture(strip: Tensor) -> Tensor:
+            clip = strip[0].unflatten(2, (frames, -1)).transpose(1, 2)
+            levels = torch.from_numpy(self.views.levels(clip))  # (T, H, W, 3)
+            return levels.transpose(0, 1).flatten(1, 2).float() / 255
+
+        channels, size = self.views.channels, self.views.size
+        return View(_StripMaps(self.model, frames), prepare, picture, (channels, size, frames * size))
+
+    def exportable(self) -> Exportable:
+        """What `export_onnx` and `export_archive` take: (B, C, T, H, W) clips to the scores before softmax."""
+        from visionssm.integrations.export import Exportable, description
+
+        about = description(
+            self.classes, input="(B, C, T, H, W), (RGB or grey in [0, 1] - mean) / std", **self.views.plain()
+        )
+        return Exportable(
+            self.model, outputs=("scores",), input="clip", axes={0: "batch"}, shape=(1, *self.views.shape), about=about
+        )
+
+
+class _StripMaps(nn.Module):
+    """(B, C, H, T·W) frames side by side to maps of the layers, (B, D, rows, T'·columns) each, side by side as well."""
+
+    def __init__(self, model: VideoMamba, frames: int) -> None:
+        super().__init__()
+        self.model, self.frames = model, frames
+
+    def forward(self, strip: Tensor) -> list[Tensor]:
+        clip = strip.unflatten(3, (self.frames, -1)).permute(0, 1, 3, 2, 4)
+        maps = self.model.forward_intermediates(clip, intermediates_only=True)
+        return [cast(Tensor, x).transpose(2, 3).flatten(3) for x in maps]
+
+
+def trained_video_classifier(checkpoint: Mapping[str, Any]) -> VideoPredictor:
+    """What training wrote, as `read_checkpoint` returned it.
+
+    Raises:
+        CheckpointError: it asks for what a file may not ask for, or its weights do not fit its own description.
+    """
+    about = description_of(checkpoint)
+    given = fields_of(about, "model", _FIELDS)
+    name = given.pop("name", None)
+    if not isinstance(name, str) or name.partition(".")[0] not in VIDEO_VARIANTS:
+        raise CheckpointError(f"the checkpoint is of a model {name!r:.80}, which is no known video classifier")
+    try:
+        views: Views = checked(Views, "views", fields_of(about, "views", Views.__dataclass_fields__))
+    except CheckpointError:
+        raise
+    except (DatasetError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint's description cannot be used: {error}") from error
+    model = rebuilt(lambda: create_video_classifier(name, **given), checkpoint, name)
+    if model.in_chans != views.channels or views.frames % model.tubelet_size:
+        raise CheckpointError("the checkpoint's description has views that do not fit its model")
+    return VideoPredictor(model, class_names_of(about, model.num_classes), views)
