@@ -168,6 +168,14 @@ def test_compressed_volumes_are_expanded_within_the_limit_only() -> None:
     assert refused(service, b"\x1f\x8b\x08\x00" + bytes(50), "scan.nii.gz").status == 400
 
 
+def test_an_image_is_no_sweep_whatever_its_name_says() -> None:
+    service = Service(Odd(None), "odd")  # type: ignore[arg-type]
+    assert service.answer(np.arange(8, dtype="<f4").tobytes(), "sweep.bin").rows
+    error = refused(service, png(), "sweep.bin")
+    assert error.status == 400
+    assert "image" in str(error)
+
+
 def test_all_frames_of_a_clip_count() -> None:
     frames = [Image.new("L", (20, 20), shade) for shade in range(0, 250, 25)]
     content = io.BytesIO()

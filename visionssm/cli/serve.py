@@ -83,7 +83,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, pag
         )
         with contextlib.closing(listening(options.host, options.port)) as place:
             service = make_service(options, limits)
-            print(f"loaded {service.name}; the first prediction took {service.warm_up():.1f} s", file=sys.stderr)
+            seconds = service.warm_up()
+            first = f"; the first prediction took {seconds:.1f} s" if service.takes_images else ""
+            print(f"loaded {service.name}{first}", file=sys.stderr)
             examples = _examples(options, service) if page else ()
             hosts = (*LOOPBACK, "[::1]") if options.host in LOOPBACK else ("*",)
             app = make_app(service, page=page, examples=examples, hosts=hosts)

@@ -39,6 +39,8 @@ FORMATS: Mapping[str, str] = {
 OTHER_FILES = (".nii", ".nii.gz", ".npy", ".bin")
 """Suffixes of what some tasks take beside images: volumes, clips, sweeps."""
 
+_IMAGES_BEGIN = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF", b"BM")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -210,7 +212,7 @@ class Service:
                 drawn += [path.read_bytes() for path in sorted((folder / "drawn").iterdir()) if path.suffix == ".png"]
             note = ""
             if explain:
-                shown, note = self._explanation(sample)
+                shown, note = self._explanation(sample, result)
                 drawn += [shown] if shown else []
             times.append(time.perf_counter())
             columns, rows, plain = tuple(self.predictor.columns), result.rows(), result.plain()
@@ -240,6 +242,8 @@ class Service:
         if not self.takes_images and ending is not None and ending[1] in OTHER_FILES:
             if ending[1] == ".nii.gz":
                 self._check_expanded(content)
+            if ending[1] == ".bin" and content.startswith(_IMAGES_BEGIN):  # any bytes are points, but these mean others
+                raise RefusedError(400, "the file is an image, and no sweep, whatever its name says")
             return ending[1]
         try:
             with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
@@ -284,7 +288,7 @@ class Service:
         except Exception:  # zlib.error
             raise RefusedError(400, "the file is damaged") from None
 
-    def _explanation(self, sample: Any) -> tuple[bytes, str]:
+    def _explanation(self, sample: Any, result: Any) -> tuple[bytes, str]:
         """A PNG of the image and what in it speaks for the best class, and a note; nothing where no place is told.
 
         A last map of one pixel tells no place. Then the image is enlarged.
@@ -305,8 +309,9 @@ class Service:
                 note = f"What speaks for the class is shown at {4 * width}×{4 * height} pixels, where its map is larger"
         if cam.min() == cam.max():
             return b"", "No place speaks for the class: the last map is one pixel, or nothing in it does."
-        label = view.classes[index] if index < len(view.classes) else f"class {index}"
-        figure = visualization.figure_of_cam(view.picture(image), cam.cpu(), title=label.split(",")[0])
+        name, score = result.best[0]
+        title = f"{name.split(',')[0]}, score {score:.2f}"
+        figure = visualization.figure_of_cam(view.picture(image), cam.cpu(), title=title)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=110)
         return content.getvalue(), note
