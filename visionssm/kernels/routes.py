@@ -122,8 +122,12 @@ def side_by_side(orders: Sequence[Tensor]) -> Tensor:
     longest = functools.reduce(_larger, [order.shape[-1] for order in orders])
     if not isinstance(longest, torch.SymInt) and all(order.shape[-1] == longest for order in orders):
         return torch.cat(list(orders))
-    missing = [order.new_full((*order.shape[:2], longest - order.shape[-1]), -1) for order in orders]
-    return torch.cat([torch.cat(pair, dim=-1) for pair in zip(orders, missing, strict=True)])
+    step = torch.arange(longest, dtype=torch.int64, device=orders[0].device)
+    longer = []
+    for order in orders:  # an exporter may not ask how many steps are missing, so each is read from the table
+        ended = torch.cat([order, torch.full_like(order[..., :1], -1)], dim=-1)
+        longer.append(ended.index_select(-1, torch.where(step < order.shape[-1], step, order.shape[-1])))
+    return torch.cat(longer)
 
 
 def _larger(first: int, second: int) -> int:
@@ -233,7 +237,13 @@ def joined_windows(height: int, width: int, size: int, *, device: torch.device |
 
     (LocalMamba, arXiv 2403.09338, section 3.2)
     """
-    return _one_route(window(height, width, size, device=device))
+    # Worked out step by step: where `window` has one window, exporters would fix their number.
+    columns, cell = n_cells(width, size), size * size
+    step = torch.arange(n_cells(height, size) * columns * cell, dtype=torch.int64, device=device)
+    number, inside = step // cell, step % cell
+    row = number // columns * size + inside // size
+    column = (number - number // columns * columns) * size + inside % size
+    return _one_route(torch.where((row < height) & (column < width), row * width + column, -1))
 
 
 @route
