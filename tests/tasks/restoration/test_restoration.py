@@ -272,3 +272,11 @@ def test_files_with_open_sides_equal_eager(run: Path, tmp_path: Path, kind: str)
     predictor: Any = load_predictor(run / "best.pth")
     export = visionssm.export_onnx if kind == "onnx" else visionssm.export_archive
     assert export(predictor.exportable(), tmp_path / f"model.{kind}", torch.rand(2, 3, 16, 12)) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes on two cores of its own
+def test_a_small_network_is_a_decibel_better_than_bicubic_on_textures_that_it_has_not_seen(tmp_path: Path) -> None:
+    config = shipped_config("mambair_nano_x2_textures")
+    train(config, work_dir=tmp_path)
+    assert evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")["gain"] >= 1
