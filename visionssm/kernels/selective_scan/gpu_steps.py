@@ -190,7 +190,7 @@ def step_weights(
         column = tl.arange(0, RANK_PADDED)
         # Or the compiler would lay out the maps' tiles as it does these, in pairs; with twice as many ranks as channels
         # the hint made the kernels slower on an H200.
-        if d.shape[0] <= RANK_PADDED and RANK_PADDED != 2 * d.shape[0]:
+        if d.shape[0] <= RANK_PADDED and 2 * d.shape[0] != RANK_PADDED:
             column = tl.multiple_of(column, 1)
         on_column = column < RANK
         weight = load_tile(dt_weight + route * RANK * D, column * D, on_column, d, on_d)
