@@ -12,6 +12,8 @@ from visionssm.cli.export import export, find
 from visionssm.integrations.export import ExportError, export_onnx
 from visionssm.pointcloud.bev import seen_from_above
 from visionssm.pointcloud.detector import LionDetector
+from visionssm.pointcloud.operators import OPERATORS
+from visionssm.pointcloud.operators.xlstm import running_maximum
 from visionssm.pointcloud.variants import create_detector
 from visionssm.tasks.pointcloud.export import exportable_detector, exportable_map_network
 from visionssm.tasks.pointcloud.predictor import SweepDetector
@@ -23,14 +25,16 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small() -> LionDetector:
+def small(operator: str = "mamba") -> LionDetector:
     torch.manual_seed(0)
-    return create_detector("lion_mamba_nano", **SMALL).eval()
+    backbone = {**SMALL["backbone"], "operator": operator}
+    return create_detector(f"lion_{operator}_nano", **{**SMALL, "backbone": backbone}).eval()
 
 
 @pytest.mark.slow
-def test_an_archive_finds_what_the_detector_finds_in_sweeps_of_any_size(tmp_path: Path) -> None:
-    detector = small()
+@pytest.mark.parametrize("operator", sorted(OPERATORS))
+def test_an_archive_finds_what_the_detector_finds_in_sweeps_of_any_size(operator: str, tmp_path: Path) -> None:
+    detector = small(operator)
     written = export(exportable_detector(detector, detector.classes), tmp_path / "boxes.pt2", "pt2")
     assert written.open_axes == ("points",)
     assert written.difference <= 1e-5  # at three numbers of points, and with boxes found
@@ -40,6 +44,13 @@ def test_an_archive_finds_what_the_detector_finds_in_sweeps_of_any_size(tmp_path
         boxes, scores, labels = loaded(cloud)
         (found,) = detector.detections([cloud])
         torch.testing.assert_close((boxes, scores, labels), tuple(found), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64])
+def test_running_maximum_of_exported_graphs_is_cummax(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, length, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(running_maximum(x), x.cummax(1).values)
 
 
 @pytest.mark.slow

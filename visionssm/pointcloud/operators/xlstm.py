@@ -66,6 +66,21 @@ class ShiftedLayerNorm(nn.Module):
         return F.layer_norm(y, y.shape[-1:], eps=1e-5).flatten(-2) * (1 + self.weight) + self.bias
 
 
+def running_maximum(x: Tensor) -> Tensor:
+    """Along the second axis, of (B, L, …): at every place the largest value up to it.
+
+    In exported graphs by maxima of pairs that lie 1, 2, 4, … apart: PyTorch's `cummax` asks whether there are any values,
+    which is not known where the number of groups is open.
+    """
+    if not torch.compiler.is_exporting():
+        return x.cummax(1).values
+    step = 1
+    while step < x.shape[1]:
+        x = torch.cat([x[:, :step], torch.maximum(x[:, step:], x[:, :-step])], 1)
+        step *= 2
+    return x
+
+
 def mlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     """The cell in parallel: h_t = Σ_j S_tj v_j / (max(|Σ_j S_tj|, exp(−m_t)) + 1e-6).
 
@@ -84,7 +99,7 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     i, f = i.double(), f.double()  # differences of running sums; a number per head and token
     total = F.logsigmoid(f).cumsum(1)
     ahead = i - total
-    highest = ahead.cummax(1).values  # m_t − F_t
+    highest = running_maximum(ahead)  # m_t − F_t
     before = torch.cat([highest[:, :1], highest[:, :-1]], 1)
     values = torch.cat([v, torch.ones_like(v[..., :1])], -1)
     y = ssd(
