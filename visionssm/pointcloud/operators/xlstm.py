@@ -69,8 +69,8 @@ class ShiftedLayerNorm(nn.Module):
 def running_maximum(x: Tensor) -> Tensor:
     """Along the second axis, of (B, L, …): at every place the largest value up to it.
 
-    In exported graphs by maxima of pairs that lie 1, 2, 4, … apart: PyTorch's `cummax` asks whether there are any values,
-    which is not known where the number of groups is open.
+    In exported graphs by maxima of pairs that lie 1, 2, 4, … apart: PyTorch's `cummax` asks whether there are any
+    values, which is not known where the number of groups is open.
     """
     if not torch.compiler.is_exporting():
         return x.cummax(1).values
