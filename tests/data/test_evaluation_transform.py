@@ -27,7 +27,12 @@ def test_pixels_are_those_of_timms_transform(
     image = Image.fromarray(pixels if input_size[0] == 3 else pixels[..., 0])
     facts: dict[str, Any] = {"input_size": input_size, "interpolation": interpolation, "crop_pct": crop_pct}
     facts |= {"crop_mode": crop_mode, **(RGB if input_size[0] == 3 else GREY)}
-    theirs = create_transform(**facts, is_training=False)(image)
+    transform = create_transform(**facts, is_training=False)
+    if str(getattr(transform.transforms[0], "interpolation", interpolation)).lower().endswith("bilinear") and (
+        interpolation != "bilinear"
+    ):
+        pytest.skip("this timm resizes for inputs that are no squares bilinearly, whatever it is asked for")
+    theirs = transform(image)
     np.testing.assert_allclose(EvaluationTransform(**facts)(image), theirs.numpy(), rtol=0, atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, LayerScale, calculate_drop_path_rates
+from timm.layers import Attention, DropPath, calculate_drop_path_rates
 from timm.models import checkpoint_seq, generate_default_cfgs
 from torch import Tensor, nn
 from torchvision.ops import Permute
@@ -34,6 +34,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
 from visionssm.layers.cells import into_windows, out_of_windows
+from visionssm.layers.layer_scale import branch_scale
 from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
@@ -159,9 +160,7 @@ class WindowBlock(nn.Module):
         self.mixer = mixer(dim, **factory)
         self.norm2 = nn.LayerNorm(dim, **factory)
         self.mlp = Mlp(dim, int(mlp_ratio * dim), **factory)
-        self.scale1, self.scale2 = (
-            nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale, **factory) for _ in range(2)
-        )
+        self.scale1, self.scale2 = (branch_scale(dim, layer_scale, **factory) for _ in range(2))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

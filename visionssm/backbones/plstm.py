@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from timm.layers import DropPath, LayerScale, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
@@ -23,6 +23,7 @@ from visionssm.backbones._plain import PlainBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import plstm2d_four_directions
 from visionssm.kernels.plstm2d import FOUR_DIRECTIONS, Gates, propagation_gates
+from visionssm.layers.layer_scale import branch_scale
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.tokens import PatchEmbedding, resample_positions
@@ -228,7 +229,7 @@ class PLSTMBlock(nn.Module):
         super().__init__()
 
         def scale() -> nn.Module:
-            return nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale, **factory)
+            return branch_scale(dim, layer_scale, **factory)
 
         self.norm1 = nn.RMSNorm(dim, eps=_EPS, **factory)
         self.mixer = mixer(dim, num_heads=num_heads, gates_see_input=gates_see_input, **factory)

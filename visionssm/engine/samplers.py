@@ -24,7 +24,8 @@ class RepeatedAugmentationSampler(RepeatAugSampler):
         dataset: of images that can be taken by index.
         num_repeats: views of an image.
         shuffle: a new order every epoch.
-        selected_round: the images of an epoch are rounded down to a multiple of it, as published; 0 for all of them.
+        selected_round: the images of an epoch are rounded down to a multiple of it, as published; 0 for all of them, as
+            where there are fewer.
         seed: MMEngine's, the same in all processes.
     Raises:
         ValueError: `num_repeats` is less than 1 or more than there are images.
@@ -47,7 +48,7 @@ class RepeatedAugmentationSampler(RepeatAugSampler):
             rank=rank,
             shuffle=shuffle,
             num_repeats=num_repeats,
-            selected_round=selected_round,
+            selected_round=selected_round if selected_round <= len(dataset) else 0,  # or older timm takes none
         )
         self.seed = seed or 0
         self.set_epoch(0)

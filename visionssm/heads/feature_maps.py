@@ -85,6 +85,8 @@ class FeatureMaps(nn.Module):
         self.frozen_stages = frozen_stages
         complete = set(model.state_dict())
         self._taps = list(model.prune_intermediate_layers(self._taps, prune_norm=True, prune_head=True))
+        if any(True for _ in getattr(model, "head", nn.Identity()).parameters()):
+            model.head = nn.Identity()  # older timm leaves norms there, which would get no gradient
         self.model = model
         self.dropped_keys = complete - set(model.state_dict())
         # (H, W) are padded to whole patches; patches may overlap
