@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from visionssm.data.coco_evaluation import coco_evaluator
 from visionssm.heads.pose.oks import oks
-from visionssm.tasks.pose import evaluation
 from visionssm.tasks.pose.evaluation import (
     FIGURES,
     FoundPose,
@@ -73,7 +73,7 @@ def evaluator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip(request.param, reason=f"{request.param} is not installed")
     if request.param == "pycocotools":
         monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    module = evaluation._evaluator()[1].__module__
+    module = coco_evaluator()[1].__module__
     assert module.startswith(request.param)
     return request.param
 

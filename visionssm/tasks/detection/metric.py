@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from visionssm.data.coco_evaluation import coco_evaluator
 from visionssm.data.masks import mask_coder
 from visionssm.drawing import beside, class_colour, draw_objects, shown_scale, with_title
 from visionssm.engine.task import Metric
@@ -157,10 +158,8 @@ def picture_of(image: Image.Image, objects: Mapping[str, Any], classes: Sequence
 def average_precision(rows: Sequence[Mapping[str, Any]], kind: str) -> tuple[float, float, float]:
     """COCO's AP, AP50 and AP75 of `bbox` or `segm`, of rows with `size`, `truth` and `found`."""
     mask_coder()  # tells the extra if pycocotools is missing
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth = COCO()
+    index, evaluator = coco_evaluator()
+    truth = index()
     labels = sorted({int(label) for row in rows for part in ("truth", "found") for label in row[part]["labels"]})
     truth.dataset = {
         "info": {},
@@ -177,7 +176,7 @@ def average_precision(rows: Sequence[Mapping[str, Any]], kind: str) -> tuple[flo
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         truth.createIndex()
         detected = truth.loadRes(found)
-        evaluation = COCOeval(truth, detected, kind)
+        evaluation = evaluator(truth, detected, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from visionssm.extras import needs_extra
+from visionssm.data.coco_evaluation import coco_evaluator
 from visionssm.heads.pose.oks import COCO_SIGMAS, oks_nms
 
 Array = npt.NDArray[np.float64]
@@ -130,7 +130,7 @@ def average_precision(
     asked = any(not pose.crowd and (pose.points[:, 2] > 0).any() for pose in truth)
     if not found or not asked:
         return dict.fromkeys(FIGURES, 0.0 if asked else -1.0)
-    coco, evaluator = _evaluator()
+    coco, evaluator = coco_evaluator()
     # It prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         annotated = coco()
@@ -173,18 +173,6 @@ def box_errors(points: npt.ArrayLike, truth: npt.ArrayLike, boxes: npt.ArrayLike
     distances = np.linalg.norm(points[..., :2] - truth[..., :2], axis=-1)
     errors: Array = (distances / sides[:, None])[truth[..., 2] > 0]
     return errors
-
-
-def _evaluator() -> tuple[Any, Any]:
-    """COCO's index and evaluation: faster-coco-eval's where it is installed, which gives the same figures."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        with needs_extra("train", "average precision of key points"):
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-        return COCO, COCOeval
-    return COCO, COCOeval_faster
 
 
 def _annotation(number: int, pose: TruePose) -> dict[str, Any]:
