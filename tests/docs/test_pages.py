@@ -42,7 +42,9 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
             assert (page.parent / link.partition("#")[0]).resolve().is_relative_to(DOCS), link
 
 
-@pytest.mark.parametrize("name", ["convolution", "deformable", "headlines", "kernels", "models", "networks", "pose"])
+@pytest.mark.parametrize(
+    "name", ["convolution", "deformable", "headlines", "kernels", "medical", "models", "networks", "pose"]
+)
 def test_table_of_a_benchmark_is_that_of_its_file(name: str) -> None:
     measured = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]
     lines = table(shown(measured) if name == "models" else measured).splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import visionssm
 from visionssm.cli.export import export, make_example
+from visionssm.integrations.export.exportable import ExportError
 from visionssm.tasks.medical.export import difference_beside_eager, exportable_segmenter
 from visionssm.tasks.medical.inference import Inference
 from visionssm.tasks.medical.predictor import MedicalSegmenter
@@ -97,8 +99,16 @@ def test_networks_of_volumes_have_no_pictures_of_maps() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
-@pytest.mark.parametrize("name", ["vmunet_nano", "umamba_enc2d_nano", "umamba_enc3d_nano"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *itertools.product(
+            ("vmunet_nano", "umamba_enc2d_nano", "umamba_enc3d_nano", "swinumamba_nano", "swinumamba_d_nano"),
+            ("onnx", "pt2"),
+        ),
+        ("segmamba_nano", "onnx"),
+    ],
+)
 def test_networks_are_exported_with_open_batch_and_sides(name: str, kind: str, tmp_path: Path) -> None:
     model = visionssm.create_segmenter(name, num_classes=2, in_chans=1).eval()
     patch = tuple(2 * step for step in model.stride)
@@ -106,3 +116,12 @@ def test_networks_are_exported_with_open_batch_and_sides(name: str, kind: str, t
     written = export(exportable, tmp_path / f"best.{kind}", kind, dynamic=True)
     assert written.open_axes == tuple(exportable.axes.values())
     assert written.difference <= 1e-4
+
+
+@pytest.mark.slow
+def test_archive_of_scans_across_pieces_with_open_sides_is_refused(tmp_path: Path) -> None:
+    model = visionssm.create_segmenter("segmamba_nano", num_classes=2, in_chans=1).eval()
+    exportable = exportable_segmenter(model, CLASSES, Preparation(), Inference(patch=(16, 16, 16)))
+    with pytest.raises(ExportError, match="export fixed ones"):
+        export(exportable, tmp_path / "best.pt2", "pt2", dynamic=True)
+    assert not (tmp_path / "best.pt2").exists()

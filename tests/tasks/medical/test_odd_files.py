@@ -25,7 +25,7 @@ VALUES = np.random.default_rng(0).normal(100, 40, (20, 24, 6)).astype(np.float32
 TINY: dict[str, Any] = {"dim": 8, "depths": (1, 1), "decoder_depths": (1, 1)}
 
 
-def segmenter(name: str = "vmunet_nano", **changes: Any) -> MedicalSegmenter:
+def segmenter(name: str = "vmunet_nano", **changes: Any) -> Any:
     torch.manual_seed(0)
     model = visionssm.create_segmenter(name, num_classes=2, in_chans=1, **(changes or TINY)).eval()
     return MedicalSegmenter(model, ("background", "liver"), Preparation(), Inference())
@@ -92,8 +92,8 @@ def test_labels_of_a_volume_without_an_affine_have_none_either(tmp_path: Path) -
     image.header["sform_code"] = image.header["qform_code"] = 0
     nibabel.save(image, tmp_path / "scan.nii.gz")
     predict_files(segmenter(), [tmp_path / "scan.nii.gz"], masks=tmp_path / "masks")
-    original = nibabel.load(tmp_path / "scan.nii.gz")
-    label = nibabel.load(tmp_path / "masks/0000_scan.nii.gz")
+    original: Any = nibabel.load(tmp_path / "scan.nii.gz")
+    label: Any = nibabel.load(tmp_path / "masks/0000_scan.nii.gz")
     assert label.shape == original.shape
     np.testing.assert_array_equal(label.affine, original.affine)
     for code in ("sform_code", "qform_code"):
@@ -120,8 +120,9 @@ def test_places_that_cannot_be_written_are_named_with_their_argument(tmp_path: P
     good = volume(tmp_path / "good.nii.gz")
     (tmp_path / "taken").write_text("a file")
     for name in ("masks", "pictures"):
+        options: dict[str, Any] = {name: tmp_path / "taken"}
         with pytest.raises(OSError, match=rf"{name}='.*taken' cannot be made a folder \(File exists\); name another"):
-            predict_files(segmenter(), [good], **{name: tmp_path / "taken"})
+            predict_files(segmenter(), [good], **options)
     found = predict_files(segmenter(), [good])
     with pytest.raises(OSError, match=r"cannot write out='.*taken/found\.csv' \(.*\); name another file"):
         write_predictions(found, tmp_path / "taken/found.csv")
