@@ -56,7 +56,7 @@ def test_names_are_sorted_and_found_by_dir() -> None:
 def test_importing_the_package_imports_nothing_that_only_some_names_need() -> None:
     code = "import sys, visionssm; print(*(name for name in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    lazy = set(visionssm._IMPORTED_WHEN_USED.values())
+    lazy = {x for x in visionssm._IMPORTED_WHEN_USED.values() if not x.startswith("visionssm.backbones.")}
     assert "visionssm.kernels" in loaded
     assert lazy & set(loaded) == set()
     assert {"mmengine", "onnxruntime", "onnxscript", "matplotlib", "monai"} & set(loaded) == set()

@@ -12,9 +12,9 @@ from visionssm.benchmarks import yolo_sizes
 from visionssm.benchmarks.published import FAMILIES, HEADER, SECOND_HAND, Family, figures, rows
 
 README = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
-# Not in the table: variants for tests, ablations, the second forms of a model with the same published figures, and
-# backbones that are published as part of a detector only.
-UNLISTED = re.compile("_nano_test$|_plain$|_scale$|^plstm_ape$|^plstm_vis_t_|^mambayolo_")
+# Not in the table: variants for tests, ablations and what was searched in, the second forms of a model with the same
+# published figures, and backbones that are published as part of a detector only.
+UNLISTED = re.compile("_nano_test$|_plain$|_scale$|^plstm_ape$|^plstm_vis_t_|^mambayolo_|^local.*search$")
 
 
 def test_every_published_variant_has_a_row() -> None:

@@ -197,6 +197,7 @@ def test_file_names_of_configs_are_unique_and_their_folders_name_task_and_family
             "restoration",
             "segmentation",
             "video",
+            "video_classification",
             "yolo",
         )
         assert task in ("", *known)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tests.docs.pages import ROOT, blocks
@@ -56,13 +57,17 @@ def test_archive_takes_any_multiple_of_32(tmp_path: Path) -> None:
 
 
 def test_decoding_that_the_page_shows_is_ours() -> None:
-    (block,) = [x for x in blocks(ROOT / "docs" / "export.md") if "def key_points" in x.code]
+    (block,) = [x for x in blocks(ROOT / "docs" / "pose.md") if "def key_points" in x.code]
     namespace: dict[str, Any] = {}
     exec(compile(block.code, str(block), "exec"), namespace)
     maps = np.random.default_rng(0).normal(size=(3, 17, 8, 6)).astype(np.float32)
     maps[0, :3] = -1
     maps[1, 0, 0, 0] = maps[1, 1, 7, 5] = maps[1, 2, 3, 0] = maps[1, 3, 0, 2] = 9
-    points, scores = namespace["key_points"](maps)
     expected_points, expected_scores = decode(maps)
-    np.testing.assert_array_equal(points, expected_points)
-    np.testing.assert_array_equal(scores, expected_scores)
+    image, box = Image.new("RGB", (24, 32)), (0, 0, 24, 32)
+    for number in range(3):
+        found = namespace["key_points"](lambda _, n=number: maps[n : n + 1], image, box, (32, 24), padding=1.0)
+        there = expected_scores[number] > 0
+        np.testing.assert_allclose(found[there, :2], expected_points[number][there], atol=1e-6)
+        np.testing.assert_array_equal(found[:, 2] > 0, there)
+        np.testing.assert_array_equal(found[there, 2].astype(np.float32), expected_scores[number][there])

@@ -42,7 +42,7 @@ ROUNDING = {torch.float32: 3e-5, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 def test_every_route_of_the_package_is_drawn() -> None:
     tables = {n for n, f in vars(routes).items() if callable(f) and hasattr(f, "__wrapped__")}
     assert {"raster", "ss2d", "atrous", "window"} < tables
-    assert tables <= {name.partition("_")[0] if name[-1].isdigit() else name for name in ROUTES}
+    assert tables <= {name.rpartition("_")[0] if name[-1].isdigit() else name for name in ROUTES}
 
 
 def _as_is(x: Tensor) -> Tensor:

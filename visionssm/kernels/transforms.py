@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.utils._device import DeviceContext
 
 Definition = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -36,6 +37,15 @@ def transformed() -> bool:
 def observed(inputs: Iterable[Any]) -> bool:
     """Whether anything but the operator's kernels has to know of a call: what `traced` tells, or a profiler."""
     return traced(inputs) or torch.autograd._profiler_enabled()
+
+
+def default_device_alone() -> bool:
+    """Whether the only mode of functions is a default device (`torch.set_default_device`, `with torch.device(…)`).
+
+    It is a mode of PyTorch's too, but changes only where new tensors are made without a device.
+    """
+    modes = torch.overrides._get_current_function_mode_stack()
+    return bool(modes) and all(isinstance(mode, DeviceContext) for mode in modes)
 
 
 def traced(inputs: Iterable[Any]) -> bool:

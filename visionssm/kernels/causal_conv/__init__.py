@@ -8,7 +8,7 @@ from torch import Tensor
 from visionssm.kernels.backend import select_backend
 from visionssm.kernels.causal_conv.reference import causal_conv, causal_conv_silu_reference
 from visionssm.kernels.checks import check_same_device, check_shape
-from visionssm.kernels.transforms import may_need_gradients, observed, transformed
+from visionssm.kernels.transforms import default_device_alone, may_need_gradients, observed, transformed
 
 __all__ = ["causal_conv", "causal_conv_silu"]
 
@@ -67,7 +67,7 @@ def _compiled(inputs: tuple[Tensor, ...]) -> bool:
         and x.device.type == "cpu"
         and x.shape[2] % LANES == 0
         and x.numel() > 0
-        and not observed(inputs)
+        and (default_device_alone() or not observed(inputs))
         and not transformed()
         and not torch.is_autocast_enabled("cpu")
         and select_backend(x) == "cpu"
