@@ -538,7 +538,7 @@ VMAMBA_VARIANTS: dict[str, dict[str, Any]] = {
     "localvmamba_small": {"depths": (2, 2, 27, 2), "dim": 96, "directions": LOCALVMAMBA_SMALL},
     "localvmamba_tiny_search": {"depths": (2, 2, 9, 2), "dim": 32, **_SUPERNET},
     "localvmamba_small_search": {"depths": (2, 2, 27, 2), "dim": 32, **_SUPERNET},
-    "localvmamba_nano_test": {"depths": (1, 1, 1, 1), "dim": 16, "directions": _NANO},
+    "localvmamba_nano_test": {"depths": (1, 1, 1, 1), "dim": 24, "directions": _NANO},
 }
 
 register_variants(__name__, LocalVim, VIM_VARIANTS, checkpoint_filter_fn)
