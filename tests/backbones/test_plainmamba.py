@@ -124,4 +124,6 @@ def test_segmentors_backbone_loads_without_the_norms_of_its_outputs() -> None:
     state = {f"backbone.{name}": value for name, value in model.state_dict().items()}
     state = {re.sub(r"patch_embed\.proj\.", "patch_embed.projection.", name): value for name, value in state.items()}
     state = {name.replace("backbone.norm.", "backbone.ln1."): value for name, value in state.items()}
-    visionssm.load_official(_nano(num_classes=0), {**state, "backbone.norm_layer5.weight": torch.ones(48)})
+    loaded = visionssm.load_official(_nano(num_classes=0), {**state, "backbone.norm_layer5.weight": torch.ones(48)})
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name

@@ -103,3 +103,18 @@ def test_shapes_that_disagree_are_refused() -> None:
         causal_conv_silu(x, weight[:15], bias)
     with pytest.raises(ValueError, match="bias"):
         causal_conv_silu(x, weight, bias[:15])
+
+
+def test_what_is_traced_under_a_default_device_computes_with_other_tokens_too() -> None:
+    x, other, weight, bias = torch.randn(1, 9, 16), torch.randn(1, 9, 16), torch.randn(16, 4), torch.randn(16)
+    with torch.no_grad(), torch.device("cpu"):
+        traced = torch.jit.trace(lambda tokens: causal_conv_silu(tokens, weight, bias), x)
+        torch.testing.assert_close(traced(other), causal_conv_silu(other, weight, bias))
+
+
+def test_a_default_device_does_not_change_the_numbers() -> None:
+    x, weight, bias = torch.randn(1, 9, 16), torch.randn(16, 4), torch.randn(16)
+    with torch.no_grad():
+        expected = causal_conv_silu(x, weight, bias)
+        with torch.device("meta"):
+            assert torch.equal(causal_conv_silu(x, weight, bias), expected)

@@ -26,7 +26,8 @@ from visionssm.backbones._base import (
     register_variants,
 )
 from visionssm.checkpoints import OfficialCfg
-from visionssm.kernels.multi_scale import Depthwise, Norm, multi_scale, runs_compiled
+from visionssm.kernels.backend import runs_compiled
+from visionssm.kernels.multi_scale import Depthwise, Norm, multi_scale
 from visionssm.kernels.position_norm import position_norm
 from visionssm.layers import SS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.dcnv4 import DCNv4
@@ -129,6 +130,7 @@ class Block(nn.Module):
             and all(plain(conv, MapConv2d) for conv in self.conv2d)
             and plain(self.drop_path, DropPath)
             and plain(self.multi_scale_drop_path, DropPath)
+            and not torch.is_grad_enabled()
             and runs_compiled(x, self.norm.weight)
         )
 

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from visionssm.kernels.transforms import forward_mode
+from visionssm.kernels.transforms import forward_mode, modes_see_functions, recorded, transformed
 
 BACKENDS = ("auto", "reference", "export", "cpu", "triton")
 
@@ -92,6 +92,19 @@ def select_backend(x: Tensor) -> str:
     if x.device.type == "cuda" and _has_triton:
         return "triton"
     return "reference"
+
+
+def runs_compiled(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether a compiled pass may run of which no tracer, mode, profiler or transform knows: in float32 on a CPU."""
+    return (
+        all(y is None or (y.dtype == torch.float32 and y.is_cpu) for y in (x, *others))
+        and not modes_see_functions()
+        and not recorded((x, *others))
+        and not torch.autograd._profiler_enabled()
+        and not transformed()
+        and not torch.is_autocast_enabled("cpu")
+        and select_backend(x) == "cpu"
+    )
 
 
 def implementation(x: Tensor, package: str | None) -> ModuleType:

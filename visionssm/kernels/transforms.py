@@ -39,13 +39,13 @@ def observed(inputs: Iterable[Any]) -> bool:
     return traced(inputs) or torch.autograd._profiler_enabled()
 
 
-def default_device_alone() -> bool:
-    """Whether the only mode of functions is a default device (`torch.set_default_device`, `with torch.device(…)`).
+def modes_see_functions() -> bool:
+    """Whether a mode sees calls, other than a default device (`torch.set_default_device`, `with torch.device(…)`).
 
-    It is a mode of PyTorch's too, but changes only where new tensors are made without a device.
+    That is a mode of PyTorch's too, but changes only where new tensors are made without a device.
     """
-    modes = torch.overrides._get_current_function_mode_stack()
-    return bool(modes) and all(isinstance(mode, DeviceContext) for mode in modes)
+    modes = torch.overrides._get_current_function_mode_stack() if torch._C._len_torch_function_stack() else ()
+    return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
 def traced(inputs: Iterable[Any]) -> bool:
@@ -54,10 +54,14 @@ def traced(inputs: Iterable[Any]) -> bool:
     Those are tensors of other types, without memory, or whose memory holds the negative or conjugate of what they are
     (PyTorch resolves that on the way to an operator).
     """
+    return torch._C._len_torch_function_stack() > 0 or recorded(inputs)
+
+
+def recorded(inputs: Iterable[Any]) -> bool:
+    """What `traced` tells, but of modes of functions."""
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
     ):
         return True

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.kernels.backend import runs_compiled
 from visionssm.kernels.causal_conv import causal_conv, causal_conv_silu
-from visionssm.kernels.multi_scale import runs_compiled
 from visionssm.layers.linear import linear, plain
 from visionssm.layers.ss2d import RouteScan, default_dt_rank
 
@@ -143,6 +143,7 @@ class BidirectionalMamba(Mamba):
             and 2 * x.numel() <= MOST_SIDE_BY_SIDE
             and plain(self.ahead, TokenScan)
             and plain(self.back, BackwardTokenScan)
+            and not torch.is_grad_enabled()
             and runs_compiled(x, self.ahead.conv1d.weight)
         )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from visionssm.kernels.backend import select_backend
+from visionssm.kernels.backend import runs_compiled
 from visionssm.kernels.causal_conv.reference import causal_conv, causal_conv_silu_reference
 from visionssm.kernels.checks import check_same_device, check_shape
-from visionssm.kernels.transforms import default_device_alone, may_need_gradients, observed, transformed
+from visionssm.kernels.transforms import may_need_gradients
 
 __all__ = ["causal_conv", "causal_conv_silu"]
 
@@ -49,7 +48,7 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backwards: bool
     check_shape("weight", weight, ("D", "taps"), {"D": x.shape[2]})
     check_shape("bias", bias, ("D",), {"D": x.shape[2]})
     inputs = (x, weight, bias)
-    if not _compiled(inputs):
+    if not runs_compiled(*inputs) or x.shape[2] % LANES or not x.numel():
         return causal_conv_silu_reference(x.contiguous(), weight, bias, backwards=backwards)
     from visionssm.kernels.causal_conv import cpu
 
@@ -57,18 +56,3 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backwards: bool
         y: Tensor = cpu.Differentiable.apply(*inputs, backwards)  # type: ignore[no-untyped-call]
         return y
     return cpu.forward(*inputs, backwards)
-
-
-def _compiled(inputs: tuple[Tensor, ...]) -> bool:
-    """Whether the passes may run, of which no tracer, mode or transform knows."""
-    x = inputs[0]
-    return (
-        all(y.dtype == torch.float32 for y in inputs)
-        and x.device.type == "cpu"
-        and x.shape[2] % LANES == 0
-        and x.numel() > 0
-        and (default_device_alone() or not observed(inputs))
-        and not transformed()
-        and not torch.is_autocast_enabled("cpu")
-        and select_backend(x) == "cpu"
-    )

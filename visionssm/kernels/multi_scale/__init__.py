@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionssm.kernels.backend import select_backend
+from visionssm.kernels.backend import runs_compiled
 from visionssm.kernels.checks import check_once, check_same_device, check_shape
 from visionssm.kernels.multi_scale.reference import Depthwise, Norm, multi_scale_reference
-from visionssm.kernels.transforms import observed, transformed
 
-__all__ = ["Depthwise", "Norm", "multi_scale", "runs_compiled"]
+__all__ = ["Depthwise", "Norm", "multi_scale"]
 
 _RIGHT: set[object] = set()  # see `check_once`
 
@@ -47,23 +46,11 @@ def multi_scale(
     parameters = [part[:2] for part in (position or (None, None), norm, *scales, last_norm)]
     tensors: list[Tensor | None] = [x, *(tensor for pair in parameters for tensor in pair)]
     check_once(_RIGHT, tensors, lambda: _check(x, position, norm, scales, last_norm))
-    if runs_compiled(x, *tensors[1:]):
+    if not torch.is_grad_enabled() and runs_compiled(x, *tensors[1:]):
         from visionssm.kernels.multi_scale import cpu
 
         return cpu.forward(x, position, norm, scales, last_norm)
     return multi_scale_reference(x, position, norm, scales, last_norm)
-
-
-def runs_compiled(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether a kernel without derivatives may run, which no tracer, mode or transform knows: float32 on a CPU."""
-    return (
-        not torch.is_grad_enabled()
-        and all(y is None or (y.dtype == torch.float32 and y.is_cpu) for y in (x, *others))
-        and not observed((x, *others))
-        and not transformed()
-        and not torch.is_autocast_enabled("cpu")
-        and select_backend(x) == "cpu"
-    )
 
 
 def _check(x: Tensor, position: Depthwise | None, norm: Norm, scales: tuple[Depthwise, ...], last_norm: Norm) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from visionssm.kernels.backend import runs_compiled
 from visionssm.kernels.checks import check_once, check_same_device, check_shape
-from visionssm.kernels.multi_scale import Depthwise, Norm, runs_compiled
+from visionssm.kernels.multi_scale import Depthwise, Norm
 from visionssm.kernels.position_norm.reference import position_norm_reference
 
 __all__ = ["position_norm"]
@@ -40,7 +42,7 @@ def position_norm(x: Tensor, update: Tensor, position: Depthwise, norm: Norm) ->
     """
     tensors = (x, update, *position, norm.weight, norm.bias)
     check_once(_RIGHT, tensors, lambda: _check(*tensors))
-    if runs_compiled(*tensors):
+    if not torch.is_grad_enabled() and runs_compiled(*tensors):
         from visionssm.kernels.position_norm import cpu
 
         return cpu.forward(x, update, position, norm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionssm.kernels.backend import select_backend
+from visionssm.kernels.backend import runs_compiled
 from visionssm.kernels.checks import check_same_device, check_shape
 from visionssm.kernels.state_fusion.reference import (
     DILATIONS,
@@ -13,7 +13,6 @@ from visionssm.kernels.state_fusion.reference import (
     state_fusion_dense,
     state_fusion_reference,
 )
-from visionssm.kernels.transforms import observed, transformed
 
 __all__ = ["DILATIONS", "TAPS", "state_fusion"]
 
@@ -47,23 +46,10 @@ def state_fusion(h: Tensor, kernels: Tensor) -> Tensor:
     check_shape("h", h, ("B", "H", "W", "D"))
     sizes = {"dilations": len(DILATIONS), "taps": TAPS, "D": h.shape[-1]}
     check_shape("kernels", kernels, ("dilations", "taps", "D"), sizes)
-    if _compiled(h, kernels):
+    if not torch.is_grad_enabled() and runs_compiled(h, kernels):
         from visionssm.kernels.state_fusion import cpu
 
         return cpu.forward(h, kernels)
     if h.device.type == "cpu" and (torch.compiler.is_exporting() or not torch.is_grad_enabled()):
         return state_fusion_dense(h, kernels)
     return state_fusion_reference(h, kernels)
-
-
-def _compiled(h: Tensor, kernels: Tensor) -> bool:
-    """Whether the kernel may run, which has no derivatives and which no tracer, mode or transform knows."""
-    return (
-        not torch.is_grad_enabled()
-        and h.dtype == kernels.dtype == torch.float32
-        and h.device.type == "cpu"
-        and not observed((h, kernels))
-        and not transformed()
-        and not torch.is_autocast_enabled("cpu")
-        and select_backend(h) == "cpu"
-    )

@@ -21,8 +21,8 @@ def _check_data(scope: str, dataset: Mapping[str, Any]) -> None:
 
 
 def _without_downloads(cfg: Any) -> None:
-    if cfg.model.get("type") == "MambaYoloDetector":
-        cfg.model.pretrained = False
+    if cfg.model.get("pretrained"):
+        cfg.model.pretrained = None
     backbone = cfg.model.get("backbone")
     if isinstance(backbone, Mapping) and backbone.get("type") == "VisionSSM":
         cfg.model.backbone.pretrained = False
