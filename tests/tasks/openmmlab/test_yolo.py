@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs the openmmlab extra")
+pytest.importorskip("visionssm.integrations.openmmlab")  # gives mmcv its operators before anything imports mmcv.ops
 
 from mmdet.datasets.transforms import Mosaic, RandomFlip
 from mmdet.registry import MODELS
