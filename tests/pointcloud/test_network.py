@@ -110,6 +110,33 @@ def test_groups_of_identities_give_back_what_they_got() -> None:
     assert torch.equal(layer(x, sites), x)
 
 
+class Sums(nn.Linear):
+    """A linear layer of the sum of what came before in a group."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.cumsum(1))
+
+
+@pytest.mark.parametrize("most", [1, 40])
+def test_groups_taken_in_pieces_give_the_same_values_and_gradients(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, sites = networks()[0]([cloud(150), cloud(37, seed=1)])
+    torch.manual_seed(0)
+    layer = LionLayer([Sums(8, 8).double() for _ in range(2)], Partition((5, 3, 4), 16))
+    sizes: list[int] = []
+    layer.blocks[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0] * inputs[0].shape[1]))
+    x = torch.randn(len(sites), 8, dtype=torch.double)
+    found = []
+    for limit in (10**6, most):
+        sizes.clear()
+        monkeypatch.setattr("visionssm.pointcloud.blocks.MOST_TOKENS", limit)
+        y = layer(x, sites)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [*layer.parameters()])])
+        assert sum(sizes) == len(Partition((5, 3, 4), 16).of(sites).gather)
+        assert len(sizes) == (1 if limit == 10**6 else -(-sum(sizes) // (max(most // 16, 1) * 16)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
 def test_tables_are_made_once_for_the_same_windows() -> None:
     _, sites = networks()[0]([cloud(60)])
     assert Partition((5, 5, 4), 16).of(sites) is Partition((5, 5, 4), 16).of(sites)

@@ -23,6 +23,10 @@ PI = 3.1415
 Scale = tuple[int, int, int]
 """Voxels along x, y, z that become one."""
 
+MOST_TOKENS = 1 << 14
+"""That an operator takes at a time on a CPU. What it makes of more leaves the caches, and comes in blocks of memory so
+large that the C library gives them back to the system when they are freed, which clears new ones page by page."""
+
 DIAGONALS = ((-1, 1), (1, 1), (-1, -1), (1, -1))
 """Steps along x and y from a voxel to those that are made around it."""
 
@@ -48,13 +52,28 @@ class LionLayer(nn.Module):
         groups = self.partition.of(sites)
         for direction, operator in zip(DIRECTIONS, self.blocks, strict=True):
             order = groups.orders[direction]
-            grouped = x.index_select(0, order.source).view(-1, groups.size, x.shape[1])
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                grouped = checkpoint(operator, grouped, use_reentrant=False)
-            else:
-                grouped = operator(grouped)
-            x = grouped.flatten(0, 1).index_select(0, order.place)
+            grouped = [self._run(operator, x, source, groups.size) for source in pieces(order.source, groups.size)]
+            x = (torch.cat(grouped) if len(grouped) > 1 else grouped[0]).index_select(0, order.place)
         return x
+
+    def _run(self, operator: nn.Module, x: Tensor, source: Tensor, size: int) -> Tensor:
+        """(P, C) results of the groups whose tokens are the voxels of these P numbers."""
+        grouped = x.index_select(0, source).view(-1, size, x.shape[1])
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            grouped = checkpoint(operator, grouped, use_reentrant=False)
+        else:
+            grouped = operator(grouped)
+        return grouped.flatten(0, 1)
+
+
+def pieces(source: Tensor, size: int) -> Sequence[Tensor]:
+    """(P,) numbers of the tokens of groups, cut between groups so that a CPU takes `MOST_TOKENS` of them at a time.
+
+    Groups larger than that stay whole, as do all on other devices and where a compiler or exporter looks on.
+    """
+    if source.device.type != "cpu" or torch.compiler.is_compiling() or type(source) is not Tensor:
+        return (source,)
+    return source.split(max(MOST_TOKENS // size, 1) * size)
 
 
 class SubmanifoldConv(nn.Module):
