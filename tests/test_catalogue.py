@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ import visionssm
 from tools import write_results
 from tools.count_models import count
 from visionssm import backbones, catalogue
+from visionssm.backbones.hrvmamba import PAPER as HRVMAMBA
 from visionssm.benchmarks.timing import read_rows
 from visionssm.catalogue import results
 from visionssm.catalogue.listing import counts
@@ -22,6 +24,7 @@ from visionssm.cli import models as command
 from visionssm.heads.yolo.variants import list_yolos
 
 ENTRIES = catalogue.entries()
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_model_of_every_registry_is_listed_once() -> None:
@@ -34,6 +37,10 @@ def test_every_model_of_every_registry_is_listed_once() -> None:
     assert listed["medical"] == set(visionssm.list_segmenters())
     assert listed["restoration"] == set(visionssm.list_restorers())
     assert listed["pointcloud"] == set(visionssm.list_detectors())
+    assert listed["video_classification"] == set(visionssm.list_video_classifiers())
+    assert set(visionssm.list_models(task="video_classification", pretrained=True)) == set(
+        visionssm.list_video_classifiers(pretrained=True)
+    )
 
 
 def test_names_make_models() -> None:
@@ -45,7 +52,7 @@ def test_names_make_models() -> None:
 
 def test_counts_are_kept_of_every_model_and_of_no_other() -> None:
     known = set(counts())
-    listed = {f"{info.task}/{info.architecture}" for info in ENTRIES}
+    listed = {info.counted_as for info in ENTRIES}
     assert listed <= known, "run tools/count_models.py"
     absent = {name for name in known - listed if "/efficientvim_" not in name}  # an older timm has none
     assert absent == set(), "run tools/count_models.py"
@@ -53,7 +60,10 @@ def test_counts_are_kept_of_every_model_and_of_no_other() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["vmamba_nano_test", "hrvmamba_tiny", "plstm_vis_t", "vmunet_nano", "lion_retnet_nano", "hrvmamba_nano_pose"],
+    [
+        *("vmamba_nano_test", "hrvmamba_tiny", "plstm_vis_t", "vmunet_nano", "lion_retnet_nano", "hrvmamba_nano_pose"),
+        *("videomamba_nano", "videomamba_tiny.ssv2_f16"),
+    ],
 )
 def test_kept_counts_are_what_counting_gives(name: str) -> None:
     info = visionssm.model_info(name)
@@ -63,8 +73,8 @@ def test_kept_counts_are_what_counting_gives(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", catalogue.TASKS)
 def test_all_kept_counts_are_what_counting_gives(task: str) -> None:
-    for name in {info.architecture for info in ENTRIES if info.task == task}:
-        assert list(count(name, task)) == counts()[f"{task}/{name}"], "run tools/count_models.py"
+    for known in {info.counted_as for info in ENTRIES if info.task == task}:
+        assert list(count(known.partition("/")[2], task)) == counts()[known], "run tools/count_models.py"
 
 
 def test_info_of_a_checkpoint_is_that_of_its_registration() -> None:
@@ -86,6 +96,26 @@ def test_a_name_of_a_network_and_of_its_backbone_means_either() -> None:
     assert whole.parameters is not None
     assert abs(whole.parameters / 1e6 - 6.13) < 0.02
     assert whole.scores["COCO box AP"] == 44.5
+
+
+def test_a_video_checkpoint_has_its_frames_its_data_and_its_own_head() -> None:
+    first, other = visionssm.model_info("videomamba_tiny"), visionssm.model_info("videomamba_tiny.ssv2_f16_288")
+    assert (first.name, first.scores) == ("videomamba_tiny.k400_f8", {"Kinetics-400 top1": 76.9})
+    assert (other.input_size, other.scores) == ((3, 16, 288, 288), {"Something-Something V2 top1": 66.2})
+    assert first.parameters is not None
+    assert other.parameters is not None
+    features, positions = 192, (16 - 8) + (18**2 - 14**2)
+    assert first.parameters - other.parameters == (400 - 174) * (features + 1) - positions * features
+
+
+def test_published_figures_are_those_of_the_pages() -> None:
+    rows = (ROOT / "docs" / "pointcloud.md").read_text(encoding="utf-8")
+    for info in ENTRIES:
+        if info.task == "pointcloud" and info.scores:
+            told = " / ".join(f"{score:.1f}" for score in info.scores.values())
+            assert f"{told} " in rows or f"{told})" in rows, info.name
+    pose = visionssm.model_info("hrvmamba_tiny_pose_256x192")
+    assert (pose.published_parameters, pose.published_gflops, pose.paper) == ("2M", "1.1", HRVMAMBA["paper_name"])
 
 
 def test_what_has_weights_says_how_they_come() -> None:

@@ -24,6 +24,7 @@ CREATE: dict[str, Callable[[str], nn.Module]] = {
     "medical": visionssm.create_segmenter,
     "restoration": visionssm.create_restorer,
     "pointcloud": visionssm.create_detector,
+    "video_classification": visionssm.create_video_classifier,
 }
 PATH = Path(catalogue.__file__).with_name("counts.json")
 
@@ -39,17 +40,17 @@ def count(name: str, task: str) -> tuple[int, int | None]:
     with torch.device("meta"):
         model = CREATE[task](name)
     size = catalogue.model_info(name, task=task).input_size
-    operations = None if size is None else count_multiply_adds(model, (size[0], size[1], size[2]))
+    operations = None if size is None else count_multiply_adds(model, size)
     return sum(parameter.numel() for parameter in model.parameters()), operations
 
 
 def write(path: Path = PATH) -> Path:
     """Count all models anew and write the file."""
     found = {}
-    for task in catalogue.TASKS:
-        for name in sorted({info.architecture for info in catalogue.entries() if info.task == task}):
-            found[f"{task}/{name}"] = count(name, task)
-            print(f"{task}/{name}: {found[f'{task}/{name}']}", file=sys.stderr)
+    for known in sorted({info.counted_as for info in catalogue.entries()}):
+        task, _, name = known.partition("/")
+        found[known] = count(name, task)
+        print(f"{known}: {found[known]}", file=sys.stderr)
     text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found)) + "\n}\n"
     with complete_or_absent(path) as partial:
         partial.write_text(text, encoding="utf-8")

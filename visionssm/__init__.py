@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def _models_are_wanted() -> bool:
-    """Not by the command `visionssm`, which imports what its parts need, and tells how it is used at once; and not
-    where PyTorch is not installed: `visionssm.prediction.exported` does without it."""
-    return Path(sys.argv[0] if sys.argv else "").stem != "visionssm" and importlib.util.find_spec("torch") is not None
+    """Not by the console command, which imports what its parts need (see `visionssm_command`), and not where PyTorch is
+    not installed: `visionssm.prediction.exported` does without it."""
+    return "visionssm_command" not in sys.modules and importlib.util.find_spec("torch") is not None
 
 
 if TYPE_CHECKING or _models_are_wanted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from mmengine.config import Config
 
 from visionssm import cli
-from visionssm.cli import ending, train
+from visionssm.cli import ending, tables, train
 from visionssm.engine import shipped
 from visionssm.engine.config import load_config
 from visionssm.engine.errors import ConfigError
@@ -173,3 +174,27 @@ def test_usage_names_the_command_as_it_was_started(name: str, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", [str(started)])
     expected = f"python {started}" if started.is_file() else f"visionssm {name}"
     assert module.make_parser().prog == expected
+
+
+@pytest.mark.parametrize("ends_by, status", [("print('x' * 10**6) or 0", 141), ("stop()", 130)])
+def test_a_closed_pipe_and_ctrl_c_end_a_command_without_a_traceback(ends_by: str, status: int) -> None:
+    code = f"""
+import sys, types, visionssm_command
+from visionssm import cli
+def stop(): raise KeyboardInterrupt
+sys.modules["visionssm.cli.models"] = types.SimpleNamespace(main=lambda given: {ends_by})
+sys.exit(cli.main(["models"]))
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = [sys.executable, "-c", code]
+    ended = subprocess.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(writing)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (status, False)
+
+
+def test_a_narrow_terminal_gets_the_columns_that_fit_and_keeps_the_first() -> None:
+    header, rows = ("model", "task", "GFLOPs"), [("vim", "classification", "1.2"), ("vmamba_tiny", "x", "4.9")]
+    assert tables.fitting(header, rows, ("GFLOPs", "task"), 35) == ([*header], [[*row] for row in rows])
+    assert tables.fitting(header, rows, ("GFLOPs", "task"), 34)[0] == ["model", "task"]
+    assert tables.fitting(header, rows, ("GFLOPs", "task"), 3) == (["model"], [["vim"], ["vmamba_tiny"]])

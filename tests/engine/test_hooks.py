@@ -232,6 +232,14 @@ def test_metrics_agree_with_their_definition_and_leave_out_unreadable_images() -
     assert metric.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("count, measured", [(2, {"top1", "nll"}), (5, {"top1", "nll"}), (6, {"top1", "top5", "nll"})])
+def test_top_5_is_measured_of_six_classes_and_more(count: int, measured: set[str]) -> None:
+    metric = ClassificationMetric()
+    metric.dataset_meta = {"classes": [str(x) for x in range(count)]}
+    best = list(range(min(count, 5)))
+    assert metric.compute_metrics([{"label": 1, "classes": best, "nll": 0.1}]).keys() == measured
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_first_images_are_kept_as_they_were_before_they_were_normalised(channels: int) -> None:
     levels = torch.randint(0, 256, (channels, 4, 5), generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -135,12 +136,20 @@ def test_help_and_usage_come_without_pytorch() -> None:
 
 
 def test_the_console_command_starts_without_importing_pytorch() -> None:
-    code = "import sys; sys.argv[0] = '/bin/visionssm'; import visionssm.cli; visionssm.cli.main(['--help']); "
+    code = "import sys; sys.argv = ['/bin/visionssm', '--help']; import visionssm_command; visionssm_command.main(); "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
     names = visionssm._OF_THE_MODELS
     assert {"LowRank", "load_official", "routes", "selective_scan"} <= names.keys()
     assert all(visionssm.__getattr__(name) is getattr(visionssm, name) for name in names)
+
+
+def test_a_script_of_the_name_visionssm_registers_the_models(tmp_path: Path) -> None:
+    script = tmp_path / "visionssm"
+    script.write_text("import timm, visionssm\nprint(timm.is_model('vim_tiny'), callable(visionssm.selective_scan))\n")
+    run = [sys.executable, str(script)]
+    ended = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ended.stdout.split() == ["True", "True"]
 
 
 def test_an_exported_classifier_tells_the_classes_of_the_eager_one(tmp_path: Path, photo: Path) -> None:

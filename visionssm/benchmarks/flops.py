@@ -88,15 +88,15 @@ FORMULAS: dict[Any, Any] = {
 }
 
 
-def count_multiply_adds(model: nn.Module, input_size: tuple[int, int, int], *, device: str = "meta") -> int:
-    """Multiply-adds of a forward pass over one image, as published "FLOPs" are counted.
+def count_multiply_adds(model: nn.Module, input_size: tuple[int, ...], *, device: str = "meta") -> int:
+    """Multiply-adds of a forward pass over one image or clip, as published "FLOPs" are counted.
 
     Convolutions, matrix products, attention, scans and bilinear samples count; norms, activations and sums do not, for
     any model.
 
     Args:
         model: a model on `device`; on the meta device nothing is computed.
-        input_size: (C, H, W).
+        input_size: (C, H, W), or (C, T, H, W).
         device: where the model is.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)

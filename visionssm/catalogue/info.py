@@ -19,7 +19,7 @@ class ModelInfo:
         published_gflops: as the authors print it.
         scores: what the authors publish by name of the measure, in percent where it has no other unit; not measured
             here.
-        input_size: (channels, height, width) that it was trained on.
+        input_size: (channels, height, width) that it was trained on; of videos (channels, frames, height, width).
         crop_pct: side of the evaluated part of an image ÷ side of the whole.
         interpolation: with which images are resized.
         mean: of the channels, of images between 0 and 1.
@@ -56,6 +56,11 @@ class ModelInfo:
     weights: str | None = None
     download: str | None = None
     sha256: str | None = None
+
+    @property
+    def counted_as(self) -> str:
+        """Task and name of the network that was counted: of videos every checkpoint's, with its frames and classes."""
+        return f"{self.task}/{self.name if self.task == 'video_classification' else self.architecture}"
 
     @property
     def architecture(self) -> str:

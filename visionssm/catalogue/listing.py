@@ -13,6 +13,9 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from visionssm import backbones
+from visionssm.backbones.hrvmamba import PAPER as HRVMAMBA
+from visionssm.backbones.videomamba import PAPER as VIDEOMAMBA
+from visionssm.backbones.videomamba import VIDEO_CHECKPOINTS, VIDEO_VARIANTS, VideoCheckpoint
 from visionssm.benchmarks.published import figures
 from visionssm.catalogue.info import ModelInfo
 from visionssm.checkpoints import OfficialCfg
@@ -22,11 +25,12 @@ from visionssm.heads.pose import VARIANTS as POSES
 from visionssm.heads.restoration import VARIANTS as RESTORERS
 from visionssm.heads.yolo.variants import PUBLISHED as YOLO_PUBLISHED
 from visionssm.heads.yolo.variants import list_yolos
-from visionssm.pointcloud.variants import MANUAL_URLS, list_detectors
+from visionssm.pointcloud.variants import MANUAL_URLS, SCORES, list_detectors
 
 YOLO = "https://arxiv.org/abs/2406.05835"
 LION = "https://arxiv.org/abs/2407.18232"
 MAMBAIR = "https://arxiv.org/abs/2402.15648"
+VIDEOS = {"k400": "Kinetics-400", "ssv2": "Something-Something V2", "breakfast": "Breakfast"}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | None = "classification") -> list[str]:
@@ -36,8 +40,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False, task: str | Non
         pattern: as of a shell; timm's own models that are used here (MambaOut, EfficientViM) are timm's to list.
         pretrained: only those whose weights are published, each checkpoint with its tag.
         task: "classification" (made by `timm.create_model`), "detection" (`create_yolo`), "pose" (`create_pose`),
-            "medical" (`create_segmenter`), "restoration" (`create_restorer`), "pointcloud" (`create_detector`); None
-            for all.
+            "medical" (`create_segmenter`), "restoration" (`create_restorer`), "pointcloud" (`create_detector`),
+            "video_classification" (`create_video_classifier`); None for all.
 
     Raises:
         ValueError: there is no such task.
@@ -179,6 +183,7 @@ def _cloud_detectors() -> Iterator[ModelInfo]:
             name=name,
             task="pointcloud",
             parameters=parameters,
+            scores=dict(SCORES.get(name, {})),
             paper=paper,
             weights=page,
             download="by hand" if page else None,
@@ -193,8 +198,11 @@ def _pose_estimators() -> Iterator[ModelInfo]:
             task="pose",
             parameters=parameters,
             multiply_adds=multiply_adds,
+            published_parameters=None if variant.parameters is None else f"{variant.parameters}M",
+            published_gflops=None if variant.gflops is None else f"{variant.gflops}",
             scores={} if variant.ap is None else {"COCO key-point AP": variant.ap},
             input_size=(3, *variant.crop_size),
+            paper=None if variant.ap is None else HRVMAMBA["paper_name"],
             weights=variant.manual_url,
             download="by hand" if variant.manual_url else None,
         )
@@ -238,6 +246,35 @@ def _restorers() -> Iterator[ModelInfo]:
         )
 
 
+def _video_classifiers() -> Iterator[ModelInfo]:
+    for variant, arguments in VIDEO_VARIANTS.items():
+        checkpoints = {name: known for name, known in VIDEO_CHECKPOINTS.items() if name.partition(".")[0] == variant}
+        for name, checkpoint in checkpoints.items():
+            yield _video_classifier(name, checkpoint)
+        if not checkpoints:
+            parameters, multiply_adds = _counted("video_classification", variant)
+            side = arguments["img_size"]
+            yield ModelInfo(variant, "video_classification", parameters, multiply_adds, input_size=(3, 8, side, side))
+
+
+def _video_classifier(name: str, checkpoint: VideoCheckpoint) -> ModelInfo:
+    parameters, multiply_adds = _counted("video_classification", name)
+    data = VIDEOS[name.partition(".")[2].partition("_")[0]]
+    return ModelInfo(
+        name=name,
+        task="video_classification",
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        scores={f"{data} top1": checkpoint.score},
+        input_size=(3, checkpoint.frames, checkpoint.size, checkpoint.size),
+        paper=f"https://arxiv.org/abs/{VIDEOMAMBA['paper_ids'].removeprefix('arXiv:')}",
+        license=checkpoint.cfg.license,
+        origin=f"https://huggingface.co/{checkpoint.cfg.hf_hub_id}",
+        weights=address(checkpoint.cfg),
+        download="automatic",
+    )
+
+
 TASKS: dict[str, Callable[[], Iterator[ModelInfo]]] = {
     "classification": _classifiers,
     "detection": _yolos,
@@ -245,5 +282,6 @@ TASKS: dict[str, Callable[[], Iterator[ModelInfo]]] = {
     "medical": _segmenters,
     "restoration": _restorers,
     "pointcloud": _cloud_detectors,
+    "video_classification": _video_classifiers,
 }
 """Name of a task to what yields its models."""

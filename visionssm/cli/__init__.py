@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -49,4 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given:
             tell(ValueError(f"there is no command {given[0]!r}; commands are {', '.join(COMMANDS)}"))
         return 2
-    return int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))
+    try:
+        status = int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has read enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # what a shell says of SIGPIPE
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + 2
+    return status

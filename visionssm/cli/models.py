@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -21,7 +23,10 @@ from visionssm.catalogue import TASKS, ModelInfo, entries, model_info
 from visionssm.catalogue.tables import SHOWN, as_csv, as_json, shown_rows
 from visionssm.cli.errors import tell
 from visionssm.cli.options import parser_of
-from visionssm.cli.tables import print_columns
+from visionssm.cli.tables import Row, fitting, print_columns
+
+SPARE = ("input", "GFLOPs", "licence", "task", "weights", "parameters")
+"""Columns that a narrow terminal does not show, the first of them first; `visionssm models NAME` tells all."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif len(found) == 1:
         print(described(found[0]))
     else:
-        print_columns(SHOWN, shown_rows(found), right=("parameters", "GFLOPs"), ruled=True)
+        header: Row = SHOWN
+        rows: Sequence[Row] = shown_rows(found)
+        if sys.stdout.isatty():  # programs get all columns
+            header, rows = fitting(SHOWN, rows, SPARE, shutil.get_terminal_size().columns)
+        print_columns(header, rows, right=("parameters", "GFLOPs"), ruled=True)
     return 0
 
 

@@ -2,8 +2,8 @@
 
   visionssm test vmamba_nano_digits work_dirs/vmamba_nano_digits/best.pth
 
-Prints the metrics: for classifiers top-1 and top-5 accuracy in percent, for detectors COCO's average precision, for
-segmentation the mean intersection over union, both between 0 and 1.
+Prints the metrics: for classifiers top-1 and, of six classes and more, top-5 accuracy in percent, for detectors COCO's
+average precision, for segmentation the mean intersection over union, both between 0 and 1.
 
 Exit status: 0 when evaluation ended, 1 when something that you can mend stopped it, 2 if the arguments are unusable.
 """

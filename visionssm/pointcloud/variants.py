@@ -173,6 +173,34 @@ MANUAL_URLS: dict[str, str] = {name: f"https://drive.google.com/file/d/{file}/vi
 """Pages of the published files, which only a person can download."""
 
 
+SCORES: dict[str, dict[str, float]] = {
+    **{
+        f"lion_{operator}_kitti": {"KITTI car AP": car, "pedestrian AP": pedestrian, "cyclist AP": cyclist}
+        for operator, car, pedestrian, cyclist in (
+            ("mamba", 78.3, 60.2, 68.6),
+            ("retnet", 77.9, 60.2, 69.6),
+            ("rwkv", 78.3, 62.2, 71.2),
+            ("xlstm", 77.9, 59.3, 67.4),
+            ("ttt", 78.0, 58.6, 69.6),
+        )
+    },
+    "lion_mamba_waymo": {"Waymo mAP, level 2": 75.1, "mAPH": 73.2},
+    "lion_retnet_waymo": {"Waymo mAP, level 2": 74.6, "mAPH": 72.7},
+    "lion_rwkv_waymo": {"Waymo mAP, level 2": 74.7, "mAPH": 72.8},
+    "lion_mamba_large_waymo": {"Waymo mAP, level 2": 75.9, "mAPH": 74.0},
+    "lion_mamba_nuscenes": {"nuScenes NDS": 72.1, "mAP": 68.0},
+    "lion_retnet_nuscenes": {"nuScenes NDS": 71.9, "mAP": 67.3},
+    "lion_rwkv_nuscenes": {"nuScenes NDS": 71.7, "mAP": 66.8},
+    "lion_mamba_argoverse2": {"Argoverse 2 mAP": 41.5},
+    "lion_retnet_argoverse2": {"Argoverse 2 mAP": 40.7},
+    "lion_rwkv_argoverse2": {"Argoverse 2 mAP": 41.1},
+    "lion_mamba_once": {"ONCE mAP": 66.6},
+    "lion_retnet_once": {"ONCE mAP": 66.3},
+    "lion_rwkv_once": {"ONCE mAP": 65.8},
+}
+"""Published precision in per cent by name, of the validation sets; KITTI's of moderate difficulty, in space."""
+
+
 def list_detectors(pattern: str = "*") -> list[str]:
     """Names of the detectors of point clouds that match a shell pattern, in alphabetical order.
 

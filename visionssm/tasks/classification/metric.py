@@ -19,7 +19,8 @@ from visionssm.files import write_csv
 class ClassificationMetric(Metric):
     """Top-1 and top-5 accuracy in percent and mean negative log-likelihood.
 
-    Samples with label −1 (images that could not be read) are left out and counted as `corrupt`.
+    Samples with label −1 (images that could not be read) are left out and counted as `corrupt`. Of at most five classes
+    the best five are always right, and there is no `top5`.
 
     Attributes:
         rows: the predictions of the last evaluation, a dict per sample: `index`, `label`, `classes` and `scores` (best
@@ -68,11 +69,11 @@ class ClassificationMetric(Metric):
         hits = best == labels[:, None]
         count = 1 + max(int(labels.max()), int(best.max()))
         self.confusion = torch.bincount(labels * count + best[:, 0], minlength=count * count).view(count, count)
-        metrics = {
-            "top1": 100 * hits[:, 0].double().mean().item(),
-            "top5": 100 * hits.any(1).double().mean().item(),
-            "nll": sum(row["nll"] for row in valid) / len(valid),
-        }
+        metrics = {"top1": 100 * hits[:, 0].double().mean().item()}
+        classes = (self.dataset_meta or {}).get("classes")
+        if classes is None or len(classes) > 5:
+            metrics["top5"] = 100 * hits.any(1).double().mean().item()
+        metrics["nll"] = sum(row["nll"] for row in valid) / len(valid)
         if len(valid) < len(results):
             metrics["corrupt"] = float(len(results) - len(valid))
         return metrics

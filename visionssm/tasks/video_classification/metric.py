@@ -15,8 +15,8 @@ from visionssm.tasks.video_classification.views import Views
 class VideoClassificationMetric(ClassificationMetric):
     """Top-1 and top-5 accuracy in percent and mean negative log-likelihood, of the mean over a video's views.
 
-    Videos with label −1 (that could not be decoded) are left out and counted as `corrupt`. Arguments and attributes are
-    those of `ClassificationMetric`.
+    Videos with label −1 (that could not be decoded) are left out and counted as `corrupt`. Arguments, attributes and
+    when there is no `top5` are those of `ClassificationMetric`.
     """
 
     def _levels(self, image: Tensor) -> np.ndarray:
