@@ -12,10 +12,11 @@ HEADER = ("| network | parameters: ours | the authors' | published scores |", "|
 
 
 def rows() -> Iterator[str]:
-    """The Markdown rows, whose parameters are counted."""
+    """The Markdown rows of the published networks; ours are counted, U-Mamba's authors tell no numbers of theirs."""
     for name, published in sorted(PUBLISHED.items()):
-        if published.parameters is not None:
+        if published.paper is not None:
             with torch.device("meta"):
                 ours = sum(p.numel() for p in create_segmenter(name).parameters())
+            theirs = "–" if published.parameters is None else f"{published.parameters:,}"
             scores = ", ".join(f"{measure} {score:.2f}" for measure, score in published.scores.items())
-            yield f"| `{name}` | {ours:,} | {published.parameters:,} | {scores or '–'} |"
+            yield f"| `{name}` | {ours:,} | {theirs} | {scores or '–'} |"

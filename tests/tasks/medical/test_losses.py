@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,6 +52,22 @@ def test_ce_and_foreground_dice_are_nnunets_formula(
     dice = (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + t.sum(axes) + 1e-5)
     expected = F.cross_entropy(logits.double(), labels) - dice[..., 1:].mean()
     assert loss_named(name)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Two pixels, one of them of class 1, and p = 1/2 everywhere: Σpt = 1/2, Σp = Σt = 1, Σp² = 1/2.
+        ("ce", math.log(2)),
+        ("ce_dice", math.log(2) + 1 - (2 * 0.5) / (0.5 + 1)),
+        ("ce_dice_foreground", math.log(2) - (2 * 0.5) / (1 + 1)),
+        ("ce_batch_dice_foreground", math.log(2) - (2 * 0.5) / (1 + 1)),
+        ("bce_dice", math.log(2) + 1 - (2 * 0.5 + 1) / (1 + 1 + 1)),
+    ],
+)
+def test_undecided_network_has_the_loss_that_is_found_by_hand(name: str, expected: float) -> None:
+    logits = torch.zeros(1, 1 if name == "bce_dice" else 2, 1, 2)
+    assert loss_named(name)(logits, torch.tensor([[[0, 1]]])).item() == pytest.approx(expected, abs=2e-5)
 
 
 def test_outputs_of_deep_supervision_weigh_half_of_the_finer_one_and_the_last_nothing() -> None:
