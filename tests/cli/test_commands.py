@@ -28,6 +28,20 @@ def test_help_of_a_command_has_an_example_of_it(name: str) -> None:
     assert f"visionssm {name} " in text
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_ctrl_c_ends_a_command_with_a_sentence_and_the_status_that_shells_expect(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"visionssm.cli.{name}.make_parser", interrupted)
+    assert cli.main([name]) == 130
+    assert capsys.readouterr().err == (
+        "stopped by SIGINT: files that are there are complete, what was in hand was not written\n"
+    )
+
+
 def test_help_and_version_come_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out

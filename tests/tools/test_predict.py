@@ -22,7 +22,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from visionssm.data.images import read_image
-from visionssm.prediction import find_files, load_classifier, predict_files
+from visionssm.prediction import Classifier, find_files, load_classifier, predict_files
 
 NAME = "vmamba_nano_test"
 Command = Callable[[list[str]], int]
@@ -411,3 +411,27 @@ def test_unfitting_checkpoint_is_not_converted(
     assert convert([str(official), str(converted), "--model", "vmamba_tiny_s1l8"]) == 2
     assert "does not fit vmamba_tiny_s1l8" in capsys.readouterr().err
     assert not converted.exists()
+
+
+def test_ctrl_c_leaves_the_pictures_that_were_written_and_nothing_half_done(
+    official: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Classifier.read
+    seen: list[Path] = []
+
+    def interrupted(self: Classifier, path: Path) -> Any:
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read(self, path)
+
+    monkeypatch.setattr(Classifier, "read", interrupted)
+    drawn, out = tmp_path / "drawn", tmp_path / "found.csv"
+    options = ["--model", NAME, "--batch-size", "1", "--pictures", str(drawn), "--out", str(out)]
+    assert predict([str(official), str(pictures), *options]) == 130
+    assert capsys.readouterr().err.startswith("stopped by SIGINT: ")
+    assert len(list(drawn.iterdir())) == 2
+    for path in drawn.iterdir():
+        with Image.open(path) as image:
+            image.load()
+    assert not out.exists()

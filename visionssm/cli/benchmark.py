@@ -37,7 +37,7 @@ from visionssm.benchmarks import (
 )
 from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
 from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.kernels.tiles import path_of
 
@@ -311,6 +311,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = make_parser().parse_args(arguments)

@@ -14,7 +14,7 @@ import importlib
 from collections.abc import Sequence
 
 from visionssm.cli import COMMANDS
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.extras import needs_extra
 
@@ -40,6 +40,7 @@ def whole_parser() -> argparse.ArgumentParser:
     return whole
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = make_parser().parse_args(arguments)

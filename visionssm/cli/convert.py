@@ -16,7 +16,7 @@ from pathlib import Path
 
 import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.checkpoints import create_official, save_converted
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.engine.checkpoint import DESCRIPTION, read_trained
 from visionssm.engine.description import description_of
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.data.yolo_labels import yolo_to_coco
 from visionssm.files import complete_or_absent
@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

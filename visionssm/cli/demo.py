@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionssm.cli.errors import stoppable
 from visionssm.cli.options import parser_of
 from visionssm.cli.serve import add_options, run
 
@@ -31,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     return run(make_parser(), arguments, page=True)

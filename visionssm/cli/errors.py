@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Sequence
 
 from visionssm.data.text import printable
 from visionssm.processes import is_first_to_say
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, the one that shells expect."""
+
+
+def stoppable(main: Callable[..., int]) -> Callable[..., int]:
+    """A command that Ctrl-C ends with a sentence and the status `INTERRUPTED`."""
+
+    @functools.wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except KeyboardInterrupt:
+            text = "stopped by SIGINT: files that are there are complete, what was in hand was not written"
+            if is_first_to_say(text):
+                print(text, file=sys.stderr)
+            return INTERRUPTED
+
+    return run
 
 
 def tell(error: Exception) -> None:

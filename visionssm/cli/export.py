@@ -23,7 +23,7 @@ import timm
 from torch import Tensor
 
 import visionssm.backbones  # noqa: F401  registers the models
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx, in_half
 from visionssm.prediction import load_predictor
@@ -169,6 +169,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

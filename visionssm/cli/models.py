@@ -21,7 +21,7 @@ from dataclasses import fields
 
 from visionssm.catalogue import TASKS, ModelInfo, entries, model_info
 from visionssm.catalogue.tables import SHOWN, as_csv, as_json, shown_rows
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.cli.tables import Row, fitting, print_columns
 
@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = make_parser().parse_args(arguments)

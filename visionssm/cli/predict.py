@@ -13,7 +13,7 @@ files that they are made of, or into the folder of --pictures with a comparison 
 Several GPUs or processes share the files: torchrun --nproc-per-node=8 tools/predict.py CHECKPOINT FOLDER --out …
 
 Exit status: 0 if at least one file could be used, 1 if none could be read, 2 if the arguments or the checkpoint are
-unusable.
+unusable, 130 after Ctrl-C, which leaves the pictures that are there complete and writes no --out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import visionssm.tasks  # noqa: F401  makes the tasks known
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.cli.tables import print_columns
 from visionssm.data.text import printable
@@ -136,6 +136,7 @@ def print_table(predictions: Predictions) -> None:
     console.print(table)
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.cli.predict import add_predictor_options, predictor_of
 from visionssm.data.text import printable
@@ -61,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--waiting", type=int, default=usual.waiting, help="requests at a time (default: %(default)s)")
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     return run(make_parser(), arguments)

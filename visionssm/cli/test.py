@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.launch import evaluate, require_train_extra
 from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS
@@ -42,6 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         return parser.parse_args(arguments)
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     try:

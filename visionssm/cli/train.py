@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from visionssm.cli.ending import ending
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.launch import require_train_extra, train
 from visionssm.cli.options import add_config_options, parser_of
 from visionssm.engine.errors import USER_ERRORS, ConfigError
@@ -65,6 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         return given
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     try:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import visionssm
 from visionssm import visualization
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.data.seeding import isolated_randomness
 from visionssm.drawing import save_picture
@@ -267,6 +267,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse(arguments)
