@@ -292,6 +292,25 @@ def test_all_mistakes_are_told_at_once_or_left_out(copied: Path, caplog: pytest.
     assert "6 mistakes are left out" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("classes", "named", "words"),
+    [
+        (("Car",), "car", r"'000002' \(car \(Car is known\)\)"),
+        (("Car",), "PEDESTRIAN", r"PEDESTRIAN \(Pedestrian is known\)"),
+        (("Car",), "Dontcare", r"Dontcare \(DontCare is known\)"),
+        (("car",), "Car", r"Car \(car is known\)"),
+    ],
+)
+def test_classes_in_another_case_are_told_with_the_known_name(
+    copied: Path, classes: tuple[str, ...], named: str, words: str
+) -> None:
+    (copied / "training/label_2/000002.txt").write_text(f"{named} 0 0 0 0 0 50 50 1.5 1.6 4 0 1.7 20 0\n")
+    (copied / "ImageSets/train.txt").write_text("000002")
+    with pytest.raises(DatasetError, match=f"1 labels of classes in another case: .*{words}"):
+        KittiFrames(copied, split="train", classes=classes)
+    assert len(KittiFrames(copied, split="train", classes=(named,))) == 1
+
+
 def test_names_of_frames_lead_nowhere_else_and_pictures_that_are_bombs_are_told(copied: Path) -> None:
     (copied / "training/image_2").mkdir(exist_ok=True)
     chunk = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes((8, 0, 0, 0, 0))

@@ -147,6 +147,10 @@ def test_files_that_are_no_infos_are_told(tmp_path: Path, content: bytes, words:
         (lambda info: info["annos"].update(boxes_3d=np.zeros((2, 5))), r"an array \(2, 5\)"),
         (lambda info: info["annos"].update(name=np.array(["Car"])), "1 names"),
         (lambda info: info["annos"].pop("name"), "without 'name'"),
+        (
+            lambda info: info["annos"].update(name=np.char.upper(info["annos"]["name"].astype(str))),
+            r"frames with classes in another case: number 1 \(CAR \(Car is known\)",
+        ),
         (lambda info: info.update(frame_id="77"), "frames without their points: number 1"),
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from visionssm.data.errors import DatasetError, UnreadableFileError
 from visionssm.data.problems import Mistake, Problems
 from visionssm.tasks.pointcloud.augment import Cloud
-from visionssm.tasks.pointcloud.frames import SweepFrames
+from visionssm.tasks.pointcloud.frames import SweepFrames, in_another_case
 from visionssm.tasks.pointcloud.kitti import (
     IMAGE_SIZE,
     Calibration,
@@ -34,6 +34,9 @@ from visionssm.tasks.pointcloud.pasting import pasting_from
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 OTHER_CLASSES = ("Van", "Truck", "Person_sitting", "Tram", "Misc")
 DONT_CARE = "DontCare"
+KINDS = (*CLASSES, *OTHER_CLASSES, DONT_CARE)
+"""Of KITTI's labels."""
+
 HELP = (
     "A set in KITTI's format has ImageSets/SPLIT.txt with the names of the frames, and training/velodyne/NAME.bin, "
     "training/calib/NAME.txt and training/label_2/NAME.txt. Point to yours with root in the data set's config; "
@@ -80,8 +83,9 @@ class KittiFrames(SweepFrames):
         pasting: objects of other frames that training samples get: `dict(counts=dict(Car=15, …))` and the further
             arguments of `visionssm.tasks.pointcloud.pasting.pasting_from`. They are put on the road of
             training/planes/NAME.txt where that is.
-        wrong: "raise" tells all mistakes at once: files that are missing or damaged, unknown classes, sizes that are
-            not positive, names that are there twice; "skip" leaves these frames out and logs how many.
+        wrong: "raise" tells all mistakes at once: files that are missing or damaged, unknown classes (car for Car
+            too), sizes that are not positive, names that are there twice; "skip" leaves these frames out and logs how
+            many.
     Raises:
         DatasetError: the set is missing or contents wrong.
     """
@@ -196,8 +200,11 @@ class KittiFrames(SweepFrames):
             raise Mistake(f"files of {part}/ that cannot be read", error.reason) from error
 
     def _check_labels(self, labels: Sequence[Label]) -> None:
-        known = {*self.classes, *CLASSES, *OTHER_CLASSES, DONT_CARE}
-        odd = sorted({label.kind for label in labels} - known)
+        kinds = {label.kind for label in labels}
+        told = in_another_case(kinds, self.classes) or in_another_case(kinds - {*self.classes}, KINDS)
+        if told is not None:
+            raise Mistake("labels of classes in another case", told)
+        odd = sorted(kinds - {*self.classes, *KINDS})
         if odd:
             raise Mistake("labels of unknown classes", ", ".join(odd[:3]))
         if any(min(label.size) <= 0 for label in labels if label.kind != DONT_CARE):

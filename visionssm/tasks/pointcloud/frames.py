@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,17 @@ MOST_WITHOUT_BOXES = 50
 
 _PASTING, _SHUFFLE, _OTHER_FRAME, _FIRST_CHANGE = range(4)
 """Numbers of the seeds that the parts of a training sample have of their own."""
+
+
+def in_another_case(kinds: Iterable[str], known: Iterable[str]) -> str | None:
+    """What to say of names that are those of known classes but for their case, as "car (Car is known)"; None of none.
+
+    An object of such a name would be of no class, and nobody would notice.
+    """
+    names = set(known)
+    folded = {name.casefold(): name for name in sorted(names)}
+    odd = {kind: folded[kind.casefold()] for kind in set(kinds) - names if kind.casefold() in folded}
+    return ", ".join(f"{kind} ({name} is known)" for kind, name in sorted(odd.items())[:3]) or None
 
 
 class SweepFrames(Dataset):

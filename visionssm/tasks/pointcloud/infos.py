@@ -23,7 +23,7 @@ from visionssm.data.errors import DatasetError, UnreadableFileError
 from visionssm.data.problems import Mistake, Problems
 from visionssm.tasks.pointcloud.augment import Cloud
 from visionssm.tasks.pointcloud.data import Frame
-from visionssm.tasks.pointcloud.frames import SweepFrames
+from visionssm.tasks.pointcloud.frames import SweepFrames, in_another_case
 from visionssm.tasks.pointcloud.kitti import (
     AXES,
     IMAGE_SIZE,
@@ -363,7 +363,7 @@ class InfoFrames(SweepFrames):
         """A frame's `Info`; None for a frame without labels.
 
         Raises:
-            Mistake: the dict is none, or the frame's points are missing.
+            Mistake: the dict is none, the frame's points are missing, or a class's name has another case.
         """
         if isinstance(entry, Mapping) and "annos" not in entry and "gt_boxes" not in entry:
             return None
@@ -374,6 +374,9 @@ class InfoFrames(SweepFrames):
             raise Mistake("infos that are wrong", what) from error
         if not (self.root / info.sweeps[0].path).is_file():
             raise Mistake("frames without their points", info.sweeps[0].path)
+        told = in_another_case(info.kinds, self.classes)
+        if told is not None:
+            raise Mistake("frames with classes in another case", told)
         return info
 
     # -- samples -------------------------------------------------------------------------------------------------------
