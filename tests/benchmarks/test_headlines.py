@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,32 @@ def test_rows_of_all_parts_are_measured_printed_and_drawn(tmp_path: Path, monkey
     assert "| Vim-T" in table(rows)
     headlines.draw(rows, tmp_path / "headlines.png")
     assert (tmp_path / "headlines.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_run_that_was_cut_off_goes_on_with_the_next_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def rows_of(case: str) -> Callable[..., list[headlines.Row]]:
+        def part(of: tuple[int, ...], *, seconds: float) -> list[headlines.Row]:
+            measured.append(case.format(*of))
+            return [{"case": case.format(*of), "beside": beside} for beside in "ab"]
+
+        return part
+
+    for name, case in (
+        ("images", "an image of {}²"),
+        ("training", "a training step on {} frames"),
+        ("generation", "a frame after {}"),
+    ):
+        monkeypatch.setattr(headlines, name, rows_of(case))
+    kept: list[int] = []
+    rows = headlines.run(keep=lambda so_far: kept.append(len(so_far)))
+    cases = measured.copy()
+    assert len(cases) == len(headlines.SIZES) + len(headlines.CLIPS) + len(headlines.CONTEXTS)
+    assert kept == [2 * (i + 1) for i in range(len(cases))]
+    measured.clear()
+    assert headlines.run(done=rows[:6]) == rows
+    assert measured == cases[3:]
 
 
 def test_attention_is_written_out_for_one_of_the_peers_alone() -> None:

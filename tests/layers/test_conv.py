@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from visionssm.layers.conv import MapConv2d, PreciseConv2d, heavy
+from visionssm.layers.conv import Activation, MapConv2d, PreciseConv2d, activated, heavy
 
 CHANNELS_LAST = torch.channels_last
 
@@ -76,3 +77,87 @@ def test_precise_convolution_keeps_either_format(size: tuple[int, int]) -> None:
     assert conv(x).is_contiguous()
     for given in (x, x.contiguous(memory_format=CHANNELS_LAST)):
         torch.testing.assert_close(conv(given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [F.silu, F.gelu])
+@pytest.mark.parametrize("residual", [False, True])
+def test_activation_written_over_a_convolution_is_that_of_a_new_map(
+    activation: Activation, residual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv, x = MapConv2d(16, 16, 3, padding=1, groups=16), torch.randn(2, 6, 5, 16)
+    given = x.clone()
+    with torch.no_grad():
+        expected = activation(x + conv(x) if residual else conv(x))
+    convolved: list[Tensor] = []
+    forward = MapConv2d.forward
+
+    def recorded(self: MapConv2d, x: Tensor) -> Tensor:
+        convolved.append(forward(self, x))
+        return convolved[-1]
+
+    monkeypatch.setattr(MapConv2d, "forward", recorded)
+    with torch.no_grad():
+        found = activated(conv, x, activation, residual=residual)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found.data_ptr() == convolved[0].data_ptr()
+    assert torch.equal(x, given)
+
+
+def test_nothing_is_written_over_what_somebody_else_may_hold() -> None:
+    conv, x = MapConv2d(16, 16, 3, padding=1, groups=16), torch.randn(1, 6, 5, 16)
+    with torch.no_grad():
+        plain_map, expected = conv(x), F.silu(conv(x))
+    seen: list[Tensor] = []
+    handle = conv.register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.no_grad():
+        torch.testing.assert_close(activated(conv, x, F.silu), expected, rtol=0, atol=0)
+    assert torch.equal(seen[0], plain_map)
+    handle.remove()
+    kept = torch.randn(1, 6, 5, 16)
+    with torch.no_grad():  # a convolution that was replaced may give what it keeps
+        torch.testing.assert_close(activated(Kept(kept.clone()), x, F.silu), F.silu(kept), rtol=0, atol=0)
+        replaced = Kept(kept.clone())
+        activated(replaced, x, F.gelu, residual=True)
+    assert torch.equal(replaced.kept, kept)
+    with torch.no_grad():
+        vectorised = torch.func.vmap(lambda one: activated(conv, one[None], F.silu)[0])(x)
+    torch.testing.assert_close(vectorised, expected)
+
+
+class Kept(nn.Module):
+    """Gives the same map, which it keeps, whatever it is given."""
+
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kept
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradients_of_an_activated_convolution_are_those_of_its_parts(residual: bool) -> None:
+    conv, x = MapConv2d(16, 16, 3, padding=1, groups=16), torch.randn(1, 6, 5, 16, requires_grad=True)
+    inputs = (x, *conv.parameters())
+    expected = torch.autograd.grad(F.gelu(x + conv(x) if residual else conv(x)).sin().sum(), inputs)
+    found = torch.autograd.grad(activated(conv, x, F.gelu, residual=residual).sin().sum(), inputs)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_activated_convolution_can_be_compiled_and_exported() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = MapConv2d(16, 16, 3, padding=1, groups=16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return activated(self.conv, x, F.gelu, residual=True)
+
+    model, x = Model().eval(), torch.randn(1, 6, 5, 16)
+    with torch.no_grad():
+        expected = model(x)
+        exported = torch.export.export(model, (x,)).module()
+        torch.testing.assert_close(exported(x), expected)
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
+        torch.testing.assert_close(torch.jit.trace(model, (x,))(x), expected)

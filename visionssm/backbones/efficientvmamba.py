@@ -25,6 +25,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
 from visionssm.layers.cells import into_cells, out_of_cells
+from visionssm.layers.conv import activated
 
 PAPER = {
     "paper_name": "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
@@ -59,7 +60,7 @@ class AtrousSS2D(GatedSS2D):
 
     def mix(self, x: Tensor) -> Tensor:
         """Convolve, scan phase by phase and normalise a (B, H, W, D) map."""
-        u = F.silu(self.conv2d(x))
+        u = activated(self.conv2d, x, self.activation)
         return self.out_norm(self.scan(u, routes.atrous(u.shape[1], u.shape[2], STEP, device=u.device)))
 
 

@@ -25,7 +25,7 @@ from visionssm.backbones._stages import StagedBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.layers import MapConv2d, NormClassifierHead, RouteScan
-from visionssm.layers.conv import PreciseConv2d
+from visionssm.layers.conv import PreciseConv2d, activated
 from visionssm.layers.linear import Mlp, linear
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.ss2d import default_dt_rank
@@ -87,7 +87,7 @@ class GroupSS2D(RouteScan):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x, z = self.in_proj(x.unflatten(-1, (GROUPS, -1))).chunk(2, dim=-1)  # (B, H, W, 4, C/4) each
-        u = F.silu(self.conv2d(x.flatten(-2)))
+        u = activated(self.conv2d, x.flatten(-2), F.silu)
         y = self.scan(u, routes.ss2d(u.shape[1], u.shape[2], device=u.device))
         y = self.out_norm(y.unflatten(-1, (GROUPS, -1))) * F.silu(z)
         return self.out_proj(y).flatten(-2)
@@ -123,7 +123,7 @@ class DepthwiseMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
+        return linear(self.fc2, activated(self.dwconv, linear(self.fc1, x), F.gelu))
 
 
 class GroupMambaBlock(nn.Module):

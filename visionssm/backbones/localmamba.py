@@ -42,6 +42,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import routes
 from visionssm.kernels.causal_conv import causal_conv_silu
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
+from visionssm.layers.conv import activated
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
 from visionssm.layers.padding import padded_to_multiples
@@ -382,7 +383,7 @@ class LocalSS2D(GatedSS2D):
 
     def mix(self, x: Tensor) -> Tensor:
         """Convolve, scan along the routes and normalise a (B, H, W, D) map."""
-        u = self.activation(self.conv2d(x))
+        u = activated(self.conv2d, x, self.activation)
         table = map_routes(u.shape[1], u.shape[2], self.directions, self.authors_inverse, device=u.device)
         pixels = u.flatten(1, 2)
         maps, _ = self.scan_pixels(pixels, self.project(pixels), table.order, merge=False)

@@ -6,8 +6,8 @@ block). The paper trains it as part of a detector and never as a classifier; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from visionssm.backbones._stages import StagedBackbone
 from visionssm.checkpoints import WRAPPER_KEYS, OfficialCfg
 from visionssm.layers import GatedSS2D, MapClassifierHead, MapConv2d
 from visionssm.layers.cells import into_cells
+from visionssm.layers.conv import Activation, activated
 from visionssm.layers.stem import image_to_map
 
 PAPER = {
@@ -32,8 +33,6 @@ LAYER_NORM_EPS = 1e-6  # of the blocks; the mixer's own norm has PyTorch's 1e-5
 
 CHECKPOINT_KEYS = ("ema", *WRAPPER_KEYS)
 """Where the authors' training puts weights: their moving average is what it evaluates."""
-
-Activation = Callable[[Tensor], Tensor]
 
 
 def batch_norm(dim: int, **factory: Any) -> nn.BatchNorm2d:
@@ -108,13 +107,10 @@ class GatedGeluSS2D(GatedSS2D):
         dim: C, channels of the map; 2·C are scanned, with N = 16.
     """
 
+    activation: ClassVar[staticmethod[[Tensor], Tensor]] = staticmethod(F.gelu)
+
     def __init__(self, dim: int, **factory: Any) -> None:
         super().__init__(dim, ssm_ratio=2.0, d_state=16, conv_bias=True, **factory)
-
-    @staticmethod
-    def activation(x: Tensor) -> Tensor:
-        """After the convolution, and in the gate."""
-        return F.gelu(x)
 
     @torch.no_grad()
     def init_scan(self) -> None:
@@ -157,7 +153,7 @@ class ResidualGatedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         a, b = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(F.gelu(self.dwconv(a) + a) * b)
+        return self.fc2(activated(self.dwconv, a, F.gelu, residual=True) * b)
 
 
 class ScanBlock(nn.Module):

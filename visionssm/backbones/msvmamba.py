@@ -31,6 +31,7 @@ from visionssm.layers import (
     RouteScan,
     StridedConvDownsample,
 )
+from visionssm.layers.conv import activated
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import default_dt_rank
@@ -72,7 +73,7 @@ class MultiScaleSS2D(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """Convolve at both resolutions, scan, and weigh the channels of a (B, H, W, D) map."""
-        return self.se(self.scan_scales(F.silu(self.conv2d(x)), F.silu(self.conv2d_b1(x))))
+        return self.se(self.scan_scales(activated(self.conv2d, x, F.silu), activated(self.conv2d_b1, x, F.silu)))
 
     def scan_full(self, full: Tensor) -> Tensor:
         """(B, H, W, D) along its rows."""
@@ -147,7 +148,7 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x = self.linear1(x)
-        return self.linear2(F.gelu(x + self.dwc(x)))
+        return self.linear2(activated(self.dwc, x, F.gelu, residual=True))
 
 
 @dataclass(frozen=True)

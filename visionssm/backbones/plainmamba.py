@@ -26,7 +26,7 @@ from visionssm.backbones._keys import rename_keys
 from visionssm.backbones._plain import PlainBackbone
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import LowRank, routes, selective_scan
-from visionssm.layers.conv import MapConv2d, PreciseConv2d
+from visionssm.layers.conv import MapConv2d, PreciseConv2d, activated
 from visionssm.layers.image import checked_images
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
@@ -135,7 +135,7 @@ class SnakeMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x, z = linear(self.in_proj, x).chunk(2, dim=-1)
-        u = F.silu(self.conv2d(x))
+        u = activated(self.conv2d, x, F.silu)
         return linear(self.out_proj, self.scan(u).view(u.shape) * F.silu(z))
 
 

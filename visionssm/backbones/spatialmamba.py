@@ -21,6 +21,7 @@ from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import LowRank, routes, scan_states
 from visionssm.kernels.state_fusion import DILATIONS, TAPS, state_fusion
 from visionssm.layers import MapConv2d, RouteScan
+from visionssm.layers.conv import activated
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import default_dt_rank
@@ -74,7 +75,7 @@ class StructureAwareSSM(RouteScan):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         x, z = linear(self.in_proj, x).chunk(2, dim=-1)
-        u = F.silu(self.conv2d(x))  # (B, H, W, D)
+        u = activated(self.conv2d, x, F.silu)  # (B, H, W, D)
         states, c = self.states(u)
         y = torch.addcmul(self.state_fusion(states) * c, u, self.Ds)
         return linear(self.out_proj, self.out_norm(y) * F.silu(z))

@@ -22,6 +22,7 @@ from visionssm.backbones._keys import rename_keys
 from visionssm.checkpoints import OfficialCfg
 from visionssm.kernels import non_causal_ssd
 from visionssm.layers import MapConv2d
+from visionssm.layers.conv import activated
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
 from visionssm.layers.ss2d import init_dt_bias_
@@ -69,7 +70,7 @@ class NonCausalSSD(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         z, xbc, dt = linear(self.in_proj, x).split(self.sections, dim=-1)
-        xbc = F.silu(self.conv2d(xbc)).flatten(1, 2)  # (B, L, D + 2N)
+        xbc = activated(self.conv2d, xbc, F.silu).flatten(1, 2)  # (B, L, D + 2N)
         u, b, c = xbc.split([z.shape[-1], self.d_state, self.d_state], dim=-1)
         m = self.weight(dt.flatten(1, 2))
         y = non_causal_ssd(u.unflatten(-1, (self.num_heads, -1)), m, b, c, d=self.D)

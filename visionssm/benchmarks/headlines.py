@@ -183,13 +183,28 @@ def _next_frame(model: nn.Module, kept: list[Any]) -> Callable[[], object]:
 
 
 def run(
-    *, sizes: Sequence[int] = SIZES, seconds: float = 30.0, keep: Callable[[list[Row]], None] = lambda rows: None
+    *,
+    sizes: Sequence[int] = SIZES,
+    seconds: float = 30.0,
+    done: Sequence[Row] = (),
+    keep: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """All rows; `keep` is given those that are there after every part."""
-    rows: list[Row] = []
-    for part in (partial(images, sizes), training, generation):
-        rows += part(seconds=seconds)
-        keep(rows)
+    """All rows, case by case.
+
+    Args:
+        sizes: sides of images.
+        seconds: for each case.
+        done: rows of a run that was cut off; their cases are not measured again.
+        keep: given the rows so far after every case.
+    """
+    parts: dict[str, Callable[..., list[Row]]] = {f"an image of {size}²": partial(images, (size,)) for size in sizes}
+    parts |= {f"a training step on {frames} frames": partial(training, (frames,)) for frames in CLIPS}
+    parts |= {f"a frame after {frames}": partial(generation, (frames,)) for frames in CONTEXTS}
+    rows = list(done)
+    for case, part in parts.items():
+        if all(row["case"] != case for row in done):
+            rows += part(seconds=seconds)
+            keep(rows)
     return rows
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from visionssm.benchmarks import (
+    bounds,
     convolution,
     deformable,
     estimators,
@@ -87,6 +88,17 @@ def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def _bounds(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return bounds.run(
+        {name: bounds.PAIRS[name] for name in options.models},
+        size=options.size,
+        seconds=options.seconds,
+        clock=options.clock,
+        done=read_rows(options.json) if options.resume else (),
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
+
+
 def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
     tables = ((x.HEADER, x.rows()) for x in (published, estimators, yolo_sizes, segmenters))
     print("\n\n".join("\n".join((*header, *rows)) for header, rows in tables))
@@ -113,7 +125,10 @@ def _tune(minutes: float) -> None:
 
 def _headlines(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = headlines.run(
-        sizes=options.sizes, seconds=options.seconds, keep=lambda so_far: write_json(options.json, so_far)
+        sizes=options.sizes,
+        seconds=options.seconds,
+        done=read_rows(options.json) if options.resume else (),
+        keep=lambda so_far: write_json(options.json, so_far),
     )
     if options.png:
         headlines.draw(rows, options.png)
@@ -239,6 +254,21 @@ def make_parser() -> argparse.ArgumentParser:
     whole.add_argument("--png", help="also draw GFLOPs against latency")
     whole.set_defaults(run=_models)
 
+    least = commands.add_parser(
+        "bounds",
+        parents=[common],
+        help="what slow models must cost on the CPU: their operators alone, and their peers'",
+    )
+    least.add_argument(
+        "--models", nargs="+", choices=list(bounds.PAIRS), default=list(bounds.PAIRS), help="which (default: all)"
+    )
+    least.add_argument("--size", type=_positive, default=224, help="side of the images (default: 224)")
+    least.add_argument("--seconds", type=float, default=3.0, help="time for a model beside its peer (default: 3)")
+    least.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+    least.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
+    least.add_argument("--json", default="work_dirs/benchmark_bounds.json", help="where to write the figures")
+    least.set_defaults(run=_bounds)
+
     inside = commands.add_parser(
         "networks", parents=[common], help="what the scan costs inside VMamba on the CPU, beside Swin"
     )
@@ -256,6 +286,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--sizes", type=_positive, nargs="+", default=list(headlines.SIZES), help="sides of images (224 512 1248)"
     )
     papers.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
+    papers.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     papers.add_argument("--json", default="work_dirs/benchmark_headlines.json", help="where to write the figures")
     papers.add_argument("--png", help="also draw time against image size and length of the context")
     papers.set_defaults(run=_headlines)

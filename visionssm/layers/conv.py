@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionssm.kernels.transforms import traced, transformed
 from visionssm.layers.leaf import leaf_module
-from visionssm.layers.linear import affine
+from visionssm.layers.linear import affine, plain
 from visionssm.layers.memory_format import channels_last
 
 HEAVY = 16  # weights over numbers of the map, from where `by_columns` is faster
@@ -56,6 +60,39 @@ class MapConv2d(nn.Conv2d):
         if x.device.type == "cpu" and not torch.compiler.is_compiling() and self.weight.numel() > x.numel():
             return super().forward(x.contiguous()).permute(0, 2, 3, 1).contiguous()
         return super().forward(x).permute(0, 2, 3, 1)
+
+
+Activation = Callable[[Tensor], Tensor]
+_OVER_ITS_INPUT: dict[Activation, Activation] = {
+    F.silu: partial(F.silu, inplace=True),
+    F.gelu: torch.ops.aten.gelu_.default,
+}
+
+
+def activated(conv: nn.Module, x: Tensor, activation: Activation, *, residual: bool = False) -> Tensor:
+    """activation(conv(x)), or with `residual` activation(x + conv(x)), of a convolution that gives a new map.
+
+    In inference the result is written over the convolution's, where nobody else can hold that (no gradients, no hooks,
+    no tracer): a map of megabytes in new memory costs more time than a SiLU, for the pages that it touches first.
+
+    Args:
+        conv: a `MapConv2d`, or what stands in for one.
+        x: what it takes.
+        activation: `F.silu` and `F.gelu` can be written over their input.
+        residual: add x before the activation.
+    """
+    over = _OVER_ITS_INPUT.get(activation)
+    alone = (
+        type(x) is Tensor  # of another type are the symbols of a graph's tracer
+        and not torch.is_grad_enabled()
+        and plain(conv, MapConv2d)
+        and not traced((x,))
+        and not transformed()
+    )
+    y = conv(x)
+    if not alone or over is None:
+        return activation(x + y if residual else y)
+    return over(y.add_(x) if residual else y)
 
 
 @leaf_module  # it looks at the dtype and the device

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import LowRank, routes, selective_scan
-from visionssm.layers.conv import MapConv2d
+from visionssm.layers.conv import MapConv2d, activated
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import affine, linear
 
@@ -124,6 +124,7 @@ class SS2D(RouteScan):
     """
 
     in_copies = 1  # how many D-wide parts in_proj makes
+    activation: ClassVar[staticmethod[[Tensor], Tensor]] = staticmethod(F.silu)  # after the convolution, and in a gate
 
     def __init__(
         self,
@@ -143,14 +144,9 @@ class SS2D(RouteScan):
         self.out_norm = nn.LayerNorm(inner, **factory)
         self.out_proj = nn.Linear(inner, dim, bias=False, **factory)
 
-    @staticmethod
-    def activation(x: Tensor) -> Tensor:
-        """After the convolution, and in a gate."""
-        return F.silu(x)
-
     def mix(self, x: Tensor) -> Tensor:
         """Convolve, scan along the four routes and normalise a (B, H, W, D) map."""
-        u = self.activation(self.conv2d(x))
+        u = activated(self.conv2d, x, self.activation)
         return self.out_norm(self.scan(u, routes.ss2d(u.shape[1], u.shape[2], device=u.device)))
 
     def forward(self, x: Tensor) -> Tensor:
