@@ -58,3 +58,11 @@ def test_cost_is_measured_and_drawn_for_every_size(tmp_path: Path, monkeypatch: 
 def test_training_takes_memory() -> None:
     taken = networks.training_memory(NANO, "ours", batch=2, size=64)
     assert taken == 0 or taken > 1e6
+
+
+def test_networks_of_few_scans_are_put_beside_themselves_without_them() -> None:
+    name = "mambavision_nano_test"
+    assert (_outputs("identity", name) - _outputs("ours", name)).abs().max() > 1e-5
+    rows = networks.beside_identity({name: "vim_nano_test"}, size=64, seconds=0.01)
+    assert [row["pass"] for row in rows] == ["inference, batch 1, 64²", "training step, batch 2, 64²"]
+    assert all(row[key] > 0 for row in rows for key in ("ours ms", "ours / identity scan", "ours / peer"))

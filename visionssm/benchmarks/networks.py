@@ -33,6 +33,12 @@ OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {  # of models with a posi
     SWIN: lambda size: {"img_size": size},
     VIT: lambda _: {"dynamic_img_size": True},
 }
+HYBRIDS = {
+    "mambavision_tiny": SWIN,
+    "mambavision_small": "swin_small_patch4_window7_224",
+    "mambavision_base": "swin_base_patch4_window7_224",
+}
+"""Networks of which scans are a small part, and the Swin of about the same operations."""
 GROWTH_SIZES = (224, 448, 896)
 INFERENCE_SCANS = ("ours", "identity", "sequential", "published")
 TRAINING_SCANS = ("ours", "identity", "sequential", "published")
@@ -160,6 +166,41 @@ def training(name: str, *, batch: int = 4, size: int = 224, seconds: float = 60.
     if memory["ours"]:
         row["peak memory / identity scan"] = memory["ours"] / memory["identity"]
     return row
+
+
+def beside_identity(
+    pairs: Mapping[str, str] = HYBRIDS, *, size: int = 224, batch: int = 2, seconds: float = 8.0
+) -> list[dict[str, Any]]:
+    """Inference of an image and a training step: networks with their scans, with the identity there, and Swin.
+
+    Args:
+        pairs: network to what is put beside it.
+        size: side of the images.
+        batch: images of a training step.
+        seconds: for each row.
+    """
+    rows = []
+    for name, peer in pairs.items():
+        for what, step, count in (("inference", _infer, 1), ("training step", _train, batch)):
+            progress(f"{name}, {what} …")
+            training, images = what != "inference", _images(count, size)
+            model, other = create(name, size).train(training), create(peer, size).train(training)
+            runs = {scan: partial(step, model, images, scan) for scan in ("ours", "identity")}
+            runs["peer"] = partial(step, other, images)
+            for run in runs.values():
+                run()  # compiles kernels
+            times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+            rows.append(
+                {
+                    "network": name,
+                    "pass": f"{what}, batch {count}, {size}²",
+                    "ours ms": times["ours"] * 1e3,
+                    "ours / identity scan": times["ours"] / times["identity"],
+                    "peer": peer,
+                    "ours / peer": times["ours"] / times["peer"],
+                }
+            )
+    return rows
 
 
 def _row(name: str, what: str, times: Mapping[str, float]) -> dict[str, Any]:

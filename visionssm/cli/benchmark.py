@@ -113,6 +113,10 @@ def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
     return networks.run(seconds=options.seconds)
 
 
+def _hybrids(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return networks.beside_identity(seconds=options.seconds)
+
+
 def _overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
     return overhead.run()
 
@@ -276,6 +280,13 @@ def make_parser() -> argparse.ArgumentParser:
     inside.add_argument("--json", default="work_dirs/benchmark_networks.json", help="where to write the figures")
     inside.add_argument("--png", help="also measure and draw how the cost grows with the image")
     inside.set_defaults(run=_networks)
+
+    hybrids = commands.add_parser(
+        "hybrids", parents=[common], help="what the scan costs inside MambaVision on the CPU, beside Swin"
+    )
+    hybrids.add_argument("--seconds", type=float, default=8.0, help="time for each row (default: 8)")
+    hybrids.add_argument("--json", default="work_dirs/benchmark_hybrids.json", help="where to write the figures")
+    hybrids.set_defaults(run=_hybrids)
 
     papers = commands.add_parser(
         "headlines",
