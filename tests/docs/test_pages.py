@@ -43,7 +43,8 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bounds", "convolution", "deformable", "headlines", "kernels", "medical", "models", "networks", "pose"]
+    "name",
+    ["bounds", "convolution", "deformable", "headlines", "hybrids", "kernels", "medical", "models", "networks", "pose"],
 )
 def test_table_of_a_benchmark_is_that_of_its_file(name: str) -> None:
     measured = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]
