@@ -145,7 +145,7 @@ def predict_share(
         paths, device, batch_size, pictures, masks, progress: see `predict_files`.
     Raises:
         ValueError: `batch_size` is below 1, or the task has no masks.
-        OSError: `pictures` or `masks` cannot be made a folder.
+        OSError: `pictures` or `masks` cannot be made a folder, or not be written into.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -163,9 +163,11 @@ def predict_share(
                 for name, folder in folders.items():
                     _make(name, folder)
                 if pictures is not None:
-                    result.save(Path(pictures), source)
+                    with _into("pictures", pictures):
+                        result.save(Path(pictures), source)
                 if masks is not None:
-                    result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
+                    with _into("masks", masks):
+                        result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
                 if beside:
                     _save_beside(result, paths[place])
                 outcomes.append((place, Prediction(paths[place], result)))
@@ -180,6 +182,17 @@ def _make(name: str, folder: Path) -> None:
     except OSError as error:
         raise OSError(
             f"{name}={str(folder)!r} cannot be made a folder ({error.strerror or error}); name another one"
+        ) from error
+
+
+@contextmanager
+def _into(name: str, folder: str | Path) -> Iterator[None]:
+    """Say of an error of writing which argument named the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write into {name}={str(folder)!r} ({error.strerror or error}); name another folder"
         ) from error
 
 

@@ -167,6 +167,30 @@ def test_folder_of_volumes_gives_channels_classes_in_order_and_folds(volumes: Pa
     assert data[0]["spacing"].tolist() == [3, 1, 1]
 
 
+def scaled(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    """Class numbers as nibabel writes floats into whole numbers: times a slope, so that they come back inexactly."""
+    image = nibabel.Nifti1Image(labels.astype(np.float32), affine)
+    image.header.set_data_dtype(np.int16)
+    return image
+
+
+def test_labels_may_be_of_any_type_of_numbers_and_scaled(volumes: Path) -> None:
+    expected = NiftiFolder(volumes, part="all").pair(0).labels
+    path = volumes / "labelsTr/case0.nii.gz"
+    content: Any = nibabel.load(path)
+    labels, affine = np.asarray(content.dataobj), content.affine
+    for dtype in (np.uint64, np.int64, np.int16, np.float32, np.float64):
+        nibabel.save(nibabel.Nifti1Image(labels.astype(dtype), affine, dtype=dtype), path)
+        np.testing.assert_array_equal(NiftiFolder(volumes, part="all").pair(0).labels, expected)
+    nibabel.save(scaled(labels, affine), path)
+    inexact: Any = nibabel.load(path)
+    assert not np.array_equal(np.asarray(inexact.dataobj), labels)
+    np.testing.assert_array_equal(NiftiFolder(volumes, part="all").pair(0).labels, expected)
+    nibabel.save(nibabel.Nifti1Image(labels * 0.5, affine), path)
+    with pytest.raises(DatasetError, match=r"dataset\.json does not name: 'case0' \(0\.5, 2\.5; 48 times\)"):
+        NiftiFolder(volumes, part="all")
+
+
 def test_random_patches_of_resampled_volumes_have_one_size(volumes: Path) -> None:
     data = NiftiFolder(
         volumes,
@@ -226,6 +250,7 @@ def test_all_mistakes_of_a_folder_of_volumes_are_told_at_once(volumes: Path) -> 
         ('{"labels": {"background": 0}}', "has no channel_names"),
         ('{"channel_names": {"0": "CT"}, "labels": {"liver": 1}}', "must have 0, the background"),
         ('{"channel_names": {"0": "CT"}, "labels": {"background": 0, "all": [1, 2]}}', "regions .* are not known"),
+        ('{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 1}}', "one number to several"),
     ],
 )
 def test_unusable_descriptions_are_told(content: str, told: str, volumes: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from visionssm.prediction import find_files, predict_files, write_predictions
 from visionssm.tasks.medical.inference import Inference
 from visionssm.tasks.medical.predictor import MedicalSegmenter
 from visionssm.tasks.medical.preparation import Preparation
-from visionssm.tasks.medical.scan import read_scan, read_volume
+from visionssm.tasks.medical.scan import read_scan, read_volume, write_labels
 
 VALUES = np.random.default_rng(0).normal(100, 40, (20, 24, 6)).astype(np.float32)
 TINY: dict[str, Any] = {"dim": 8, "depths": (1, 1), "decoder_depths": (1, 1)}
@@ -100,6 +102,40 @@ def test_labels_of_a_volume_without_an_affine_have_none_either(tmp_path: Path) -
         assert label.header[code] == original.header[code]
 
 
+OBLIQUE = np.array([[0.9, 0.2, 0, 1], [-0.3, 1.4, 0.1, -5], [0.1, 0, 2.8, 7], [0, 0, 0, 1]])
+TURNED = np.array([[0, 0, -2.0, 10], [3, 0, 0, -5], [0, -1.5, 0, 3], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, OBLIQUE @ np.diag([-1, 1, 1, 1]), TURNED, np.diag([1.0, 1.0, 5.0, 1.0])])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_labels_of_volumes_in_any_direction_lie_where_the_voxels_are(
+    suffix: str, kind: Any, affine: np.ndarray, tmp_path: Path
+) -> None:
+    source = tmp_path / f"Kopf Müller 1{suffix}"
+    nibabel.save(kind(VALUES, affine), source)
+    scan = read_volume(source)
+    bright = (scan.pixels[0] > 100).astype(np.int64)
+    (tmp_path / "masks").mkdir()
+    written: Any = nibabel.load(write_labels(bright, scan, tmp_path / "masks/0000"))
+    assert isinstance(written, kind)
+    np.testing.assert_array_equal(written.affine, nibabel.load(source).affine)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), VALUES > 100)
+    assert sorted(scan.spacing) == pytest.approx(sorted(np.linalg.norm(affine[:3, :3], axis=0)), rel=1e-6)
+
+
+def test_scaled_whole_numbers_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(0.5, 3.0)
+    nibabel.save(image, tmp_path / "scaled.nii.gz")
+    content: Any = nibabel.load(tmp_path / "scaled.nii.gz")
+    assert (content.dataobj.slope, content.dataobj.inter) == (0.5, 3.0)
+    scan = read_volume(tmp_path / "scaled.nii.gz")
+    np.testing.assert_allclose(scan.pixels[0].T, np.asarray(content.dataobj))
+    label: Any = nibabel.load(write_labels(np.ones(scan.pixels.shape[1:], int), scan, tmp_path / "label"))
+    assert np.unique(np.asarray(label.dataobj)).tolist() == [1]  # not scaled by the image's slope
+
+
 def test_sixteen_bits_of_a_photo_are_scaled_by_their_range(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 40 * 50).reshape(40, 50)
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
@@ -116,13 +152,24 @@ def test_volumes_of_a_single_slice_or_voxel_get_labels(tmp_path: Path) -> None:
             assert result.numbers.shape == scan.pixels.shape[1:]
 
 
-def test_places_that_cannot_be_written_are_named_with_their_argument(tmp_path: Path) -> None:
+def on_a_full_disk(_image: Any, path: Path) -> None:
+    Path(path).write_bytes(b"some of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_places_that_cannot_be_written_are_named_with_their_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = volume(tmp_path / "good.nii.gz")
     (tmp_path / "taken").write_text("a file")
     for name in ("masks", "pictures"):
         options: dict[str, Any] = {name: tmp_path / "taken"}
         with pytest.raises(OSError, match=rf"{name}='.*taken' cannot be made a folder \(File exists\); name another"):
             predict_files(segmenter(), [good], **options)
+    monkeypatch.setattr(nibabel.Nifti1Image, "to_filename", on_a_full_disk)
+    with pytest.raises(OSError, match=r"cannot write into masks='.*masks' \(No space left on device\); name another"):
+        predict_files(segmenter(), [good], masks=tmp_path / "masks")
+    assert list((tmp_path / "masks").iterdir()) == []
     found = predict_files(segmenter(), [good])
     with pytest.raises(OSError, match=r"cannot write out='.*taken/found\.csv' \(.*\); name another file"):
         write_predictions(found, tmp_path / "taken/found.csv")

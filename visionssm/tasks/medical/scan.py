@@ -83,10 +83,8 @@ def read_volume(path: str | Path) -> Scan:
         import nibabel
     path = regular_file(path)
     try:
-        try:
-            image = nibabel.Nifti1Image.from_filename(path)
-        except nibabel.filebasedimages.ImageFileError:
-            image = nibabel.Nifti2Image.from_filename(path)
+        is_second, _ = nibabel.Nifti2Image.path_maybe_image(path)
+        image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_filename(path)
         shape = tuple(int(n) for n in image.shape)
     except Exception as error:  # of damaged files whatever comes: EOFError, zlib.error, HeaderDataError, …
         raise UnreadableFileError(path, f"it is no NIfTI file ({_told(error)})") from error

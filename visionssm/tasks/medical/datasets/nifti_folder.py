@@ -130,6 +130,9 @@ class NiftiFolder(MedicalDataset):
         if image.pixels.shape[1] < self.min_slices:
             raise Mistake(f"cases of fewer than {self.min_slices} slices", str(image.pixels.shape[1]))
         values = truth.pixels[0]
+        if values.dtype.kind == "f":  # writers that scale whole numbers give 1.00002 for 1
+            whole = values.round()
+            values = np.where(abs(values - whole) < 1e-3, whole, values)
         numbers = np.full(values.shape, len(self.classes), np.int64)
         for number, value in enumerate(self.values):
             numbers[values == value] = number
@@ -170,4 +173,7 @@ def _described(path: Path) -> tuple[int, list[str], list[int]]:
         ) from error
     if pairs[0][0] != 0:
         raise DatasetError(f"labels of {str(path)!r} must have 0, the background, got {labels!r:.200}")
-    return len(channels), [name for _, name in pairs], [number for number, _ in pairs]
+    numbers = [number for number, _ in pairs]
+    if len(set(numbers)) < len(numbers):
+        raise DatasetError(f"labels of {str(path)!r} give one number to several classes: {labels!r:.200}")
+    return len(channels), [name for _, name in pairs], numbers
