@@ -119,7 +119,8 @@ def test_labels_of_volumes_in_any_direction_lie_where_the_voxels_are(
     (tmp_path / "masks").mkdir()
     written: Any = nibabel.load(write_labels(bright, scan, tmp_path / "masks/0000"))
     assert isinstance(written, kind)
-    np.testing.assert_array_equal(written.affine, nibabel.load(source).affine)
+    original: Any = nibabel.load(source)
+    np.testing.assert_array_equal(written.affine, original.affine)
     np.testing.assert_array_equal(np.asarray(written.dataobj), VALUES > 100)
     assert sorted(scan.spacing) == pytest.approx(sorted(np.linalg.norm(affine[:3, :3], axis=0)), rel=1e-6)
 
