@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "write a model as ONNX or as an archive of torch.export",
     "convert": "turn a published checkpoint into a safetensors file of this package's layout",
     "convert_annotations": "turn annotations of other programs into COCO's format",
+    "search_routes": "choose the routes of a LocalMamba from a trained supernet",
     "benchmark": "measure operators and models on this machine, on a CPU or a GPU",
     "models": "list the models, what is published of them, and where their weights are",
     "completion": "print the completion of these commands for a shell",
