@@ -43,10 +43,11 @@ class RouteShares:
         fewest = min(map(len, self.directions))
         if not 1 <= count <= fewest:
             raise ValueError(f"count={count} must be from 1 to {fewest}, the routes of the supernet's layers")
-        return tuple(
-            tuple(names[k] for k in sorted(sorted(range(len(names)), key=lambda k, row=row: -row[k])[:count]))
-            for names, row in zip(self.directions, self.shares, strict=True)
-        )
+        chosen = []
+        for names, row in zip(self.directions, self.shares, strict=True):
+            largest = torch.tensor(row, dtype=torch.float64).argsort(descending=True, stable=True)[:count]
+            chosen.append(tuple(names[k] for k in sorted(largest.tolist())))
+        return tuple(chosen)
 
     def rows(self, count: int = 4) -> tuple[list[str], list[list[str]]]:
         """Head and rows of a table: a layer's shares in per cent, and a star at those that are chosen."""

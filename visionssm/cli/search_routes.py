@@ -1,9 +1,8 @@
 """Routes for LocalMamba, from a trained supernet: tools/search_routes.py CHECKPOINT [--count 4] [--out FILE.json] …
 
   visionssm train localvim_nano_supernet_digits
-  visionssm search_routes work_dirs/localvim_nano_supernet_digits/best.pth --out routes.json --base localvim_nano_digits \
-      --config searched.py
-  visionssm train searched.py
+  visionssm search_routes work_dirs/localvim_nano_supernet_digits/best.pth --base localvim_nano_digits --config my.py
+  visionssm train my.py
 
 A table says how much each layer's routes weigh, in per cent; those with a star are chosen. --out writes them as JSON,
 whose "directions" the models take. --config writes the configuration --base with these routes, ready to be trained.

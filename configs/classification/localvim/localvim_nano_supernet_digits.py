@@ -1,4 +1,4 @@
-r"""A search for routes: the supernet of a small LocalVim, with eight routes in every layer, on the digits of scikit-learn.
+r"""A search for routes on the digits of scikit-learn: the supernet of a small LocalVim, eight routes in every layer.
 
 python tools/train.py configs/classification/localvim/localvim_nano_supernet_digits.py
 python tools/search_routes.py work_dirs/localvim_nano_supernet_digits/best.pth \
