@@ -15,6 +15,7 @@ from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
 import visionssm.backbones  # noqa: F401  registers the models
+from visionssm.layers.tokens import PaddedPatchGrid
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
@@ -103,8 +104,9 @@ class FeatureMaps(nn.Module):
             model.head = nn.Identity()  # older timm leaves norms there, which would get no gradient
         self.model = model
         self.dropped_keys = complete - set(model.state_dict())
-        # (H, W) are padded to whole patches; patches may overlap
-        self._patch = _patch_size(model) if plain else None
+        # (H, W) are padded to whole patches, which may overlap, unless the model does so in its own way
+        pads = isinstance(getattr(model, "patch_embed", None), PaddedPatchGrid)
+        self._patch = _patch_size(model) if plain and not pads else None
         self._freeze({name for stage in stages[: frozen_stages + 1] for name in stage})
 
         self.norms = nn.ModuleList(

@@ -1,7 +1,7 @@
 """LocalVim-S, UPerNet 160k: 58M parameters; mIoU (second-hand) 46.4 (one scale).
 
-The head reads the mixers' outputs of four layers, all of stride 16. Drop path is that of classification. Routes are the fixed ones
-of the classifier; the authors' configuration for this size has LocalVim-T's.
+The head reads the mixers' outputs of four layers, all of stride 16. Drop path is that of classification.
+Routes are the fixed ones of the classifier; the authors' configuration for this size has LocalVim-T's.
 """
 
 _base_ = "../../_base_/upernet_160k_ade20k_512.py"

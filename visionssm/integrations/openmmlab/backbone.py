@@ -123,8 +123,9 @@ def load_dense(model: Any, path: str | Path) -> None:
 def backbone_to_ours(maps: FeatureMaps, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A backbone's state dict in the authors' layout, or already in ours, to ours.
 
-    The authors number their `outnorm`s by the level: 0 for stride 4, 1 for stride 8 and so on; of a plain model's layers
-    `outnorm`s or `norm_layer`s, in rising order, and PlainMamba has the last one as `ln1`. A classifier's own parts, and stages that are not needed, are left out; norms that the file lacks altogether are taken from `maps`.
+    The authors number their `outnorm`s by the level: 0 for stride 4, 1 for stride 8 and so on; of a plain model's
+    layers they have `outnorm`s or `norm_layer`s with rising numbers, and PlainMamba `ln1` for the last. A classifier's
+    own parts, and stages that are not needed, are left out; norms that the file lacks altogether are taken from `maps`.
     Classifiers of `tools/train.py` are taken as the authors' are.
     """
     if any(key.startswith(("norms.", "pyramid.")) for key in state):
