@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
 from visionssm.cli.tables import print_columns
 from visionssm.engine.errors import USER_ERRORS
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
