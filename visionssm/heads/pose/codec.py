@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-MULTIPLE = 32
-"""Of which the sides of a crop are multiples: the lowest of HRVMamba's resolutions."""
+from torch import Tensor
 
 STRIDE = 4
 """Pixels of the crop per pixel of the heat maps."""
 
 Array = npt.NDArray[np.floating]
-Maps = TypeVar("Maps", npt.NDArray[np.floating], "Tensor")
+Maps = TypeVar("Maps", npt.NDArray[np.floating], Tensor)
 
 
 def encode(
