@@ -28,6 +28,19 @@ def test_scans_in_pytorch_give_our_numbers_and_the_identity_others() -> None:
     assert (_outputs("identity") - ours).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["localvim_nano_test", "localvmamba_nano_test", "plainmamba_nano_test"])
+def test_networks_of_other_routes_run_without_scans(name: str) -> None:
+    assert (_outputs("identity", name) - _outputs("ours", name)).abs().max() > 1e-6  # untrained, they scan little
+
+
+def test_network_of_ones_choice_is_put_beside_itself_without_scans_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "SWIN", NANO)
+    (row,) = networks.run(["localvmamba_nano_test"], seconds=0.1)
+    assert row["network"] == "localvmamba_nano_test"
+    assert row["ours / identity scan"] > 0.5
+    assert row["published layout / ours"] is None
+
+
 def test_published_layout_has_any_number_of_states() -> None:
     name = "vmamba_v0_tiny"
     torch.testing.assert_close(_outputs("published", name), _outputs("ours", name), rtol=1e-4, atol=1e-5)

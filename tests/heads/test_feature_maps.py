@@ -128,6 +128,35 @@ def test_hrvmamba_gives_the_branches_or_the_pyramid_of_its_neck() -> None:
         assert [x.shape[1] for x in maps(torch.rand(1, 3, 64, 64))] == list(maps.channels) == [32, 48, 64, 128]
 
 
+@torch.no_grad()
+def test_layers_of_a_plain_model_are_given_as_they_are_and_normalised() -> None:
+    raw = FeatureMaps("plainmamba_nano_test", layers=(0, 2), out_indices=(0, 1), norm_outputs=False).eval()
+    assert (raw.strides, raw.level_strides, raw.channels) == ((16, 16), (16, 16), (48, 48))
+    assert len(raw.model.layers) == 3
+    reference = timm.create_model("plainmamba_nano_test", features_only=True, out_indices=(0, 2)).eval()
+    reference.model.load_state_dict(raw.model.state_dict())
+    x = torch.rand(1, 3, 70, 40)
+    for got, want in zip(raw(x), reference(x), strict=True):
+        assert torch.equal(got, want)
+        assert got.shape == (1, 48, 5, 3)
+    one = FeatureMaps("plainmamba_nano_test", layers=(0, 1, 3), out_indices=(2,), norm_eps=1e-6)
+    assert [len(one.model.layers), *(norm.eps for norm in one.norms if isinstance(norm, nn.LayerNorm))] == [4, 1e-6]
+
+
+@pytest.mark.parametrize(
+    "name, layers, message",
+    [
+        ("vmamba_nano_test", (0, 1), "are for plain models"),
+        ("vim_nano_test", (1, 0), r"layers=\(1, 0\) must be increasing numbers"),
+        ("vim_nano_test", (0, 99), "the layers of 'vim_nano_test'"),
+        ("vim_nano_test", (0, 1), "out_indices=.* from 0 to 1, the levels"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(name: str, layers: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureMaps(name, layers=layers)
+
+
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_pyramid_reaches_all_strides_from_any(stride: int) -> None:
     pyramid = SimplePyramid(32, stride)

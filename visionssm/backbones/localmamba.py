@@ -13,8 +13,6 @@ what the authors fill up with zeros after it is the step −1 of a route.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -25,7 +23,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from visionssm.backbones._base import StateDict, imagenet_cfg, init_linear_, register_variants
-from visionssm.backbones._keys import rename_keys, vmamba_to_ours
+from visionssm.backbones._keys import vmamba_to_ours
+from visionssm.backbones._localmamba_keys import localvim_to_ours
 from visionssm.backbones._localmamba_routes import (
     ALL_DIRECTIONS,
     LOCALVIM_TINY,
@@ -39,15 +38,12 @@ from visionssm.backbones._localmamba_routes import (
 from visionssm.backbones._stages import StagedBackbone, doubled
 from visionssm.backbones._stream import Stream, StreamBackbone, StreamBlock
 from visionssm.checkpoints import OfficialCfg
-from visionssm.kernels import routes
 from visionssm.kernels.causal_conv import causal_conv_silu
 from visionssm.layers import GatedSS2D, PatchMerging, PatchStem
 from visionssm.layers.conv import activated
-from visionssm.layers.leaf import leaf_module
 from visionssm.layers.linear import linear
-from visionssm.layers.padding import padded_to_multiples
 from visionssm.layers.ss2d import RouteScan, default_dt_rank
-from visionssm.layers.tokens import PatchEmbedding, resample_positions
+from visionssm.layers.tokens import PaddedPatchEmbedding, resample_positions
 
 PAPER = {
     "paper_name": "LocalMamba: Visual State Space Model with Windowed Selective Scan",
@@ -206,26 +202,6 @@ class LocalVimBlock(StreamBlock):
         stream = stream.turned()
         residual = stream.sum(self.drop_path)
         return stream._replace(residual=residual, hidden=self.mixer(self.norm(residual), stream.grid))
-
-
-@leaf_module  # it looks at the size of the image
-class PaddedPatchEmbedding(PatchEmbedding):
-    """Patches of an image that is filled up with zeros on the right and below to whole patches."""
-
-    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of (H, W) pixels.
-
-        Raises:
-            ValueError: the image has no pixels.
-        """
-        height, width = img_size
-        if min(height, width) < 1:
-            raise ValueError(f"an image of {height}x{width} pixels is too small; give at least 1x1")
-        return routes.n_cells(height, self.stride), routes.n_cells(width, self.stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) image to a (B, rows, columns, dim) map."""
-        return super().forward(padded_to_multiples(x, (self.stride, self.stride)) if x.ndim == 4 else x)
 
 
 class LocalVim(StreamBackbone):
@@ -452,44 +428,9 @@ class LocalVMamba(StagedBackbone):
         return {"*.A_logs", "*.Ds"}
 
 
-# The parameters that LocalVim's files have once for each route, and what makes ours of them: below each other, or along
-# a new axis of routes.
-_ROUTED = {
-    "A_log": ("A_logs", torch.cat),
-    "D": ("Ds", torch.cat),
-    "conv1d.weight": ("conv1d.weight", torch.cat),
-    "conv1d.bias": ("conv1d.bias", torch.cat),
-    "x_proj.weight": ("x_proj_weight", torch.stack),
-    "dt_proj.weight": ("dt_projs_weight", torch.stack),
-    "dt_proj.bias": ("dt_projs_bias", torch.stack),
-}
-
-
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """The authors' keys to ours, and LocalVim's positions resampled if they were made for another square of patches.
-
-    Tables of angles are left out: the model makes its own.
-    """
-    if not isinstance(model, LocalVim):
-        return vmamba_to_ours(state_dict, model)
-    out: StateDict = {}
-    routed: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for name, value in rename_keys(
-        state_dict, ((r"^norm_f\.", "norm."), (r"\.mixer\.attn\.", ".mixer.multi_scan.attn."))
-    ).items():
-        one_route = re.fullmatch(r"(.*\.mixer\.)([A-Za-z]\w*?)_(\d+)((?:\.\w+)?)", name)
-        if one_route and one_route[2] + one_route[4] in _ROUTED:
-            routed[one_route[1] + one_route[2] + one_route[4]][int(one_route[3])] = value
-        elif not name.startswith("rope.freqs_"):
-            out[name] = value
-    for name, parts in routed.items():
-        path, _, last = name.rpartition(".mixer.")
-        ours, joined = _ROUTED[last]
-        out[f"{path}.mixer.{ours}"] = joined([parts[k] for k in sorted(parts)])
-    table = out.get("pos_embed")
-    if table is not None:
-        out["pos_embed"] = model.fitted_positions(table)
-    return out
+    """The authors' keys to ours, and LocalVim's positions resampled if they were made for another square of patches."""
+    return localvim_to_ours(state_dict, model) if isinstance(model, LocalVim) else vmamba_to_ours(state_dict, model)
 
 
 _RELEASE = "https://github.com/hunto/LocalMamba/releases"

@@ -33,7 +33,7 @@ from visionssm.layers.linear import linear
 from visionssm.layers.memory_format import channels_last
 from visionssm.layers.padding import padded_to_multiples
 from visionssm.layers.ss2d import default_dt_rank
-from visionssm.layers.tokens import PatchGrid
+from visionssm.layers.tokens import PaddedPatchGrid
 
 PAPER = {
     "paper_name": "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition",
@@ -166,7 +166,7 @@ class PlainMambaBlock(nn.Module):
 
 
 @leaf_module  # it looks at the size of the image
-class ConvPatchEmbedding(PatchGrid):
+class ConvPatchEmbedding(PaddedPatchGrid):
     """Convolutions to a map at half the resolution, and one token for each of its 8×8 patches.
 
     The map is filled up with zeros on the right and below to whole patches.
@@ -186,17 +186,6 @@ class ConvPatchEmbedding(PatchGrid):
         convs = [_conv_norm_relu(hidden, hidden, kernel_size=3, padding=1, **factory) for _ in range(n_convs)]
         self.convs = nn.Sequential(*(module for conv in convs for module in conv))
         self.proj = MapConv2d(hidden, dim, kernel_size=8, stride=8, **factory)
-
-    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of (H, W) pixels.
-
-        Raises:
-            ValueError: the image has no pixels.
-        """
-        height, width = img_size
-        if min(height, width) < 1:
-            raise ValueError(f"an image of {height}x{width} pixels is too small; give at least 1x1")
-        return routes.n_cells(height, self.stride), routes.n_cells(width, self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image to a (B, rows, columns, dim) map."""

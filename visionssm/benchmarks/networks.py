@@ -8,7 +8,7 @@ and that same step-by-step scan, as published CPU fall-backs run. Beside it runs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionssm.backbones import plainmamba
 from visionssm.benchmarks import kernels
 from visionssm.benchmarks.figures import new_figure, save
 from visionssm.benchmarks.memory import fresh_growth
@@ -45,9 +46,12 @@ TRAINING_SCANS = ("ours", "identity", "sequential", "published")
 TURN = 0.4  # seconds: a few inferences, so that none is measured on the caches that another network leaves
 
 
-def identity_scan(u: Tensor, *_: Any, return_final_state: bool = False, **__: Any) -> Any:
-    """The map as it is, in place of a scan."""
-    return (u, u.new_empty(0)) if return_final_state else u
+def identity_scan(
+    u: Tensor, *_: Any, order: Tensor, merge: bool = True, return_final_state: bool = False, **__: Any
+) -> Any:
+    """The map as it is, in place of a scan; without `merge`, once for every route."""
+    y = u if merge else u[:, None].expand(-1, order.shape[0], -1, -1)
+    return (y, u.new_empty(0)) if return_final_state else y
 
 
 def _in_pytorch(scan: Callable[[kernels.Inputs], Tensor]) -> Callable[..., Any]:
@@ -105,9 +109,17 @@ def published_layout(layer: ss2d.RouteScan, u: Tensor, order: Tensor) -> Tensor:
     return merged.unflatten(-1, (height, width)).permute(0, 2, 3, 1).contiguous()
 
 
-SCANS: dict[str, Callable[[], Any]] = {  # how SS2D layers are made to scan with each, for a while
+@contextmanager
+def _without_scans() -> Iterator[None]:
+    with ExitStack() as patches:
+        for module in (ss2d, plainmamba):
+            patches.enter_context(mock.patch.object(module, "selective_scan", identity_scan))
+        yield
+
+
+SCANS: dict[str, Callable[[], Any]] = {  # how layers are made to scan with each, for a while
     "ours": nullcontext,
-    "identity": partial(mock.patch.object, ss2d, "selective_scan", identity_scan),
+    "identity": _without_scans,
     "sequential": partial(mock.patch.object, ss2d, "selective_scan", _in_pytorch(kernels.sequential)),
     "published": partial(mock.patch.object, ss2d.RouteScan, "scan", published_layout),
 }
@@ -115,7 +127,7 @@ SCANS: dict[str, Callable[[], Any]] = {  # how SS2D layers are made to scan with
 
 @contextmanager
 def scanning_with(name: str) -> Iterator[None]:
-    """Run SS2D layers with a scan of `SCANS`."""
+    """Run models with a scan of `SCANS`: SS2D layers with any, LocalMamba and PlainMamba also with the identity."""
     with SCANS[name]():
         yield
 
@@ -140,11 +152,18 @@ def _images(batch: int, size: int) -> Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def inference(name: str, *, size: int = 224, seconds: float = 30.0, compiled: bool = False) -> dict[str, Any]:
-    """Batch 1: our network against its other forms and Swin-T; with `compiled`, also against itself compiled."""
+def inference(
+    name: str,
+    *,
+    size: int = 224,
+    seconds: float = 30.0,
+    compiled: bool = False,
+    scans: Sequence[str] = INFERENCE_SCANS,
+) -> dict[str, Any]:
+    """Batch 1: our network with these `scans` and Swin-T; with `compiled`, also against itself compiled."""
     images = _images(1, size)
     model, swin = create(name, size).eval(), create(SWIN, size).eval()
-    runs: dict[str, Callable[[], object]] = {scan: partial(_infer, model, images, scan) for scan in INFERENCE_SCANS}
+    runs: dict[str, Callable[[], object]] = {scan: partial(_infer, model, images, scan) for scan in scans}
     runs["swin"] = partial(_infer, swin, images)
     if compiled:
         fast: Any = torch.compile(model, fullgraph=True)
@@ -212,7 +231,7 @@ def _row(name: str, what: str, times: Mapping[str, float]) -> dict[str, Any]:
         "ours ms": ours * 1e3,
         "ours / identity scan": ours / times["identity"],
         "ours / Swin-T": ours / times["swin"],
-        "published layout / ours": times["published"] / ours,
+        "published layout / ours": times["published"] / ours if "published" in times else None,
         "sequential / ours": times["sequential"] / ours if "sequential" in times else None,
         "compiled / ours": times["compiled"] / ours if "compiled" in times else None,
         "peak memory / identity scan": None,
@@ -250,9 +269,14 @@ def cost_of_size(sizes: Sequence[int] = GROWTH_SIZES, *, seconds: float = 20.0) 
     return rows
 
 
-def run(*, seconds: float = 30.0) -> list[dict[str, Any]]:
-    """All rows of the table of networks."""
+def run(names: Sequence[str] = (), *, seconds: float = 30.0) -> list[dict[str, Any]]:
+    """All rows of the table of networks; or of these, an inference each beside themselves without scans and Swin-T."""
     rows = []
+    for name in names:
+        progress(f"{name}, inference …")
+        rows.append(inference(name, seconds=seconds, scans=("ours", "identity")))
+    if rows:
+        return rows
     for name in (VMAMBA, VMAMBA_V0):
         progress(f"{name}, inference …")
         rows.append(inference(name, seconds=seconds, compiled=name == VMAMBA))

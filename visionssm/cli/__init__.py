@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from visionssm.cli.errors import tell
-from visionssm.data.spelling import closest
 
 COMMANDS = {
     "train": "train a model from a configuration",
@@ -20,6 +19,7 @@ COMMANDS = {
     "export": "write a model as ONNX or as an archive of torch.export",
     "convert": "turn a published checkpoint into a safetensors file of this package's layout",
     "convert_annotations": "turn annotations of other programs into COCO's format",
+    "search_routes": "choose the routes of a LocalMamba from a trained supernet",
     "benchmark": "measure operators and models on this machine, on a CPU or a GPU",
     "models": "list the models, what is published of them, and where their weights are",
     "completion": "print the completion of these commands for a shell",
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] not in COMMANDS:
         print(usage(), file=sys.stderr)
         if given:
-            tell(ValueError(f"there is no command {given[0]!r}; closest: {closest(given[0], COMMANDS)}"))
+            tell(ValueError(f"there is no command {given[0]!r}; commands are {', '.join(COMMANDS)}"))
         return 2
     try:
         status = int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))

@@ -110,7 +110,7 @@ def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
         costs = networks.cost_of_size(seconds=options.seconds)
         networks.draw_cost(costs, options.png)
         print(table(costs))
-    return networks.run(seconds=options.seconds)
+    return networks.run(options.models or (), seconds=options.seconds)
 
 
 def _hybrids(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -275,6 +275,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     inside = commands.add_parser(
         "networks", parents=[common], help="what the scan costs inside VMamba on the CPU, beside Swin"
+    )
+    inside.add_argument(
+        "--models", nargs="+", metavar="NAME", help="only these, beside themselves without scans and Swin"
     )
     inside.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
     inside.add_argument("--json", default="work_dirs/benchmark_networks.json", help="where to write the figures")

@@ -5,7 +5,7 @@
     visionssm predict work_dirs/vmamba_nano_digits/best.pth photo.jpg folder/ --out predictions.csv
 
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
-It may be an exported file (.onnx) too, which onnxruntime runs: then PyTorch is not needed.
+It may be an exported file too: .onnx, which onnxruntime runs without PyTorch, or .pt2, a torch.export archive.
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
 Files that cannot be read are listed on standard error and do not stop the rest. Restored images are written beside the
 files that they are made of, or into the folder of --pictures with a comparison each.
@@ -43,7 +43,7 @@ from visionssm.prediction import (
     together,
     write_predictions,
 )
-from visionssm.prediction.exported import SUFFIX
+from visionssm.prediction.exported import is_exported
 from visionssm.prediction.files import Outcome
 from visionssm.processes import LAUNCHERS, Group, LostProcessError, device, joined, launcher, rank, silent
 
@@ -188,9 +188,9 @@ def predictor_of(options: argparse.Namespace) -> tuple[Predictor, Any]:
     for module in options.imports:
         importlib.import_module(module)
     chosen = {"top_k": options.top_k, "threshold": options.threshold, **_files_of_tasks(options)}
-    if options.checkpoint.suffix.lower() == SUFFIX:
+    if is_exported(options.checkpoint):
         if options.model is not None or options.device not in (None, "cpu"):
-            raise ValueError("--model and --device do not apply to an exported file, which onnxruntime runs on the CPU")
+            raise ValueError("--model and --device do not apply to an exported file, which runs on the CPU")
         return load_exported(options.checkpoint, **chosen), "cpu"
     import torch
 

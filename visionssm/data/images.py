@@ -90,6 +90,12 @@ def to_8_bit(image: Image.Image, mode: Mode = "RGB") -> Image.Image:
     return _to_8_bit(upright_image(image.copy()), mode)
 
 
+def as_array(image: Image.Image) -> np.ndarray:
+    """(3, H, W) float32 in [0, 1] of an image, as networks take it."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
 def read_numbers(path: str | Path) -> np.ndarray:
     """Pixels of an image file as they are in it: of palette images the indices, not the colours; never turned.
 

@@ -30,6 +30,8 @@ from visionssm.extras import MissingExtraError, needs_extra
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from visionssm.engine.exported import Graph
+
 Row = tuple[str | int | float, ...]
 Places = Mapping[str, str]
 """Names in a registry of MMEngine, and where each is defined: "module:attribute"."""
@@ -157,6 +159,9 @@ class Task:
     Attributes:
         name: what checkpoints of it say that they are of.
         makes_predictor: "module:function" from what `read_checkpoint` returned to a `Predictor`.
+        applies_exported: "module:function" from a `visionssm.engine.exported.Graph`, the network of an exported
+            file, to a `Predictor` whose `model` is None; its module imports no PyTorch. A task whose exported files are
+            not applied to files says why, in a sentence.
         models, datasets, metrics, hooks: types that configs name. Metrics may be plain `Metric` classes.
         files: fields of its predictor that take the path of a file, and what they are for; `tools/predict.py` has
             them as arguments.
@@ -171,6 +176,7 @@ class Task:
 
     name: str
     makes_predictor: str
+    applies_exported: str = "files of this task are not applied to files here"
     models: Places = field(default_factory=dict)
     datasets: Places = field(default_factory=dict)
     metrics: Places = field(default_factory=dict)
@@ -198,6 +204,20 @@ class Task:
         """
         with needs_extra(self.extra, f"a checkpoint of the task {self.name!r}"):
             return located(self.makes_predictor)(checkpoint)
+
+    def exported_predictor(self, graph: Graph) -> Predictor:
+        """What applies an exported file to files.
+
+        Raises:
+            ValueError: (ExportedFileError) it does not say what is needed, or files of this task are not applied.
+            MissingExtraError: (an ImportError) packages are not installed.
+        """
+        if " " in self.applies_exported:
+            raise ValueError(
+                f"{str(graph.path)!r} is of the task {self.name!r}: {self.applies_exported}. Apply the checkpoint "
+                "itself, or the file by its runtime: its metadata say what it takes and gives"
+            )
+        return located(self.applies_exported)(graph)
 
     def require(self) -> None:
         """Look whether its packages are installed.

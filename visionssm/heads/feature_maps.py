@@ -15,6 +15,7 @@ from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
 import visionssm.backbones  # noqa: F401  registers the models
+from visionssm.layers.tokens import PaddedPatchGrid
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
@@ -24,7 +25,7 @@ class FeatureMaps(nn.Module):
 
     The levels of a hierarchical model are its stages, before the step down to the next. A plain model, whose layers
     all have one resolution, gets the simple feature pyramid of ViTDet on its last layer, hence levels of strides 4, 8,
-    16 and 32.
+    16 and 32; or its levels are some of its layers, as they are.
 
     Args:
         name: a model of this package or of timm (`vmamba_tiny_s1l8`, `mambaout_tiny`), with `forward_intermediates`.
@@ -33,6 +34,8 @@ class FeatureMaps(nn.Module):
         frozen_stages: -1 for none; n ≥ 0 keeps the stem and the first n stages (layers of a plain model) as they are:
             no gradients, and evaluation mode whatever `train()` says. As in MMDetection.
         norm_outputs: a LayerNorm over the channels of every output, as most authors' dense models have.
+        norm_eps: of these.
+        layers: of a plain model, the layers that are its levels, increasing; None for the pyramid.
         in_chans: channels of the image.
         model_kwargs: for the model, for example `drop_path_rate`; timm's transformers take images of any size with
             `dynamic_img_size=True` (ViT) or `strict_img_size=False` (Swin).
@@ -42,11 +45,12 @@ class FeatureMaps(nn.Module):
         strides: pixels of the image per pixel of every returned map.
         out_indices: as given, a tuple.
         level_strides: of all levels of this model, returned or not.
+        layers: as given, a tuple.
         dropped_keys: of the classifier's state dict, those of parts that the maps do not need.
 
     Raises:
-        ValueError: the name is unknown, `out_indices` or `frozen_stages` do not fit the model, or the model has no
-            maps to give.
+        ValueError: the name is unknown, `out_indices`, `layers` or `frozen_stages` do not fit the model, or the model
+            has no maps to give.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class FeatureMaps(nn.Module):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_outputs: bool = True,
+        norm_eps: float = 1e-5,
+        layers: Sequence[int] | None = None,
         in_chans: int = 3,
         **model_kwargs: Any,
     ) -> None:
@@ -66,12 +72,21 @@ class FeatureMaps(nn.Module):
         plain = len({stride for _, stride in info}) == 1
         self.pyramid: SimplePyramid | None = None
         self.out_indices = tuple(out_indices)
-        if plain:
+        self.layers = None if layers is None else tuple(layers)
+        if self.layers is not None:
+            if not plain:
+                raise ValueError(f"layers={self.layers} are for plain models; the levels of {name!r} are its stages")
+            _check_indices(self.layers, len(info), name, "layers")
+            _check_indices(self.out_indices, len(self.layers), name)
+            self._taps = [self.layers[i] for i in self.out_indices]
+            self.level_strides: tuple[int, ...] = tuple(info[i][1] for i in self.layers)
+            self.channels: tuple[int, ...] = tuple(info[i][0] for i in self._taps)
+        elif plain:
             width, stride = info[-1]
             _check_indices(self.out_indices, len(PYRAMID_STRIDES), name)
             self.pyramid = SimplePyramid(width, stride, self.out_indices)
-            self.level_strides: tuple[int, ...] = PYRAMID_STRIDES
-            self.channels: tuple[int, ...] = self.pyramid.channels
+            self.level_strides = PYRAMID_STRIDES
+            self.channels = self.pyramid.channels
             self._taps = [len(info) - 1]
         else:
             _check_indices(self.out_indices, len(info), name)
@@ -89,12 +104,13 @@ class FeatureMaps(nn.Module):
             model.head = nn.Identity()  # older timm leaves norms there, which would get no gradient
         self.model = model
         self.dropped_keys = complete - set(model.state_dict())
-        # (H, W) are padded to whole patches; patches may overlap
-        self._patch = _patch_size(model) if plain else None
+        # (H, W) are padded to whole patches, which may overlap, unless the model does so in its own way
+        pads = isinstance(getattr(model, "patch_embed", None), PaddedPatchGrid)
+        self._patch = _patch_size(model) if plain and not pads else None
         self._freeze({name for stage in stages[: frozen_stages + 1] for name in stage})
 
         self.norms = nn.ModuleList(
-            LayerNorm2d(width, eps=1e-5) if norm_outputs else nn.Identity() for width in self.channels
+            LayerNorm2d(width, eps=norm_eps) if norm_outputs else nn.Identity() for width in self.channels
         )
 
     def _freeze(self, frozen: set[str]) -> None:
@@ -194,12 +210,13 @@ def _create(name: str, **kwargs: Any) -> Any:
     return model
 
 
-def _check_indices(out_indices: tuple[int, ...], levels: int, name: str) -> None:
-    valid = all(isinstance(i, int) and 0 <= i < levels for i in out_indices)
-    increasing = list(out_indices) == sorted(set(out_indices))
-    if not out_indices or not valid or not increasing:
+def _check_indices(indices: tuple[int, ...], count: int, name: str, argument: str = "out_indices") -> None:
+    valid = all(isinstance(i, int) and 0 <= i < count for i in indices)
+    increasing = list(indices) == sorted(set(indices))
+    if not indices or not valid or not increasing:
+        parts = "levels" if argument == "out_indices" else argument
         raise ValueError(
-            f"out_indices={out_indices} must be increasing numbers from 0 to {levels - 1}, the levels of {name!r}"
+            f"{argument}={indices} must be increasing numbers from 0 to {count - 1}, the {parts} of {name!r}"
         )
 
 

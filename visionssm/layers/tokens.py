@@ -8,9 +8,11 @@ import torch
 from timm.layers import lecun_normal_, resample_abs_pos_embed
 from torch import Tensor, nn
 
+from visionssm.kernels.routes import n_cells
 from visionssm.layers.conv import MapConv2d
 from visionssm.layers.image import checked_images
 from visionssm.layers.leaf import leaf_function, leaf_module
+from visionssm.layers.padding import padded_to_multiples
 from visionssm.layers.stem import image_to_map
 
 
@@ -60,6 +62,30 @@ class PatchEmbedding(PatchGrid):
         checked_images(x, self.proj.in_channels, least=0)
         self.grid_size((x.shape[2], x.shape[3]))
         return self.proj(image_to_map(x))
+
+
+class PaddedPatchGrid(PatchGrid):
+    """As `PatchGrid`, for images that are filled up on the right and below to whole patches, which do not overlap."""
+
+    def grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches in an image of (H, W) pixels.
+
+        Raises:
+            ValueError: the image has no pixels.
+        """
+        height, width = img_size
+        if min(height, width) < 1:
+            raise ValueError(f"an image of {height}x{width} pixels is too small; give at least 1x1")
+        return n_cells(height, self.stride), n_cells(width, self.stride)
+
+
+@leaf_module  # it looks at the size of the image
+class PaddedPatchEmbedding(PaddedPatchGrid, PatchEmbedding):
+    """`PatchEmbedding` of an image that is filled up with zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) image to a (B, rows, columns, dim) map."""
+        return super().forward(padded_to_multiples(x, (self.stride, self.stride)) if x.ndim == 4 else x)
 
 
 def insert_token(tokens: Tensor, token: Tensor, slot: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 `load_predictor` makes the predictor that a checkpoint is of: its task's, for example `Classifier`, `Detector` or
 `Segmenter`. Their results share a small interface, `Result`: table rows, plain data for JSON, and pictures.
-`load_exported` makes the same of an exported file, without PyTorch.
+`load_exported` makes the same of an exported file, of one in ONNX without PyTorch.
 """
 
 from __future__ import annotations

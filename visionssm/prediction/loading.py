@@ -11,10 +11,10 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.engine.checkpoint import read_trained
 from visionssm.engine.description import description_of
 from visionssm.engine.task import Predictor, Task, find_task, task_names
-from visionssm.prediction.exported import SUFFIX, load_exported, with_options
+from visionssm.prediction.exported import OPENERS, is_exported, load_exported, with_options
 from visionssm.tasks.classification.predictor import Classifier, official_classifier, registered_classifier
 
-_SUFFIXES = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors", SUFFIX}
+_SUFFIXES = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors", *OPENERS}
 _CLASSIFIERS_ONCE_SAID = {"model", "classes", "input"}
 """What describes a classifier in checkpoints from before checkpoints named their task."""
 
@@ -25,7 +25,7 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
     Args:
         path: checkpoint of `tools/train.py` (.pth, or best.safetensors), which says what it is; or any file that
             `visionssm.load_official` reads; or the name of a registered model, whose published weights are fetched;
-            or an exported file (.onnx), see `visionssm.prediction.load_exported`.
+            or an exported file (.onnx, .pt2), see `visionssm.prediction.load_exported`.
         model_name: registered variant, needed for files that do not say what they are.
         options: fields of the task's predictor to change (`top_k` of a classifier, `threshold` of a detector); those
             that are None stay as they are.
@@ -45,7 +45,7 @@ def load_predictor(path: str | Path, *, model_name: str | None = None, **options
         >>> predictor.columns, len(result.rows())
         (('rank', 'class', 'score'), 2)
     """
-    if Path(path).suffix.lower() == SUFFIX:
+    if is_exported(path):
         return load_exported(path, **options)
     if model_name is not None:
         predictor: Any = official_classifier(model_name, path)

@@ -21,7 +21,7 @@ from visionssm.engine.config import check_config, check_data, load_config
 from visionssm.engine.errors import ConfigError, DatasetError
 from visionssm.heads.restoration import VARIANTS
 from visionssm.prediction import load_predictor, predict_files
-from visionssm.tasks.restoration import predictor as predictor_module
+from visionssm.tasks.restoration import results as results_module
 from visionssm.tasks.restoration.model import ImageRestorer
 from visionssm.tasks.restoration.photo import read_photo, write_png
 from visionssm.tasks.restoration.predictor import Restorer
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(
     def refused(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(predictor_module, "write_png", refused)
+    monkeypatch.setattr(results_module, "write_png", refused)
     assert predict.main([str(run / "best.pth"), str(tmp_path / "photo.png"), "--device", "cpu"]) == 2
     assert "(Read-only file system); name another folder with --pictures" in " ".join(capsys.readouterr().err.split())
 
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(
 def test_a_result_that_would_be_too_large_is_refused_before_it_is_decoded(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor_module, "MOST_PIXELS", 4000)
+    monkeypatch.setattr(results_module, "MOST_PIXELS", 4000)
     Image.new("RGB", (101, 10)).save(tmp_path / "panorama.png")
     Image.new("RGB", (99, 10)).save(tmp_path / "fits.png")
     found = predict_files(load_predictor(run / "best.pth"), [tmp_path / "panorama.png", tmp_path / "fits.png"])

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MULTIPLE = 32
+"""Of which the sides of a crop are multiples: the lowest of HRVMamba's resolutions."""
 
 STRIDE = 4
 """Pixels of the crop per pixel of the heat maps."""
 
 Array = npt.NDArray[np.floating]
-Maps = TypeVar("Maps", npt.NDArray[np.floating], Tensor)
+Maps = TypeVar("Maps", npt.NDArray[np.floating], "Tensor")
 
 
 def encode(

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from visionssm.backbones.hrvmamba import Block
 from visionssm.backbones.hrvmamba import checkpoint_filter_fn as backbone_keys
+from visionssm.heads.pose.codec import MULTIPLE
 from visionssm.layers.image import checked_images
 from visionssm.layers.leaf import leaf_function
-
-MULTIPLE = 32
-"""Of which the sides of a crop are multiples: the lowest of HRVMamba's resolutions."""
 
 
 class PoseBlock(Block):

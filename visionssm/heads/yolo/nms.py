@@ -7,17 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-CANDIDATES = 30_000
-"""Boxes at most that are compared, the best of them."""
+from visionssm.data.suppression import CANDIDATES, MOST, OVERLAP, THRESHOLD
 
-MOST = 300
-"""Objects of an image at most."""
-
-THRESHOLD = 0.25
-"""What a score must exceed, in a prediction; the evaluation uses .001."""
-
-OVERLAP = 0.7
-"""IoU of two boxes of one class above which the worse is left out."""
+__all__ = ["CANDIDATES", "MOST", "OVERLAP", "THRESHOLD", "Objects", "suppress", "suppress_batch"]
 
 
 class Objects(NamedTuple):

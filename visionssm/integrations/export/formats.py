@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.files import complete_or_absent
+from visionssm.integrations.export.archive import ABOUT
 from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list
 from visionssm.integrations.export.onnx_norms import translations
 
@@ -134,9 +135,15 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
     with torch.no_grad(), _explained("a torch.export archive"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
         program = torch.export.export(exportable.network, (image,), dynamic_shapes=shapes)
+    _forget_places(program)
+    count = len(program.graph_signature.user_outputs)
+    names = exportable.outputs or tuple(f"output_{number}" for number in range(count))
+    about = {**exportable.about, "outputs": json.dumps(names)}
 
     def save(temporary: Path) -> None:
-        torch.export.save(program, temporary, extra_files={"about.json": json.dumps(dict(exportable.about))})
+        # by a handle: the loader's folder is named after the file else, which has a temporary name
+        with temporary.open("wb") as file:
+            torch.export.save(program, file, extra_files={ABOUT: json.dumps(about)})
 
     def load(temporary: Path, changed: Mapping[str, float]) -> Runner:
         loaded = torch.export.load(temporary).module()
@@ -146,6 +153,13 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
         return lambda x: as_list(loaded(x))
 
     return _checked(exportable, Path(path), save, load, _examples(exportable, image, dynamic))
+
+
+def _forget_places(program: torch.export.ExportedProgram) -> None:
+    """Leave out where in whose folders the lines of the model were, which the exporter notes for every operator."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _fit(model: nn.Module | Exportable, kind: str, image: Tensor, dynamic: bool) -> Exportable:

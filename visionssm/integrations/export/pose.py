@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from visionssm.heads.pose.heatmap import MULTIPLE, PoseNetwork
+from visionssm.heads.pose.codec import MULTIPLE
+from visionssm.heads.pose.heatmap import PoseNetwork
 from visionssm.integrations.export.exportable import Exportable
 
 

@@ -94,7 +94,15 @@ def exportable_yolo(
     """
     model.eval()
     batch = 1 if nms else "B"
-    about = description(classes, input=f"({batch}, {model.in_chans}, H, W) in [0, 1]")
+    about = description(
+        classes,
+        task="yolo",
+        input=f"({batch}, {model.in_chans}, H, W) in [0, 1]",
+        size=side,
+        multiple=model.strides[-1],
+        threshold=threshold if nms else None,
+        overlap=overlap if nms else None,
+    )
     if not nms:
         return Exportable(
             PointsGraph(model),

@@ -29,7 +29,8 @@ class VisionSSM(FeatureMaps):
             or of a whole detector of the authors', of which the backbone is taken.
         out_indices: levels to return.
         frozen_stages: -1 for none, 0 for the stem, n for the stem and the first n stages.
-        norm_outputs: a LayerNorm on every output, as the authors' dense models have.
+        norm_outputs, norm_eps: a LayerNorm on every output, as the authors' dense models have.
+        layers: of a plain model, the layers that are its levels, in place of a pyramid on the last one.
         with_cp: save memory by recomputing blocks in the backward pass.
         init_cfg: MMEngine's way to name a file: dict(type="Pretrained", checkpoint=PATH).
         in_chans, model_kwargs: as `FeatureMaps`.
@@ -46,6 +47,8 @@ class VisionSSM(FeatureMaps):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_outputs: bool = True,
+        norm_eps: float = 1e-5,
+        layers: Sequence[int] | None = None,
         in_chans: int = 3,
         with_cp: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
@@ -58,6 +61,8 @@ class VisionSSM(FeatureMaps):
             out_indices=out_indices,
             frozen_stages=frozen_stages,
             norm_outputs=norm_outputs,
+            norm_eps=norm_eps,
+            layers=layers,
             in_chans=in_chans,
             **model_kwargs,
         )
@@ -118,12 +123,26 @@ def load_dense(model: Any, path: str | Path) -> None:
 def backbone_to_ours(maps: FeatureMaps, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A backbone's state dict in the authors' layout, or already in ours, to ours.
 
-    The authors number their `outnorm`s by the level: 0 for stride 4, 1 for stride 8 and so on. A classifier's own
-    parts, and stages that are not needed, are left out; norms that the file lacks altogether are taken from `maps`.
+    The authors number their `outnorm`s by the level: 0 for stride 4, 1 for stride 8 and so on; of a plain model's
+    layers they have `outnorm`s or `norm_layer`s with rising numbers, and PlainMamba `ln1` for the last. A classifier's
+    own parts, and stages that are not needed, are left out; norms that the file lacks altogether are taken from `maps`.
     Classifiers of `tools/train.py` are taken as the authors' are.
     """
     if any(key.startswith(("norms.", "pyramid.")) for key in state):
         return dict(state)
+    norms, rest = _norms_of_layers(maps, state) if maps.layers is not None else _norms_of_stages(maps, state)
+    own_norms = {f"norms.{key}": x for key, x in maps.norms.state_dict().items()}
+    if not any(key.startswith(("outnorm", "norm_layer")) for key in state):
+        norms = own_norms
+    converted = convert_state_dict(maps.model, rest)
+    return {f"model.{key}": x for key, x in converted.items() if key not in maps.dropped_keys} | norms
+
+
+_Norms = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Norms of the outputs under our names, and all else."""
+
+
+def _norms_of_stages(maps: FeatureMaps, state: Mapping[str, Tensor]) -> _Norms:
     position = {stride: i for i, stride in enumerate(maps.strides)}
     norms: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
@@ -133,11 +152,20 @@ def backbone_to_ours(maps: FeatureMaps, state: Mapping[str, Tensor]) -> dict[str
             rest[key] = value
         elif (stride := 4 * 2 ** int(match[1])) in position:
             norms[f"norms.{position[stride]}.{match[2]}"] = value
-    own_norms = {f"norms.{key}": x for key, x in maps.norms.state_dict().items()}
-    if not any(key.startswith("outnorm") for key in state):
-        norms = own_norms
-    converted = convert_state_dict(maps.model, rest)
-    return {f"model.{key}": x for key, x in converted.items() if key not in maps.dropped_keys} | norms
+    return norms, rest
+
+
+def _norms_of_layers(maps: FeatureMaps, state: Mapping[str, Tensor]) -> _Norms:
+    named = re.compile(r"(?:outnorm_?|norm_layer)(\d+)\.(weight|bias)")
+    found = {key: match for key in state if (match := named.fullmatch(key))}
+    numbers = sorted({int(match[1]) for match in found.values()})
+    norms = {f"norms.{numbers.index(int(match[1]))}.{match[2]}": state[key] for key, match in found.items()}
+    if any(key.startswith("norm_layer") for key in found):
+        last = {f"norms.{len(numbers)}.{part}": state.get(f"ln1.{part}") for part in ("weight", "bias")}
+        norms |= {key: value for key, value in last.items() if value is not None}
+    kept = {f"norms.{level}.": f"norms.{i}." for i, level in enumerate(maps.out_indices)}
+    norms = {kept[key[:8]] + key[8:]: value for key, value in norms.items() if key[:8] in kept}
+    return norms, {key: value for key, value in state.items() if key not in found}
 
 
 def _load(model: Any, state: Mapping[str, Tensor], path: str) -> None:

@@ -23,4 +23,5 @@ TASK = Task(
     options=frozenset({"root"}),
     completes=f"{_HERE}.completing:complete",
     makes_predictor=f"{_HERE}.predictor:trained_classifier",
+    applies_exported=f"{_HERE}.exported:exported_classifier",
 )

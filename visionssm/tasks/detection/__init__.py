@@ -13,4 +13,5 @@ TASK = Task(
     },
     metrics={"DetectionMetric": f"{_HERE}.metric:DetectionMetric"},
     makes_predictor=f"{_HERE}.predictor:trained_detector",
+    applies_exported=f"{_HERE}.exported:exported_detector",
 )

@@ -15,6 +15,7 @@ TASK = Task(
     },
     metrics={"MedicalMetric": f"{_HERE}.metric:MedicalMetric"},
     makes_predictor=f"{_HERE}.predictor:trained_medical_segmenter",
+    applies_exported=f"{_HERE}.exported:exported_medical_segmenter",
     extra="medical",
     packages=("monai", "nibabel"),
 )

@@ -51,10 +51,13 @@ def exportable_segmenter(
     sides = network.only_sides or inference.patch or _usual_sides(network, preparation)
     graph = Probabilities(network).eval()
     how: dict[str, Any] = {
+        "task": "medical",
         "input": f"(B, {network.in_chans}, {', '.join('DHW'[-dims:])}) as preparation makes it",
         "preparation": preparation.plain(),
+        "dims": dims,
         "patch": inference.patch,
         "overlap": inference.overlap,
+        "mirror": inference.mirror or None,
         "threshold": inference.threshold if network.num_classes == 1 else None,
     }
     precise: dict[str, Any] = {}

@@ -3,59 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations
 
 import torch
 from torch import Tensor
 
 from visionssm.extras import needs_extra
+from visionssm.tasks.medical.settings import Inference
 
-
-@dataclass(frozen=True)
-class Inference:
-    """How a network is applied.
-
-    Args:
-        patch: sides of the window, as many as the network has spatial dimensions; None for the whole image at once.
-        overlap: of neighbouring windows, as a part of their sides.
-        mirror: axes of the network's input, counted from 0, along which it is mirrored too; probabilities are averaged.
-        batch: windows or slices at once.
-        threshold: least probability of the foreground, of networks with a single class.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-
-    patch: tuple[int, ...] | None = None
-    overlap: float = 0.5
-    mirror: tuple[int, ...] = ()
-    batch: int = 8
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("patch", "mirror"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, value if value is None else tuple(value))
-        if self.patch is not None and (not self.patch or min(self.patch) < 1):
-            raise ValueError(f"patch={self.patch} must be sides of at least 1")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must be from 0 to below 1, got {self.overlap}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
-
-    def check(self, dims: int) -> None:
-        """Look whether it fits a network of so many spatial dimensions.
-
-        Raises:
-            ValueError: it does not.
-        """
-        if self.patch is not None and len(self.patch) != dims:
-            raise ValueError(f"patch={self.patch} has {len(self.patch)} sides, the network has {dims}")
-        if any(not 0 <= axis < dims for axis in self.mirror):
-            raise ValueError(f"mirror={self.mirror} must be axes from 0 to {dims - 1}")
+__all__ = ["Inference", "likely", "probabilities"]
 
 
 def probabilities(network: Callable[[Tensor], Tensor], inputs: Tensor, dims: int, how: Inference) -> Tensor:

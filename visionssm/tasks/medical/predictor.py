@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import visionssm
 from visionssm.checkpoints import CheckpointError
-from visionssm.data.errors import DatasetError, UnreadableFileError
-from visionssm.drawing import save_picture
+from visionssm.data.errors import DatasetError
 from visionssm.engine.description import (
     arguments_of,
     check_fields,
@@ -24,57 +23,16 @@ from visionssm.engine.description import (
     fields_of,
     rebuilt,
 )
-from visionssm.engine.task import Row, Source, View
+from visionssm.engine.task import View
 from visionssm.heads.medical.segmenter import Segmenter, padded_to_multiples
 from visionssm.tasks.medical.inference import Inference, probabilities
-from visionssm.tasks.medical.pictures import draw, grey_picture
+from visionssm.tasks.medical.pictures import grey_picture
 from visionssm.tasks.medical.preparation import Preparation
-from visionssm.tasks.medical.scan import Scan, read_scan, write_labels
+from visionssm.tasks.medical.results import Segmented, readable_scan
+from visionssm.tasks.medical.scan import Scan
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """Class of every pixel of an image or voxel of a volume.
-
-    Attributes:
-        classes: all class names of the model, the background first.
-        numbers: (*sides) class numbers, of the scan's sides.
-        spacing: of these in mm.
-        is_volume: whether sizes are volumes.
-    """
-
-    classes: Sequence[str]
-    numbers: np.ndarray
-    spacing: Sequence[float]
-    is_volume: bool
-
-    def rows(self) -> list[Row]:
-        """Class, pixels or voxels, and their size, mm³ of a volume, of every class but the background."""
-        unit = float(np.prod(self.spacing))
-        return [(name, count, count * unit) for name, count in self._counts() if count]
-
-    def plain(self) -> dict[str, Any]:
-        """{"classes": [{"class": …, "voxels": …, "mm3": …}]}; of images "pixels" and no size."""
-        unit = float(np.prod(self.spacing))
-        if not self.is_volume:
-            return {"classes": [{"class": name, "pixels": count} for name, count in self._counts()]}
-        return {"classes": [{"class": name, "voxels": count, "mm3": count * unit} for name, count in self._counts()]}
-
-    def save(self, folder: Path, source: Source) -> None:
-        """Write the image with its classes in colours; of a volume the slices with most foreground."""
-        drawn = draw(source.sample.pixels, {"predicted": self.numbers}, self.classes)
-        save_picture(drawn, folder / f"{source.name}.png")
-
-    def save_masks(self, folder: Path, source: Source) -> None:
-        """Write a PNG label image, or a NIfTI file with the affine and header of the scan."""
-        write_labels(self.numbers, source.sample, folder / source.name.removesuffix(".nii"))
-
-    def _counts(self) -> list[tuple[str, int]]:
-        counts = np.bincount(self.numbers.ravel(), minlength=len(self.classes))
-        return [(name, int(counts[number])) for number, name in enumerate(self.classes) if number > 0]
 
 
 @dataclass(frozen=True)
@@ -105,19 +63,8 @@ class MedicalSegmenter:
             raise ValueError("threshold does not apply here: with several classes the most probable one is taken")
 
     def read(self, path: Path) -> Scan:
-        """A NIfTI volume or an image; see `read_scan`."""
-        scan = read_scan(path, self.preparation.channels)
-        if self.model.spatial_dims == 3 and scan.pixels.ndim == 3:
-            raise UnreadableFileError(path, "it is an image; the model is of volumes (.nii, .nii.gz)")
-        if self.preparation.intensity == "fixed":
-            low, high = float(scan.pixels.min()), float(scan.pixels.max())
-            if 0 < high - low < _LEAST_RANGE * self.preparation.std:
-                raise UnreadableFileError(
-                    path,
-                    f"its values go from {low:.4g} to {high:.4g}, but those of the training have a mean of "
-                    f"{self.preparation.mean:g} and a standard deviation of {self.preparation.std:g}; scale it to them",
-                )
-        return scan
+        """A NIfTI volume or an image; see `readable_scan`."""
+        return readable_scan(path, self.preparation, self.model.spatial_dims)
 
     def __call__(self, scans: Sequence[Scan]) -> list[Segmented]:
         """Classes of every scan, at its own grid."""
@@ -168,7 +115,6 @@ class _EncoderMaps(nn.Module):
         return self.network.encoded(padded_to_multiples(image, self.network.stride, self.network.least_cells))
 
 
-_LEAST_RANGE = 0.1  # of the training's standard deviations; below, all that a network sees is one grey
 _PREPARATION = [field.name for field in fields(Preparation)]
 _INFERENCE = [field.name for field in fields(Inference)]
 

@@ -57,5 +57,5 @@ def exportable_openmmlab_segmentor(segmentor: nn.Module, classes: Sequence[str])
     if not isinstance(model.decode_head, nn.Module) or isinstance(model.decode_head, nn.ModuleList):
         raise ExportError(f"a {type(model).__name__} of mmseg, whose heads follow each other, has no form for export")
     window = model.test_cfg.get("crop_size") if model.test_cfg.get("mode") == "slide" else None
-    about = description(classes, input="(B, 3, H, W) in [0, 1]", window=window)
+    about = description(classes, task="mmseg", input="(B, 3, H, W) in [0, 1]", window=window)
     return exportable_segmentor(Scores(segmentor), about)

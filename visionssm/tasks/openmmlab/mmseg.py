@@ -13,4 +13,5 @@ TASK = Task(
     packages=("mmcv", "mmseg"),
     prepares=("visionssm.integrations.openmmlab", f"{_HERE}.scopes"),
     makes_predictor=f"{_HERE}.predictor:trained",
+    applies_exported="images are resized and labels mapped back by mmseg's pipeline, which is not in the file",
 )

@@ -22,4 +22,5 @@ TASK = Task(
         "image": "of sweeps: the camera's picture, which boxes are drawn on; needs --calib",
     },
     makes_predictor=f"{_HERE}.predictor:trained_point_cloud_detector",
+    applies_exported="a sweep becomes voxels before the network, and that step is not in an ONNX file",
 )

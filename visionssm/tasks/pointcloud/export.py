@@ -81,7 +81,9 @@ def exportable_detector(detector: LionDetector, classes: Sequence[str]) -> Expor
         classes: class names.
     """
     network = FoundInCloud(detector).eval()
-    about = description(classes, input=f"(N, {detector.point_features}) points, x y z in metres and further numbers")
+    about = description(
+        classes, task="pointcloud", input=f"(N, {detector.point_features}) points, x y z in metres and further numbers"
+    )
     with torch.no_grad():
         network(torch.zeros(1, detector.point_features))  # makes the tables that depend on nothing
     return Exportable(
@@ -118,7 +120,11 @@ def exportable_map_network(detector: LionDetector, classes: Sequence[str]) -> Ex
     example = torch.zeros(1, channels, height, width)
     with torch.no_grad():
         network(example)  # makes the anchors
-    about = description(classes, input="(1, C·Z, Y, X) features of voxels, channel c·Z + z, 0 where there is no voxel")
+    about = description(
+        classes,
+        task="pointcloud",
+        input="(1, C·Z, Y, X) features of voxels, channel c·Z + z, 0 where there is no voxel",
+    )
     return Exportable(
         network,
         outputs=("boxes", "scores"),

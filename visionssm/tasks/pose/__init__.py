@@ -17,4 +17,5 @@ TASK = Task(
         "detector": "of pose estimation: a checkpoint of a detection task, which finds the people",
     },
     makes_predictor=f"{_HERE}.predictor:trained_pose_estimator",
+    applies_exported=f"{_HERE}.exported:exported_keypoint_finder",
 )

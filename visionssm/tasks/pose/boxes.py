@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
-from visionssm.checkpoints import CheckpointError
 from visionssm.data.coco import LARGEST
 from visionssm.data.errors import DatasetError
 from visionssm.data.masks import is_number
 from visionssm.data.problems import Problems
-from visionssm.engine.checkpoint import read_trained
-from visionssm.engine.description import description_of
+from visionssm.engine.exported import ExportedFileError, is_exported, load_exported
 from visionssm.engine.task import find_task, task_names
 
 _HELP = (
@@ -138,22 +135,18 @@ class DetectedBoxes:
     """Boxes that a trained detector finds.
 
     Args:
-        path: a checkpoint of a detection task.
+        path: a checkpoint of a detection task, or an exported file of one.
         threshold: least score; None for the detector's own.
     Raises:
-        CheckpointError: it is of no known task, or of one that finds no boxes.
+        CheckpointError, ExportedFileError: (ValueErrors) it is of no known task, or of one that finds no boxes.
         FileNotFoundError: there is no such file.
     """
 
     def __init__(self, path: Path, threshold: float | None) -> None:
-        checkpoint = read_trained(path)
-        name = description_of(checkpoint).get("task") if isinstance(checkpoint, Mapping) else None
-        if not isinstance(name, str) or name not in task_names():
-            raise CheckpointError(f"--detector: {str(path)!r} was not written by the training of a known task")
-        predictor: Any = find_task(name).predictor(checkpoint)
-        if not {"class", "score", "left", "top", "right", "bottom"} <= set(predictor.columns):
-            raise CheckpointError(
-                f"--detector: {str(path)!r} is of the task {name!r}, which finds no boxes; give a detector's checkpoint"
+        predictor: Any = load_exported(path) if is_exported(path) else _trained(path)
+        if not set(predictor.columns) >= _OF_A_DETECTOR:
+            raise ExportedFileError(
+                f"--detector: {str(path)!r} is of a task which finds no boxes; give a detector's file"
             )
         if threshold is not None and any(field.name == "threshold" for field in fields(predictor)):
             predictor = replace(predictor, threshold=threshold)
@@ -175,8 +168,7 @@ class DetectedBoxes:
                 f"but key points are of {', '.join(classes)}"
             )
         sample = self.predictor.read(path)
-        with torch.inference_mode():
-            (result,) = self.predictor([sample])
+        (result,) = self.predictor([sample])
         objects = result.plain()["objects"]
         chosen = [
             (list(x["box"]), float(x["score"]), str(x["class"]) if x["class"] in classes else "")
@@ -184,6 +176,49 @@ class DetectedBoxes:
             if x["class"] in wanted and x["score"] >= least and _overlaps(x["box"], image.size)
         ]
         return _boxes(chosen)
+
+
+NO_BOXES = (
+    "key points are found in people's boxes: give a file of them, --boxes boxes.json, or a detector's checkpoint or "
+    "exported file, --detector best.pth"
+)
+
+
+def people_of(boxes: Path | None, detector: Path | None, threshold: float | None) -> ListedBoxes | DetectedBoxes | None:
+    """What tells where people are, if anything does.
+
+    Raises:
+        ValueError: both are given, or the threshold is out of range; and see the two classes.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be from 0 to 1, got {threshold}")
+    if boxes is not None and detector is not None:
+        raise ValueError("boxes and detector both say where people are; give one of them")
+    if boxes is not None:
+        return ListedBoxes(Path(boxes))
+    return None if detector is None else DetectedBoxes(Path(detector), threshold)
+
+
+_OF_A_DETECTOR = {"class", "score", "left", "top", "right", "bottom"}
+
+
+def _trained(path: Path) -> Any:
+    """The predictor of a detector's checkpoint."""
+    # PyTorch is not imported where an exported file says where people are.
+    from visionssm.checkpoints import CheckpointError
+    from visionssm.engine.checkpoint import read_trained
+    from visionssm.engine.description import description_of
+
+    checkpoint = read_trained(path)
+    name = description_of(checkpoint).get("task") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(name, str) or name not in task_names():
+        raise CheckpointError(f"--detector: {str(path)!r} was not written by the training of a known task")
+    predictor: Any = find_task(name).predictor(checkpoint)
+    if not set(predictor.columns) >= _OF_A_DETECTOR:
+        raise CheckpointError(
+            f"--detector: {str(path)!r} is of the task {name!r}, which finds no boxes; give a detector's checkpoint"
+        )
+    return predictor
 
 
 def _entries(content: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

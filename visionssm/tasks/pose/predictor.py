@@ -16,82 +16,20 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
 from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.data.keypoints import Skeleton
-from visionssm.drawing import save_picture
 from visionssm.engine.description import arguments_of, class_names_of, description_of, fields_of, rebuilt
-from visionssm.engine.task import Row, Source, View
+from visionssm.engine.task import View
 from visionssm.heads.pose import affine
 from visionssm.heads.pose.heatmap import PoseNetwork
 from visionssm.heads.pose.registry import VARIANTS, create_pose
-from visionssm.tasks.pose.boxes import Boxes, DetectedBoxes, ListedBoxes
+from visionssm.tasks.pose.boxes import NO_BOXES, Boxes, DetectedBoxes, ListedBoxes, people_of
 from visionssm.tasks.pose.crops import Crop, cut, heat_maps, placed, shown
-from visionssm.tasks.pose.evaluation import LEAST_SCORE, rescored
-from visionssm.tasks.pose.pictures import draw_people
+from visionssm.tasks.pose.results import FoundPeople, Photo, found_people
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
 
 _MOST_CROPS = 64
 """Crops that go through the network at once: images may have hundreds of people."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An image and the file that it was read from."""
-
-    image: Image.Image
-    path: Path
-
-
-@dataclass(frozen=True)
-class FoundPeople:
-    """Key points of everybody in an image, in the order of the boxes.
-
-    Attributes:
-        skeleton: of the points.
-        names: (n,) class of everybody.
-        numbers: (n,) of these classes, from 1; COCO's ids of categories in the simplest case.
-        boxes: (n, 4) left, top, right, bottom in pixels.
-        scores: (n,) of everybody: that of the box times the mean of those of the points.
-        points: (n, K, 3) x, y and score.
-    """
-
-    skeleton: Skeleton
-    names: Sequence[str]
-    numbers: Sequence[int]
-    boxes: np.ndarray
-    scores: np.ndarray
-    points: np.ndarray
-
-    def rows(self) -> list[Row]:
-        """Person, name of the point, x, y and score of every point."""
-        return [
-            (number, name, round(x, 1), round(y, 1), score)
-            for number, person in enumerate(self.points.tolist(), start=1)
-            for name, (x, y, score) in zip(self.skeleton.names, person, strict=True)
-        ]
-
-    def plain(self) -> dict[str, Any]:
-        """{"objects": [COCO's result with `category_id`, `keypoints` (x1, y1, score1, …), `score`; `class`, `box`]}."""
-        return {
-            "objects": [
-                {
-                    "category_id": self.numbers[place],
-                    "keypoints": self.points[place].reshape(-1).tolist(),
-                    "score": float(self.scores[place]),
-                    "class": self.names[place],
-                    "box": self.boxes[place].tolist(),
-                }
-                for place in range(len(self.points))
-            ]
-        }
-
-    def save(self, folder: Path, source: Source) -> None:
-        """Write the image with boxes and skeletons."""
-        names = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        drawn = draw_people(
-            source.sample.image, list(self.points), self.skeleton, self.boxes.tolist(), names, threshold=LEAST_SCORE
-        )
-        save_picture(drawn, folder / f"{source.name}.png")
 
 
 @dataclass(frozen=True)
@@ -123,14 +61,7 @@ class KeypointFinder:
     people: ListedBoxes | DetectedBoxes | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
-        if self.boxes is not None and self.detector is not None:
-            raise ValueError("boxes and detector both say where people are; give one of them")
-        if self.boxes is not None:
-            object.__setattr__(self, "people", ListedBoxes(Path(self.boxes)))
-        if self.detector is not None:
-            object.__setattr__(self, "people", DetectedBoxes(Path(self.detector), self.threshold))
+        object.__setattr__(self, "people", people_of(self.boxes, self.detector, self.threshold))
 
     def read(self, path: Path) -> Photo:
         """An image file; see `read_image`."""
@@ -143,15 +74,13 @@ class KeypointFinder:
             ValueError: nothing says where people are; (DatasetError) the file of boxes does not name an image.
         """
         if self.people is None:
-            raise ValueError(
-                "key points are found in people's boxes: give a file of them, --boxes boxes.json, or a detector's "
-                "checkpoint, --detector best.pth"
-            )
-        if isinstance(self.people, DetectedBoxes):
+            raise ValueError(NO_BOXES)
+        if isinstance(self.people, DetectedBoxes) and self.people.predictor.model is not None:
             self.people.predictor.model.to(self._place)
         results = []
         for photo in photos:
-            boxes = self.people.boxes_of(photo.path, photo.image, self.classes, self.threshold or 0.0)
+            with torch.inference_mode():
+                boxes = self.people.boxes_of(photo.path, photo.image, self.classes, self.threshold or 0.0)
             results.append(self.found_in(photo.image, boxes))
         return results
 
@@ -168,10 +97,7 @@ class KeypointFinder:
             regions = zip(centres[chosen], scales[chosen], strict=True)
             crops = torch.stack([self._cut(image, *region) for region in regions])
             points[chosen] = placed(self.maps(crops), centres[chosen], scales[chosen], self.crop.size)
-        names = [name or self.classes[0] for name in boxes.names]
-        numbers = [self.classes.index(name) + 1 for name in names]
-        scores = rescored(boxes.scores, points[..., 2])
-        return FoundPeople(self.skeleton, names, numbers, boxes.places, scores, points)
+        return found_people(self.skeleton, self.classes, boxes, points)
 
     def _cut(self, image: Image.Image, centre: np.ndarray, scale: np.ndarray) -> Tensor:
         return cut(image, affine.matrix(centre, scale, 0.0, self.crop.size), self.crop.size)
@@ -213,9 +139,12 @@ class KeypointFinder:
         about = description(
             self.classes,
             first=1,
+            task="pose",
             input="(B, 3, H, W), (RGB − mean) / std of 0…255, sides multiples of 32",
             keypoints=list(self.skeleton.names),
             flip_pairs=[list(pair) for pair in self.skeleton.flip_pairs],
+            skeleton=self.skeleton.plain(),
+            flip_test=self.flip_test,
             crop=self.crop.plain(),
         )
         return replace(exportable_pose(self.model, about), shape=(1, 3, *self.crop.size))

@@ -13,4 +13,5 @@ TASK = Task(
     },
     metrics={"RestorationMetric": f"{_HERE}.metric:RestorationMetric"},
     makes_predictor=f"{_HERE}.predictor:trained_restorer",
+    applies_exported=f"{_HERE}.exported:exported_restorer",
 )

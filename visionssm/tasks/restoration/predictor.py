@@ -15,64 +15,23 @@ from torch import Tensor, nn
 import visionssm
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
-from visionssm.data.images import UnreadableImageError
-from visionssm.drawing import save_picture
 from visionssm.engine.description import arguments_of, description_of, fields_of, rebuilt
-from visionssm.engine.task import Row, Source, View
+from visionssm.engine.task import View
 from visionssm.heads.restoration import MambaIR
 from visionssm.tasks.restoration.degradations import degradation_of
 from visionssm.tasks.restoration.inference import Tiling, restored
-from visionssm.tasks.restoration.photo import Photo, quantised, read_photo, write_png
-from visionssm.tasks.restoration.pictures import comparison
-from visionssm.tasks.restoration.resize import resized
+from visionssm.tasks.restoration.photo import Photo
+from visionssm.tasks.restoration.results import (
+    COLUMNS,
+    TO_YCC,
+    OfPixels,
+    RestoredImage,
+    photo_to_restore,
+    restored_photo,
+)
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
-
-MOST_PIXELS = 2**27
-"""Of a result: 1.6 GB in float32, which is needed once more for a moment."""
-
-_ENDING = ".restored.png"
-_TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JFIF's
-
-
-@dataclass(frozen=True)
-class RestoredImage:
-    """What was made of an image file.
-
-    Attributes:
-        pixels: (H, W, C) uint8 or uint16, with alpha as the last of two or four channels.
-        before: the image that it was made of.
-    """
-
-    pixels: np.ndarray
-    before: Photo
-
-    def rows(self) -> list[Row]:
-        """Width, height and bits of a value."""
-        return [(self.pixels.shape[1], self.pixels.shape[0], 8 * self.pixels.itemsize)]
-
-    def plain(self) -> dict[str, Any]:
-        """{"width": …, "height": …, "bits": …}."""
-        return dict(zip(Restorer.columns, self.rows()[0], strict=True))
-
-    def save(self, folder: Path, source: Source) -> None:
-        """Write NAME.png, and NAME_comparison.png with what it was before on the left."""
-        write_png(self.pixels, folder / f"{source.name}.png", self.before.icc)
-        save_picture(self.compared(), folder / f"{source.name}_comparison.png")
-
-    def save_beside(self, path: Path) -> None:
-        """Write photo.jpg.restored.png beside photo.jpg."""
-        write_png(self.pixels, path.with_name(path.name + _ENDING), self.before.icc)
-
-    def compared(self) -> Any:
-        """The image before, enlarged by bicubic interpolation where that was small, and after."""
-        scale = self.pixels.shape[0] // self.before.pixels.shape[0]
-        colours = self.pixels[..., : self.before.pixels.shape[2]]
-        if colours.dtype == np.uint16:
-            colours = (colours >> 8).astype(np.uint8)
-        before = quantised(resized(self.before.pixels, scale), 8)
-        return comparison({"bicubic" if scale > 1 else "before": before, "restored": colours})
 
 
 @dataclass(frozen=True)
@@ -85,7 +44,7 @@ class Restorer:
         tile, overlap: how large images are cut; see `Tiling`.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("width", "height", "bits")
+    columns: ClassVar[tuple[str, ...]] = COLUMNS
     writes_beside: ClassVar[bool] = True
 
     model: MambaIR
@@ -97,39 +56,13 @@ class Restorer:
         Tiling(self.tile, self.overlap)  # checks them
 
     def read(self, path: Path) -> Photo:
-        """An image file as it is stored; see `read_photo`.
-
-        Raises:
-            UnreadableImageError: (a ValueError) with the reason; also of results of this, so that a folder that is
-                restored twice does not grow.
-        """
-        if path.name.endswith(_ENDING):
-            raise UnreadableImageError(path, "its name is that of a restored image; rename it to restore it once more")
-        return read_photo(path, MOST_PIXELS // self.model.scale**2)
+        """An image file as it is stored; see `photo_to_restore`."""
+        return photo_to_restore(path, self.model.scale)
 
     def __call__(self, photos: Sequence[Photo]) -> list[RestoredImage]:
-        """Every photo restored, in its own precision; transparency is enlarged by bicubic interpolation.
-
-        Networks of grey images restore the luma of colours, and the chroma is enlarged likewise; those of colours
-        restore grey images as colours whose channels are averaged.
-        """
-        return [self._restored(photo) for photo in photos]  # one by one, as their sizes differ
-
-    def _restored(self, photo: Photo) -> RestoredImage:
-        scale, channels = self.model.scale, photo.pixels.shape[2]
-        if channels == self.model.in_chans:
-            found = self._found(photo.pixels)
-        elif channels == 1:
-            found = self._found(photo.pixels.repeat(3, 2)).mean(2, keepdims=True)
-        else:
-            ycc = photo.pixels @ _TO_YCC.T.astype(np.float32)
-            luma = self._found(ycc[..., :1])
-            ycc = np.concatenate([luma, resized(ycc[..., 1:], scale)], 2)
-            found = ycc @ np.linalg.inv(_TO_YCC).T
-        parts = [found]
-        if photo.alpha is not None:
-            parts.append(resized(photo.alpha, scale)[..., None])
-        return RestoredImage(np.concatenate([quantised(part, photo.bits) for part in parts], 2), photo)
+        """Every photo restored; see `restored_photo`."""
+        network = OfPixels(self.model.in_chans, self.model.scale, self._found)
+        return [restored_photo(photo, network) for photo in photos]  # one by one, as their sizes differ
 
     def _found(self, pixels: np.ndarray) -> np.ndarray:
         place = next(self.model.parameters()).device
@@ -143,7 +76,7 @@ class Restorer:
         def prepare(photo: Photo, size: Sequence[int] | None) -> Tensor:
             pixels = photo.pixels
             if pixels.shape[2] != self.model.in_chans:
-                pixels = pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels @ _TO_YCC[:1].T.astype(np.float32)
+                pixels = pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels @ TO_YCC[:1].T.astype(np.float32)
             image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
             return image if size is None else F.interpolate(image, tuple(size), mode="bilinear", antialias=True)
 
@@ -156,7 +89,14 @@ class Restorer:
         """What `export_onnx` and `export_archive` take: an image in [0, 1] to `restored`, any sides."""
         from visionssm.integrations.export import Exportable, description
 
-        about = description((), input=f"(B, {self.model.in_chans}, H, W) in [0, 1]", degradation=self.degradation)
+        about = description(
+            (),
+            task="restoration",
+            input=f"(B, {self.model.in_chans}, H, W) in [0, 1]",
+            degradation=self.degradation,
+            tile=self.tile,
+            overlap=self.overlap,
+        )
         return Exportable(
             self.model,
             outputs=("restored",),

@@ -13,4 +13,5 @@ TASK = Task(
     },
     metrics={"SegmentationMetric": f"{_HERE}.metric:SegmentationMetric"},
     makes_predictor=f"{_HERE}.predictor:trained_segmenter",
+    applies_exported=f"{_HERE}.exported:exported_segmenter",
 )

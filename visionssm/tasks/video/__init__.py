@@ -11,4 +11,5 @@ TASK = Task(
     metrics={"NextFrameMetric": f"{_HERE}.metric:NextFrameMetric"},
     hooks={"PredictedFramesHook": f"{_HERE}.pictures:PredictedFramesHook"},
     makes_predictor=f"{_HERE}.predictor:trained_next_frame",
+    applies_exported="an exported file gives the next frame of each of a clip, and the checkpoint continues it",
 )

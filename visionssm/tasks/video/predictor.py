@@ -151,7 +151,7 @@ class NextFrames:
             can_open=False,
             refused={"onnx": "its states are complex numbers, which ONNX has not; --format pt2 can hold it"},
             shape=(1, self.context, _USUAL_SIDE, _USUAL_SIDE, self.model.config.channels),
-            about=description((), input="(1, T, H, W, C) in [-1, 1]", context=self.context),
+            about=description((), task="video", input="(1, T, H, W, C) in [-1, 1]", context=self.context),
         )
 
 

@@ -13,4 +13,5 @@ TASK = Task(
     },
     metrics={"VideoClassificationMetric": f"{_HERE}.metric:VideoClassificationMetric"},
     makes_predictor=f"{_HERE}.predictor:trained_video_classifier",
+    applies_exported=f"{_HERE}.exported:exported_video_classifier",
 )

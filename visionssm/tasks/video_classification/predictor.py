@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,9 @@ from visionssm.backbones.videomamba import VIDEO_VARIANTS, VideoMamba, create_vi
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
 from visionssm.data.videos import open_video
-from visionssm.drawing import save_picture, with_title
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
-from visionssm.engine.task import Source, View
-from visionssm.tasks.classification.predictor import ClassResult
-from visionssm.tasks.video_classification.pictures import strip_of
+from visionssm.engine.task import View
+from visionssm.tasks.video_classification.results import Clip, VideoClass
 from visionssm.tasks.video_classification.views import Views, checked
 
 if TYPE_CHECKING:
@@ -31,29 +29,6 @@ _FIELDS = (
     *("name", "num_classes", "in_chans", "drop_rate", "drop_path_rate", "global_pool", "num_frames", "img_size"),
     *("tubelet_size", "patch_size", "embed_dim", "depth", "d_state"),
 )
-
-
-class Clip(NamedTuple):
-    """A video as the network takes it.
-
-    Attributes:
-        inputs: (V, C, T, H, W) normalised views.
-        frames: (T, H, W, 3) bytes of the middle view, to be looked at.
-    """
-
-    inputs: Tensor
-    frames: Any
-
-
-@dataclass(frozen=True)
-class VideoClass(ClassResult):
-    """The best classes of a video, best first, with their probabilities."""
-
-    def save(self, folder: Path, source: Source) -> None:
-        """Write NAME.png: frames side by side, below the best class."""
-        name, score = self.best[0]
-        strip = with_title(strip_of(source.sample.frames), f"{name} {score:.2f}")
-        save_picture(strip, folder / f"{source.name}.png")
 
 
 @dataclass(frozen=True)
@@ -122,7 +97,10 @@ class VideoPredictor:
         from visionssm.integrations.export import Exportable, description
 
         about = description(
-            self.classes, input="(B, C, T, H, W), (RGB or grey in [0, 1] - mean) / std", **self.views.plain()
+            self.classes,
+            task="video_classification",
+            input="(B, C, T, H, W), (RGB or grey in [0, 1] - mean) / std",
+            **self.views.plain(),
         )
         return Exportable(
             self.model, outputs=("scores",), input="clip", axes={0: "batch"}, shape=(1, *self.views.shape), about=about

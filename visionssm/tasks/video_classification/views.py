@@ -1,90 +1,43 @@
-"""From a video to what a network takes: frames of equal segments, random changes, and the views of an evaluation.
-
-Frames are chosen as in temporal segment networks (Wang et al. 2016, arXiv 1608.00859): one of each of T equal parts.
-"""
+"""From a video to what a network takes: random changes, and the views of an evaluation; see `.settings`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import v2
 
 from visionssm.data.errors import DatasetError
-from visionssm.data.spelling import closest
 from visionssm.data.videos import Video
+from visionssm.tasks.video_classification.settings import (
+    MAX_FRAMES,
+    MAX_SIDE,
+    MAX_VIEWS,
+    ViewSettings,
+    checked,
+    segment_frames,
+)
 
-MAX_FRAMES, MAX_SIDE, MAX_VIEWS = 512, 1024, 64
-
-
-def segment_frames(frames: int, count: int, places: np.ndarray | float) -> list[int]:
-    """A frame of each of so many equal segments of a video.
-
-    Args:
-        frames: of the video; where they are fewer than the segments, some are taken several times.
-        count: T, the segments.
-        places: where in its segment a frame is taken, from 0 to less than 1; a number for each, or one for all.
-    """
-    numbers = np.floor((np.arange(count) + places) * (frames / count)).astype(int)
-    return numbers.clip(0, frames - 1).tolist()
+__all__ = [
+    "MAX_FRAMES",
+    "MAX_SIDE",
+    "MAX_VIEWS",
+    "Augmentation",
+    "Views",
+    "as_clip",
+    "checked",
+    "checked_augmentation",
+    "segment_frames",
+]
 
 
 @dataclass(frozen=True)
-class Views:
-    """How a video is looked at when it is classified.
-
-    Attributes:
-        frames: T, of a clip.
-        size: side of the square that is shown.
-        channels: 3 for RGB, 1 for grey.
-        clips: that are taken of a video, evenly shifted within the segments.
-        crops: of a clip: 1 in the middle, or 3 along the longer side.
-        mean, std: of every channel, of values from 0 to 1.
-
-    Raises:
-        DatasetError: a value is out of range.
-    """
-
-    frames: int = 8
-    size: int = 224
-    channels: int = 3
-    clips: int = 1
-    crops: int = 1
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
-
-    def __post_init__(self) -> None:
-        for name, most in (("frames", MAX_FRAMES), ("size", MAX_SIDE), ("clips", MAX_VIEWS)):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise DatasetError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
-        if self.channels not in (1, 3):
-            raise DatasetError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels!r}")
-        if self.crops not in (1, 3):
-            raise DatasetError(f"crops must be 1 or 3, got {self.crops!r}")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, Sequence) or len(values) != self.channels:
-                raise DatasetError(f"{name} must be {self.channels} numbers, one per channel, got {values!r}")
-            if not all(isinstance(x, (int, float)) and np.isfinite(x) for x in values):
-                raise DatasetError(f"{name} must be finite numbers, got {values!r}")
-            object.__setattr__(self, name, tuple(float(x) for x in values))
-        if not all(x > 0 for x in self.std):
-            raise DatasetError(f"std must be positive, got {self.std!r}")
-
-    def plain(self) -> dict[str, Any]:
-        """The same in plain types."""
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(self).items()}
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of a clip."""
-        return self.channels, self.frames, self.size, self.size
+class Views(ViewSettings):
+    __doc__ = ViewSettings.__doc__
 
     def __call__(self, video: Video) -> Tensor:
         """(clips·crops, C, T, size, size) normalised views of a video.
@@ -92,7 +45,7 @@ class Views:
         Raises:
             UnreadableFileError: it cannot be decoded.
         """
-        chosen = [segment_frames(video.frames, self.frames, (k + 0.5) / self.clips) for k in range(self.clips)]
+        chosen = self.chosen(video.frames)
         numbers = sorted({number for clip in chosen for number in clip})
         frames = as_clip(video.read(numbers), self.channels)  # each is decoded once
         places = {number: place for place, number in enumerate(numbers)}
@@ -101,10 +54,7 @@ class Views:
 
     def _crops(self, frames: Tensor) -> list[Tensor]:
         """The largest squares of (T, C, H, W) frames, as (T, C, size, size)."""
-        height, width = frames.shape[-2:]
-        side = min(height, width)
-        parts = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
-        corners = [(round((height - side) * part), round((width - side) * part)) for part in parts]
+        side, corners = self.squares(*frames.shape[-2:])
         size = [self.size, self.size]
         return [v2.functional.resized_crop(frames, top, left, side, side, size) for top, left in corners]
 
@@ -193,18 +143,3 @@ def checked_augmentation(given: Mapping[str, Any] | None) -> Augmentation | None
         DatasetError: a field is unknown or out of range.
     """
     return None if given is None else checked(Augmentation, "augment", given)
-
-
-def checked(kind: Any, what: str, given: Mapping[str, Any]) -> Any:
-    """A dataclass of these fields.
-
-    Raises:
-        DatasetError: a field is unknown or out of range.
-    """
-    if not isinstance(given, Mapping):
-        raise DatasetError(f"{what} must be a dict, got {given!r}")
-    known = [field.name for field in fields(kind)]
-    for key in given:
-        if key not in known:
-            raise DatasetError(f"{what} has the unknown key {key!r}; closest: {closest(str(key), known)}")
-    return kind(**given)

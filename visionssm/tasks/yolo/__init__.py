@@ -10,4 +10,5 @@ TASK = Task(
     datasets={"MosaicDetection": f"{_HERE}.data:MosaicDetection"},
     hooks={"CloseMosaicHook": f"{_HERE}.hooks:CloseMosaicHook"},
     makes_predictor=f"{_HERE}.predictor:trained_yolo",
+    applies_exported=f"{_HERE}.exported:exported_yolo",
 )

@@ -9,19 +9,10 @@ import torch
 from torch import Tensor
 
 from visionssm.heads.yolo import Objects, suppress_batch
+from visionssm.tasks.yolo.letterbox import check_size
 from visionssm.tasks.yolo.transforms import letterboxed
 
-_LARGEST_SIDE = 4096
-
-
-def check_size(size: Any) -> None:
-    """Refuse a side that no image can be scaled to.
-
-    Raises:
-        ValueError: it is no multiple of 32 from 32 to 4096.
-    """
-    if type(size) is not int or not 32 <= size <= _LARGEST_SIDE or size % 32:
-        raise ValueError(f"size={size!r} must be a multiple of 32 from 32 to {_LARGEST_SIDE}")
+__all__ = ["check_size", "found_objects"]
 
 
 def found_objects(

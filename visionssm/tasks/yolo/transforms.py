@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GREY = 114 / 255
+from visionssm.tasks.yolo.letterbox import GREY, filled, fitted
 
 _LEAST_SIDE = 2.0
 _LEAST_AREA_LEFT = 0.1
@@ -65,8 +65,7 @@ class LetterBox(NamedTuple):
 def scaled(image: Tensor, side: int) -> Tensor:
     """(3, H, W) with the longer side as long as given, and the other in proportion, at least 1."""
     height, width = image.shape[1:]
-    ratio = side / max(height, width)
-    shape = max(1, round(height * ratio)), max(1, round(width * ratio))
+    shape = fitted(height, width, side)
     if shape == (height, width):
         return image
     return F.interpolate(image[None], shape, mode="bilinear", antialias=True)[0].clamp(0, 1)
@@ -88,10 +87,10 @@ def letterboxed(image: Tensor, side: int, multiple: int = 32, *, square: bool = 
     """
     small = scaled(image, side)
     height, width = small.shape[1:]
-    bottom, right = (side, side) if square else (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-    filled = F.pad(small, (0, right - width, 0, bottom - height), value=GREY)
+    bottom, right = (side, side) if square else filled(height, width, multiple)
+    boxed = F.pad(small, (0, right - width, 0, bottom - height), value=GREY)
     size = image.shape[1], image.shape[2]
-    return LetterBox(filled, (width / size[1], height / size[0]), size)
+    return LetterBox(boxed, (width / size[1], height / size[0]), size)
 
 
 def mosaic(scenes: Sequence[Scene], side: int, centre: tuple[int, int]) -> Scene:

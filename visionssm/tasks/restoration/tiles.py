@@ -1,0 +1,87 @@
+"""Images of any size in tiles that overlap, and the tiles together again; without PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut.
+
+    Args:
+        tile: longest side of a tile in pixels of the image; None for the whole image at once.
+        overlap: pixels that neighbouring tiles share, at least. A quarter of them at either end is left out, and over
+            the half between one tile fades into the next.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    tile: int | None = 256
+    overlap: int = 32
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and (type(self.tile) is not int or self.tile < 8):
+            raise ValueError(f"tile must be a whole number of pixels, at least 8, or None, got {self.tile!r}")
+        if type(self.overlap) is not int or not 0 <= 2 * self.overlap <= (self.tile or math.inf):
+            raise ValueError(f"overlap={self.overlap!r} must be a whole number, from 0 to half of tile={self.tile}")
+
+    def starts(self, side: int) -> tuple[list[int], int]:
+        """First pixels of the tiles along a side of the image, evenly spread, and their length."""
+        if self.tile is None or side <= self.tile:
+            return [0], side
+        count = math.ceil((side - self.overlap) / (self.tile - self.overlap))
+        return [round(n * (side - self.tile) / (count - 1)) for n in range(count)], self.tile
+
+
+def tiled(
+    network: Callable[[int, int, int, int], np.ndarray], shape: tuple[int, int, int], scale: int, how: Tiling
+) -> np.ndarray:
+    """What a network makes of the tiles of an image, where one fades into the next.
+
+    Args:
+        network: top, left, rows and columns of a tile to the (C, scale·rows, scale·columns) that it becomes.
+        shape: (C, H, W) of the image.
+        scale: of the network.
+        how: see `Tiling`.
+    Returns:
+        (C, scale·H, scale·W) float32.
+    """
+    channels, height, width = shape
+    (tops, rows), (lefts, columns) = how.starts(height), how.starts(width)
+    down, across = _shares(tops, rows, scale), _shares(lefts, columns, scale)
+    total = np.zeros((channels, scale * height, scale * width), np.float32)
+    for (top, vertical), (left, horizontal) in itertools.product(
+        zip(tops, down, strict=True), zip(lefts, across, strict=True)
+    ):
+        place = total[:, scale * top : scale * (top + rows), scale * left : scale * (left + columns)]
+        place += network(top, left, rows, columns) * vertical[:, None] * horizontal
+    return total
+
+
+def _shares(starts: list[int], length: int, scale: int) -> list[np.ndarray]:
+    """How much every pixel of every tile along a side counts; they add up to 1 at every pixel of the image."""
+    size, ends = scale * length, [scale * (start + length) for start in starts]
+    shares = []
+    for number, start in enumerate(starts):
+        pixels = np.arange(size, dtype=np.float32) + np.float32(scale * start + 0.5)
+        share = np.ones(size, np.float32)
+        if number > 0:
+            share = share * _fade(pixels, scale * start, ends[number - 1])
+        if number < len(starts) - 1:
+            share = share * (1 - _fade(pixels, scale * starts[number + 1], ends[number]))
+        shares.append(share)
+    return shares
+
+
+def _fade(pixels: np.ndarray, start: int, end: int) -> np.ndarray:
+    """From 0 to 1 over the middle half of the pixels that two tiles share."""
+    quarter = (end - start) / 4
+    faded: np.ndarray = ((pixels - np.float32(start + quarter)) / np.float32(max(2 * quarter, 1e-6))).clip(0, 1)
+    return faded
