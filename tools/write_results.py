@@ -12,7 +12,7 @@ from visionssm.catalogue import entries, results
 from visionssm.files import complete_or_absent
 
 ROOT = Path(__file__).parents[1]
-SPEEDS = [ROOT / "docs" / "benchmarks" / name for name in ("models.json", "models_one_thread.json")]
+SPEEDS = [ROOT / "docs" / "benchmarks" / f"{name}.json" for name in ("models", "models_large", "models_one_thread")]
 PATH = ROOT / "results" / "results-imagenet.csv"
 FIGURE = ROOT / "docs" / "images" / "accuracy.png"
 

@@ -174,7 +174,7 @@ def test_published_command_prints_the_rows(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_tables_in_the_docs_are_of_the_recorded_runs_and_have_every_variant() -> None:
     measured: set[str] = set()
-    for name in ("models", "models_one_thread"):
+    for name in ("models", "models_large", "models_one_thread"):
         rows = json.loads((ROOT / f"docs/benchmarks/{name}.json").read_text())["rows"]
         assert table(models.shown(rows)) in (ROOT / "docs/models.md").read_text()
         assert len({(row["size"], row["batch"], row["throughput_batch"], row["reference"]) for row in rows}) == 1
