@@ -44,7 +44,20 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["bounds", "convolution", "deformable", "headlines", "hybrids", "kernels", "medical", "models", "networks", "pose"],
+    [
+        "bounds",
+        "convolution",
+        "deformable",
+        "headlines",
+        "hybrids",
+        "kernels",
+        "medical",
+        "models",
+        "networks",
+        "pointcloud",
+        "pointcloud.parts",
+        "pose",
+    ],
 )
 def test_table_of_a_benchmark_is_that_of_its_file(name: str) -> None:
     measured = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())["rows"]

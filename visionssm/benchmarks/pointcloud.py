@@ -261,6 +261,8 @@ def networks(table: Table, scale: Scale) -> None:
         for name, model in (("identity", empty.train()), ("Mamba", whole.train()))
     }
     table.ratio("backbone, training step", trained, "≤ 3, memory ≤ 1.5", memory=True)
+    whole.set_grad_checkpointing()
+    table.ratio("the same, operators run twice", trained, "memory ≤ 1.5", memory=True)
 
 
 def stages(scale: Scale) -> list[Row]:

@@ -67,6 +67,7 @@ def test_predictions_equal_to_the_targets_of_real_frames_find_every_object() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes on two cores of its own
 @with_real_frames
 def test_the_shipped_training_on_real_frames_finds_their_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
