@@ -45,7 +45,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=25),
-    checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=2, save_best="car_bev_50"),
+    checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=2, save_best="ap_3d"),
 )
 custom_hooks = [
     dict(type="ProgressHook"),

@@ -89,7 +89,7 @@ class LionBackbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether a training step keeps of every operator its input alone, and runs it once more in the backward pass.
 
-        On a CPU a step of `lion_mamba_kitti` then takes half the memory, and a quarter more time.
+        On a CPU a step of `lion_mamba_kitti` then takes a third of the memory, and a quarter more time.
         """
         for module in self.modules():
             if isinstance(module, LionLayer):
