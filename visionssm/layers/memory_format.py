@@ -10,10 +10,10 @@ from visionssm.layers.leaf import leaf_function
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """A (B, C, H, W) map in PyTorch's channels_last memory format; one that is in it stays itself."""
+    """A (B, C, H, W) map in PyTorch's channels_last memory format; one that is in it stays itself. So for volumes."""
     if transformed():  # `vmap` knows no memory formats, but a view of a contiguous map has this one
-        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
 
 @leaf_function  # it looks at the device

@@ -174,6 +174,39 @@ def test_half_precision_trains_without_nan_where_scans_are_long() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_compiled_norms_change_neither_values_nor_gradients() -> None:
+    torch.manual_seed(0)
+    plan = {"patch": (4, 16, 16), "widths": (16, 32), "strides": (1, 2), "blocks": (2,)}
+    model = visionssm.create_segmenter("umamba_enc3d", num_classes=3, plan=plan, deep_supervision=False)
+    x = torch.randn(2, 1, 4, 16, 16)
+    found = []
+    for backend in ("auto", "reference"):
+        with visionssm.use_backend(backend):
+            y = model(x)
+            found.append([y, *torch.autograd.grad(y.square().mean(), list(model.parameters()))])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-4 * float(theirs.detach().abs().max()) + 1e-6)
+
+
+def test_a_training_step_keeps_two_maps_for_a_block_and_its_input() -> None:
+    """Of the finest resolution; none of what Mamba computes, and not the maps side by side in the decoder."""
+    plan = {"patch": (4, 32, 32), "widths": (16, 32), "strides": (1, 2), "blocks": (1,)}
+    model = visionssm.create_segmenter("umamba_enc3d", num_classes=3, plan=plan, deep_supervision=False)
+    kept: set[int] = set()
+    keep_alive: list[Tensor] = []
+
+    def keep(saved: Tensor) -> Tensor:
+        if saved.numel() >= 16 * 4 * 32 * 32:
+            kept.add(saved.untyped_storage().data_ptr())
+            keep_alive.append(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        model(torch.randn(1, 1, 4, 32, 32)).sum()
+    # Stem, stage and decoder with two maps and a result each; and the result of the Mamba layer.
+    assert len(kept) <= 3 * 3 + 1
+
+
 def test_unknown_place_of_mamba_is_an_error() -> None:
     with pytest.raises(ValueError, match="mamba='both'; choose 'bot' or 'enc'"):
         visionssm.create_segmenter("umamba_bot2d", mamba="both")

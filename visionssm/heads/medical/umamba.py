@@ -9,16 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from visionssm.heads.medical.plan import Axes, Plan
 from visionssm.heads.medical.registry import Published, register_segmenter
 from visionssm.heads.medical.segmenter import Segmenter
+from visionssm.kernels.instance_norm import instance_norm_leaky, runs_fused
+from visionssm.kernels.transforms import traced, transformed
+from visionssm.layers.linear import plain
 from visionssm.layers.mamba import Mamba, convert_mamba_key
+from visionssm.layers.memory_format import channels_last
+from visionssm.layers.saved import made_again
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -51,9 +59,22 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, *sides) to (B, out_width, *sides/stride)."""
-        y = F.leaky_relu(self.norm1(self.conv1(x)), SLOPE)
-        y = self.norm2(self.conv2(y))
-        return F.leaky_relu(y + (x if self.conv3 is None else self.conv3(x)), SLOPE)
+        y = self.conv1(x)
+        if fused := plain(self.norm1, NORMS[x.ndim - 2]) and runs_fused(y, self.norm1.weight):
+            y = channels_last(y)
+        inner = _normed(self.norm1, y)
+        with made_again(inner, partial(_normed, self.norm1, y)) if fused else nullcontext():
+            z = self.conv2(inner)
+        del y, inner
+        return _normed(self.norm2, z, x if self.conv3 is None else self.conv3(x))
+
+
+def _normed(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:
+    """LeakyReLU(norm(x) + added)."""
+    if plain(norm, NORMS[x.ndim - 2]):
+        return instance_norm_leaky(x, norm.weight, norm.bias, added, slope=SLOPE, eps=norm.eps)
+    y = norm(x)
+    return F.leaky_relu(y if added is None else y + added, SLOPE)
 
 
 def blocks(n: int, width: int, out_width: int, kernel: Axes, stride: Axes) -> nn.Sequential:
@@ -83,6 +104,12 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *sides) to the same shape."""
+        # What is kept of long sequences would be as much as of all convolutions, and costs little to compute again.
+        if self.training and torch.is_grad_enabled() and not traced((x,)) and not transformed():
+            return checkpoint(self._precise, x, use_reentrant=False, preserve_rng_state=False)
+        return self._precise(x)
+
+    def _precise(self, x: Tensor) -> Tensor:
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
             with torch.autocast(kind, enabled=False):
@@ -133,6 +160,12 @@ class UpsampleConv(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=self.scale, mode="nearest")
 
 
+def _joined(enlarge: nn.Module, x: Tensor, skip: Tensor | None) -> Tensor:
+    """The enlarged map, and the encoder's beside it if it is used."""
+    x = enlarge(x)
+    return x if skip is None else torch.cat([x, skip], dim=1)
+
+
 class Decoder(nn.Module):
     """From the deepest map upwards: enlarge, put the encoder's map beside it, residual blocks, and a head each.
 
@@ -157,8 +190,11 @@ class Decoder(nn.Module):
         logits = []
         parts = zip(self.upsample_layers, self.stages, self.seg_layers, self.uses_skip, reversed(maps[:-1]))
         for level, (enlarge, stage, head, uses_skip, skip) in enumerate(parts):
-            x = enlarge(x)
-            x = stage(torch.cat([x, skip], dim=1) if uses_skip else x)
+            join = partial(_joined, enlarge, x, skip if uses_skip else None)
+            joined = join()
+            with made_again(joined, join):
+                x = stage(joined)
+            del joined
             if every or level == len(self.stages) - 1:
                 logits.append(head(x))
         return logits[::-1]

@@ -314,6 +314,13 @@ def gelu(context: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return builder.fsub(positive_part, builder.fmul(away, tail))
 
 
+@emits(vector, vector, vector, vector)
+def leaky(_: Any, builder: ir.IRBuilder, sign: ir.Value, x: ir.Value, slope: ir.Value) -> ir.Value:
+    """x where `sign` is positive, slope·x elsewhere: a leaky ReLU, or its gradient."""
+    positive = builder.fcmp_ordered(">", sign, ir_constant(0.0))
+    return builder.select(positive, x, builder.fmul(x, slope))
+
+
 @emits(types.float32, vector)
 def total(_: Any, builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Sum of the lanes, added pairwise."""

@@ -89,6 +89,10 @@ def gelu(x: Lanes) -> Lanes:
     return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
 
 
+def leaky(sign: Lanes, x: Lanes, slope: Lanes) -> Lanes:
+    return np.where(sign > 0, x, slope * x)
+
+
 def total(x: Lanes) -> np.float32:
     return np.float32(x.sum(dtype=np.float32))
 
