@@ -53,6 +53,12 @@ def test_compiled_passes_are_the_formula(shape: tuple[int, ...], added: bool, la
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()) + 1e-5)
     with torch.no_grad():
         assert torch.equal(instance_norm_leaky(*inputs, slope=SLOPE), y)
+        x = inputs[0].detach().movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+        over = instance_norm_leaky(x, *inputs[1:], slope=SLOPE, overwrite=True)
+    assert over.data_ptr() == x.data_ptr()
+    assert torch.equal(over, y)
+    differentiable = instance_norm_leaky(*inputs, slope=SLOPE, overwrite=True)
+    assert differentiable.data_ptr() != inputs[0].data_ptr()
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from visionssm.layers.saved import made_again
 
@@ -21,7 +22,8 @@ def _squared(x: Tensor, calls: list[int]) -> Tensor:
 
 
 def test_gradients_of_both_orders_are_those_of_what_was_not_kept() -> None:
-    x, calls = torch.randn(5, requires_grad=True), []  # type: ignore[var-annotated]
+    x = torch.randn(5, requires_grad=True)
+    calls: list[int] = []
     (first,) = torch.autograd.grad(_squared(x, calls).pow(2).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert calls
@@ -34,14 +36,15 @@ def test_nothing_of_the_map_stays_in_memory_before_the_backward_pass() -> None:
     double = 2 * x
     with made_again(double, lambda: 2 * x.detach()):
         y = double * double
-    gone = torch.multiprocessing.reductions.StorageWeakRef(double.untyped_storage())
+    gone = StorageWeakRef(double.untyped_storage())
     del double
     assert gone.expired()
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], 8 * x)
 
 
 def test_transforms_autocast_and_calls_without_gradients_keep_what_they_keep() -> None:
-    x, calls = torch.randn(5), []  # type: ignore[var-annotated]
+    x = torch.randn(5)
+    calls: list[int] = []
     torch.testing.assert_close(torch.func.grad(lambda x: _squared(x, calls).sum())(x), 8 * x)
     torch.testing.assert_close(_squared(x, calls), 4 * x**2)
     with torch.autocast("cpu", torch.bfloat16):

@@ -207,6 +207,26 @@ def test_a_training_step_keeps_two_maps_for_a_block_and_its_input() -> None:
     assert len(kept) <= 3 * 3 + 1
 
 
+def test_convolutions_see_that_the_map_after_mamba_is_channels_last() -> None:
+    x = torch.randn(1, 16, 4, 6, 8).to(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        y = MambaLayer(16, of_channels=False)(x)
+    assert y.stride() == x.stride()  # also over the batch of one, at which convolutions look too
+
+
+def test_what_a_hook_keeps_of_a_convolution_is_not_overwritten() -> None:
+    plan = {"patch": (4, 8, 8), "widths": (16, 32), "strides": (1, 2)}
+    model = visionssm.create_segmenter("umamba_bot3d", num_classes=2, plan=plan).eval()
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, module in model.named_modules():
+        if re.fullmatch(r"encoder\..*conv[12]", name):
+            module.register_forward_hook(lambda _, __, y, name=name: kept.__setitem__(name, (y, y.clone())))
+    with torch.no_grad():
+        model(torch.randn(1, 1, 4, 8, 8))
+    assert kept
+    assert all(torch.equal(y, before) for y, before in kept.values())
+
+
 def test_unknown_place_of_mamba_is_an_error() -> None:
     with pytest.raises(ValueError, match="mamba='both'; choose 'bot' or 'enc'"):
         visionssm.create_segmenter("umamba_bot2d", mamba="both")

@@ -62,18 +62,21 @@ class ResidualBlock(nn.Module):
         y = self.conv1(x)
         if fused := plain(self.norm1, NORMS[x.ndim - 2]) and runs_fused(y, self.norm1.weight):
             y = channels_last(y)
-        inner = _normed(self.norm1, y)
+        kind = CONVOLUTIONS[x.ndim - 2]
+        inner = _normed(self.norm1, y, overwrite=plain(self.conv1, kind))
         with made_again(inner, partial(_normed, self.norm1, y)) if fused else nullcontext():
             z = self.conv2(inner)
         del y, inner
-        return _normed(self.norm2, z, x if self.conv3 is None else self.conv3(x))
+        return _normed(self.norm2, z, x if self.conv3 is None else self.conv3(x), overwrite=plain(self.conv2, kind))
 
 
-def _normed(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> Tensor:
-    """LeakyReLU(norm(x) + added)."""
+def _normed(
+    norm: nn.InstanceNorm2d | nn.InstanceNorm3d, x: Tensor, added: Tensor | None = None, *, overwrite: bool = False
+) -> Tensor:
+    """LeakyReLU(norm(x) + added); for `overwrite` see `instance_norm_leaky`."""
     if plain(norm, NORMS[x.ndim - 2]):
-        return instance_norm_leaky(x, norm.weight, norm.bias, added, slope=SLOPE, eps=norm.eps)
-    y = norm(x)
+        return instance_norm_leaky(x, norm.weight, norm.bias, added, slope=SLOPE, eps=norm.eps, overwrite=overwrite)
+    y: Tensor = norm(x)
     return F.leaky_relu(y if added is None else y + added, SLOPE)
 
 
@@ -106,7 +109,8 @@ class MambaLayer(nn.Module):
         """(B, C, *sides) to the same shape."""
         # What is kept of long sequences would be as much as of all convolutions, and costs little to compute again.
         if self.training and torch.is_grad_enabled() and not traced((x,)) and not transformed():
-            return checkpoint(self._precise, x, use_reentrant=False, preserve_rng_state=False)
+            y: Tensor = checkpoint(self._precise, x, use_reentrant=False, preserve_rng_state=False)
+            return y
         return self._precise(x)
 
     def _precise(self, x: Tensor) -> Tensor:
@@ -117,10 +121,13 @@ class MambaLayer(nn.Module):
         return self._mixed(x)
 
     def _mixed(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2) if self.of_channels else x.flatten(2).transpose(1, 2)
-        tokens = self.mamba(self.norm(tokens))
-        tokens = tokens if self.of_channels else tokens.transpose(1, 2)
-        return tokens.unflatten(2, x.shape[2:])
+        if self.of_channels:
+            y: Tensor = self.mamba(self.norm(x.flatten(2)))
+            return y.unflatten(2, x.shape[2:])
+        tokens = self.mamba(self.norm(x.flatten(2).transpose(1, 2)))
+        # Of a single image tokens may have any stride from image to image. The next convolution would then not see that
+        # the map is channels-last, and copy it: here the stride is computed anew.
+        return tokens.flatten(0, 1).unflatten(0, (x.shape[0], *x.shape[2:])).movedim(-1, 1)
 
 
 class Encoder(nn.Module):

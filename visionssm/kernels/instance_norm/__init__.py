@@ -23,7 +23,14 @@ def runs_fused(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def instance_norm_leaky(
-    x: Tensor, weight: Tensor, bias: Tensor, added: Tensor | None = None, *, slope: float, eps: float = 1e-5
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    added: Tensor | None = None,
+    *,
+    slope: float,
+    eps: float = 1e-5,
+    overwrite: bool = False,
 ) -> Tensor:
     """LeakyReLU(IN(x) + added), with IN(x) = weight·(x − mean)/√(variance + eps) + bias over the pixels of a channel.
 
@@ -38,6 +45,7 @@ def instance_norm_leaky(
         added: (B, C, *sides), or None for nothing.
         slope: of negative numbers, from 0 to 1.
         eps: what the variance is kept away from zero by.
+        overwrite: whether `x` is not needed any more, so that without gradients the result may take its memory.
 
     Returns:
         (B, C, *sides).
@@ -64,7 +72,7 @@ def instance_norm_leaky(
     if may_need_gradients(tokens):
         y: Tensor = cpu.Differentiable.apply(*tokens, slope, eps)  # type: ignore[no-untyped-call]
     else:
-        y = cpu.forward(*tokens, slope, eps)[0]
+        y = cpu.forward(*tokens, slope, eps, overwrite)[0]
     return y.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
