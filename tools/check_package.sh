@@ -52,28 +52,46 @@ for file in "$work"/dist/*; do
     tail -n1 "$work/log"
 done
 
-# The first hour of a newcomer, with nothing but the wheel, in an empty folder.
+# The first hour of a newcomer, the commands of the README, with nothing but the wheel, in an empty folder.
+folder=$(echo "$work"/*_whl)
+export PYTHONPATH=$folder
 visionssm() {
     echo "+ visionssm $*"
-    PYTHONPATH=$folder "$python" -m visionssm "$@" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+    "$folder/bin/visionssm" "$@" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 }
-folder=$(echo "$work"/*_whl)
+answers() { # the command and its arguments: starts, answers to a file, has a page where there should be one, and ends
+    echo "+ visionssm $*"
+    "$folder/bin/visionssm" "$@" --port 0 >"$work/served" 2>"$work/log" &
+    local server=$! address
+    for _ in $(seq 300); do [ -s "$work/served" ] && break; sleep 0.2; done
+    address=$(grep -o 'http://[^/]*' "$work/served") || { cat "$work/log"; exit 1; }
+    curl -fsS -F file=@photo.jpg "$address/predict" | grep -q '"score"'
+    [ "$1" = serve ] || curl -fsS "$address/" | grep -q page.js
+    kill -INT $server && wait $server
+}
 mkdir "$work/hour"
 cd "$work/hour"
-"$python" -c 'import numpy, PIL.Image as p; p.fromarray(numpy.eye(32, dtype="uint8") * 255).save("photo.png")'
+"$python" - <<'E'
+import numpy, timm, torch, visionssm
+from PIL import Image
+
+Image.fromarray(numpy.eye(32, dtype="uint8") * 255).save("photo.jpg")
+weights = timm.create_model("vmamba_nano_test").state_dict()
+for ours, theirs in {"head.norm.": "classifier.norm.", "head.fc.": "classifier.head."}.items():
+    weights = {key.replace(ours, theirs): value for key, value in weights.items()}
+torch.save({"model": weights, "epoch": 264, "max_accuracy": 82.6}, "authors.pth")  # as the authors' trainer writes it
+E
+weights=work_dirs/vmamba_nano_digits/best.pth
 visionssm train vmamba_nano_digits --cfg-options train_cfg.max_epochs=1
-visionssm test vmamba_nano_digits work_dirs/vmamba_nano_digits/best.pth
-visionssm predict work_dirs/vmamba_nano_digits/best.pth photo.png --out found.csv --pictures drawn
+visionssm test vmamba_nano_digits $weights
+visionssm predict $weights photo.jpg --out found.csv --pictures drawn
+visionssm predict authors.pth photo.jpg --model vmamba_nano_test
+visionssm convert authors.pth ours.safetensors --model vmamba_nano_test
 visionssm visualize routes hilbert --size 8 8
-visionssm models 'vmamba*' --csv
-visionssm export work_dirs/vmamba_nano_digits/best.pth --out model.onnx
-visionssm predict model.onnx photo.png --out found.json
-PYTHONPATH=$folder "$python" -m visionssm demo model.onnx --port 0 >"$work/served" 2>"$work/log" &
-server=$!
-for _ in $(seq 300); do [ -s "$work/served" ] && break; sleep 0.2; done
-address=$(grep -o 'http://[^/]*' "$work/served") || { cat "$work/log"; exit 1; }
-curl -fsS -F file=@photo.png "$address/predict" | grep -q '"score"'
-curl -fsS "$address/" | grep -q page.js
-kill -INT $server && wait $server
+visionssm models --pretrained --csv
+visionssm export $weights --out model.onnx
+visionssm predict model.onnx photo.jpg --out found.json
+answers serve model.onnx
+answers demo $weights
 test -s found.csv && test -s found.json && test -n "$(ls drawn)"
 echo "used every command from an empty folder"

@@ -57,7 +57,7 @@ def test_no_known_command_is_status_2_and_says_which_there_are(
     assert cli.main(given) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in cli.COMMANDS)
-    assert ("'trian'" in told) == bool(given)
+    assert ("there is no command 'trian'; closest: 'train'" in told) == bool(given)
 
 
 def test_python_runs_the_package_as_the_command() -> None:
@@ -167,6 +167,8 @@ def test_a_training_ends_with_the_best_figure_and_the_next_command(
     (work / "best.pth").touch()
     lines = ending.ending(_runner(work), "vmamba_nano_digits")
     assert lines[0] == "best accuracy: 0.875, of the weights in my run/best.pth"
+    percent = ending.ending(_runner(work, 87.5, "top1"), "vmamba_nano_digits")[0]
+    assert percent.startswith("best top1: 87.5 %, of")
     assert lines[1] == "next:  visionssm test vmamba_nano_digits 'my run/best.pth'"
     assert lines[2].split() == ["visionssm", "predict", "'my", "run/best.pth'", "FILE_OR_FOLDER…"]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "tools/train.py")])

@@ -28,6 +28,14 @@ def test_workflow_runs_scripts_that_exist_on_the_pythons_of_the_package() -> Non
     assert oldest == f"torch=={wanted['torch']}.* torchvision=={wanted['torchvision']}.*"
 
 
+def test_the_packages_check_runs_every_command_of_the_readmes_first_hour() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?m)^visionssm (\w+)", readme[readme.index("## The first hour") :].split("```")[1])
+    script = (ROOT / "tools" / "check_package.sh").read_text(encoding="utf-8")
+    assert len(named) == 9
+    assert {name for name in named if not re.search(rf"(?m)^(visionssm|answers) {name} ", script)} == set()
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_dockerfile_installs_extras_that_exist_and_says_that_it_is_untested(name: str) -> None:
     text = (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import timm
 import visionssm
 from tests.docs.pages import PAGES, ROOT, anchors, links, without_blocks
 from visionssm.benchmarks.models import shown
+from visionssm.benchmarks.published import FAMILIES
 from visionssm.benchmarks.timing import table
 from visionssm.catalogue.zoo import checkpoints, rows
 from visionssm.checkpoints import OfficialCfg
@@ -111,6 +112,21 @@ def test_readme_points_to_every_guide() -> None:
         "index",
     ):
         assert f"(docs/{name}.md)" in readme, name
+
+
+def test_families_are_as_many_as_the_pages_say() -> None:
+    others = {13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen"}[len(FAMILIES) - 2]
+    for page in ("README.md", "docs/index.md"):
+        text = re.sub(r"\s+", " ", (ROOT / page).read_text(encoding="utf-8"))
+        assert f"VMamba, Vim and {others} other families" in text, page
+
+
+def test_first_page_of_the_site_has_the_commands_of_the_readme_and_a_time_for_each() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    hour = readme[readme.index("## The first hour") :].split("```")[1]
+    told = [re.split(r"  +#|  +", line)[0] for line in hour.splitlines() if line.startswith("visionssm ")]
+    timed = re.findall(r"(?m)^\| `(visionssm [^`]+)` \| [\d.]+ s", (DOCS / "index.md").read_text(encoding="utf-8"))
+    assert told == timed
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

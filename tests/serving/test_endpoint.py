@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tests.tasks.test_exported import WITHOUT, mean_colours
 from visionssm.cli import demo, serve
 from visionssm.cli.serve import listening
 from visionssm.prediction import load_exported
-from visionssm.serving import Limits, Service, make_app
+from visionssm.serving import Limits, Service, endpoint, make_app, server
 from visionssm.serving.endpoint import Rates
 from visionssm.serving.server import Server
 
@@ -39,13 +39,13 @@ MANY = Limits(per_minute=0)
 def running(service: Service, **options: Any) -> Iterator[int]:
     """The port at which a service answers in the block."""
     with listening("127.0.0.1", 0) as place:
-        server = Server(make_app(service, **options))
-        thread = threading.Thread(target=server.run, args=(place,))
+        runs = Server(make_app(service, **options))
+        thread = threading.Thread(target=runs.run, args=(place,))
         thread.start()
         try:
             yield place.getsockname()[1]
         finally:
-            server.stop()
+            runs.stop()
             thread.join(20)
     assert not thread.is_alive()
 
@@ -175,6 +175,24 @@ def test_a_client_that_goes_away_leaves_the_server_running(port: int) -> None:
         client.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
         client.recv(1000)
     assert ask(port, "/predict", *form(png()))[0] == 200
+
+
+def test_clients_that_send_nothing_more_do_not_keep_others_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.4)
+    monkeypatch.setattr(endpoint, "PATIENCE", 0.4)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\nContent-Type: "
+    begun = head + form(b"")[1]["Content-Type"].encode() + b"\r\n\r\n--frame"
+    with running(service) as port, ExitStack() as opened:
+        answers = []
+        for sent in (b"", b"POST /predict HTTP/1.1\r\nHost", begun, begun):
+            client = opened.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            client.sendall(sent)
+            answers.append(client.makefile("rb"))
+        assert [answer.readline() for answer in answers[:2]] == [b"", b""], "closed without an answer"
+        assert all(b" 408 " in answer.readline() for answer in answers[2:])
+        assert ask(port, "/predict", *form(png()))[0] == 200
 
 
 def test_an_address_may_ask_so_often_in_a_minute() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from visionssm.cli.errors import tell
+from visionssm.data.spelling import closest
 
 COMMANDS = {
     "train": "train a model from a configuration",
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] not in COMMANDS:
         print(usage(), file=sys.stderr)
         if given:
-            tell(ValueError(f"there is no command {given[0]!r}; commands are {', '.join(COMMANDS)}"))
+            tell(ValueError(f"there is no command {given[0]!r}; closest: {closest(given[0], COMMANDS)}"))
         return 2
     try:
         status = int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))

@@ -16,13 +16,16 @@ def ending(runner: Any, config: str | Path) -> list[str]:
         runner: the VisionRunner, trained.
         config: as the user named it.
     """
+    from visionssm.engine.hooks.figures import UNITS  # which needs the extra train
+
     folder = Path(runner.work_dir)
     weights: Path | None = folder / "best.pth"
     score = runner.message_hub.get_info("best_score", None)
     metric = next((hook.save_best for hook in runner.hooks if getattr(hook, "save_best", None)), None)
     lines = []
     if weights is not None and weights.is_file() and score is not None and metric:
-        lines.append(f"best {metric}: {float(score):.4g}, of the weights in {shown(weights)}")
+        unit = f" {UNITS[metric]}" if metric in UNITS else ""
+        lines.append(f"best {metric}: {float(score):.4g}{unit}, of the weights in {shown(weights)}")
     else:
         saved = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
         weights = saved[-1] if saved else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -25,6 +26,9 @@ PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 FORM = 64 << 10
 """Bytes that a form may have beside the file."""
+
+PATIENCE = 30.0
+"""Seconds that a body may take to come."""
 
 ADDRESSES = 4096
 """Of how many clients the requests are counted."""
@@ -81,10 +85,12 @@ class Rates:
 
 
 class Gate:
-    """What is refused before a body is read: too many requests of an address (429), too large a body (413)."""
+    """What is refused before a body is read, or while it is: too many requests of an address (429), too large a body
+    (413), one that does not come (408)."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app, self.rates, self.most = app, Rates(limits.per_minute), limits.bytes + FORM
+        self.patience = PATIENCE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -100,12 +106,18 @@ class Gate:
         if not length.isdigit() or int(length) > self.most:
             await JSONResponse({"detail": self._too_large()}, 413)(scope, receive, send)
             return
-        read = 0
+        read, whole, ends = 0, False, time.monotonic() + self.patience
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            if whole:  # what comes now is that the client has gone
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), ends - time.monotonic())
+            except TimeoutError:
+                raise HTTPException(408, f"the file did not come within {self.patience:g} seconds") from None
             read += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if read > self.most:
                 raise HTTPException(413, self._too_large())
             return message
@@ -143,7 +155,7 @@ def make_app(
         headers = {"Retry-After": "1"} if error.status == 503 else None
         return JSONResponse({"detail": str(error)}, error.status, headers)
 
-    statuses = (400, 413, 429, 500, 503)
+    statuses = (400, 408, 413, 429, 500, 503)
 
     @app.post("/predict", response_model=Prediction, responses={status: {"model": Refusal} for status in statuses})
     def predict(

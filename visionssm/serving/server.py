@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+PATIENCE = 30.0
+"""Seconds within which a connection must have asked for something."""
+
+
+class Impatient(H11Protocol):
+    """HTTP that closes connections which ask for nothing: they count, and a few dozens would keep all others out."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self.loop.call_later(PATIENCE, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class Server:
@@ -20,6 +38,7 @@ class Server:
         self.uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=Impatient,
                 log_level="warning",
                 server_header=False,
                 limit_concurrency=connections,
