@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from visionssm.benchmarks.medical import TINY, Scale, dynunet, noise, windows
+from visionssm.benchmarks.medical import TINY, Scale, dynunet, merged, noise, windows
 from visionssm.benchmarks.networks import scanning_with
 from visionssm.cli.benchmark import main
 from visionssm.heads.medical import create_segmenter
@@ -65,6 +65,12 @@ def test_as_many_patches_as_windows_are_laid_over_the_volume(sides: tuple[int, i
     how = Inference(patch=(8, 8, 8), batch=1)
     probabilities(network, torch.zeros(1, *sides), 3, how)
     assert sum(seen) == windows(sides, (8, 8, 8), how.overlap)
+
+
+def test_rows_that_are_measured_again_replace_those_of_the_file() -> None:
+    known = [{"figure": "f", "a": a, "b": "b", "a / b": 1.0} for a in ("x", "y")]
+    again = [{**known[1], "a / b": 2.0}, {**known[1], "a": "z"}]
+    assert merged(known, again) == [known[0], *again]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -239,8 +239,19 @@ def of_scans(scale: Scale, in_turn: Callable[..., dict[str, float]]) -> list[Row
     return rows
 
 
+PARTS: Mapping[str, Callable[..., list[Row]]] = {
+    "images": of_images,
+    "windows": of_windows,
+    "scans": of_scans,
+    "patches": of_patches,
+}
+"""What is measured in turn, by name."""
+
+
 def run(
     *,
+    parts: Sequence[str] = tuple(PARTS),
+    known: Sequence[Row] = (),
     seconds: float = 10.0,
     clock: str = "wall",
     scale: Scale | None = None,
@@ -249,6 +260,8 @@ def run(
     """All rows.
 
     Args:
+        parts: names of `PARTS` to measure.
+        known: rows of an earlier run; those that are measured again are replaced, the others kept.
         seconds: for what is measured in turn, each time; for U-Mamba, which takes seconds for a patch, thrice and for
             its training five times as much.
         clock: "wall", or "processor" while others use the machine.
@@ -263,8 +276,18 @@ def run(
         progress(f"{what} …")
         return medians_in_turn(candidates, seconds=times * seconds, min_rounds=1, turn=scale.turn, clock=CLOCKS[clock])
 
-    rows: list[Row] = []
-    for measure in (of_images, of_windows, of_scans, of_patches):
-        rows += measure(scale, in_turn)
+    rows = list(known)
+    for part in parts:
+        rows = merged(rows, PARTS[part](scale, in_turn))
         keep(rows)
     return rows
+
+
+def merged(known: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """Known rows with those in the place of which new ones were measured replaced, and the rest of these behind."""
+
+    def what(row: Row) -> tuple[str, str, str]:
+        return row["figure"], row["a"], row["b"]
+
+    new = {what(row): row for row in measured}
+    return [*(new.pop(what(row), row) for row in known), *new.values()]

@@ -163,6 +163,8 @@ def _pose(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
     return medical.run(
+        parts=options.only or tuple(medical.PARTS),
+        known=read_rows(options.json) if options.only else (),
         seconds=options.seconds,
         clock=options.clock,
         scale=medical.TINY if options.dry_run else None,
@@ -319,6 +321,13 @@ def make_parser() -> argparse.ArgumentParser:
         task.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
         task.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
         task.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
+        if name == "medical":
+            task.add_argument(
+                "--only",
+                nargs="+",
+                choices=list(medical.PARTS),
+                help="measure these parts alone and keep the other figures of the file",
+            )
         task.set_defaults(run=run)
 
     on_gpu = commands.add_parser(
