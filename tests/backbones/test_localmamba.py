@@ -207,6 +207,12 @@ def test_image_is_filled_up_with_zeros_to_whole_patches() -> None:
         (("h", "w0"), "'w0', which is no route"),
         ([("h", "v")] * 3, "each of 4 layers"),
         ([("h",), (), ("h",), ("v",)], "each of 4 layers"),
+        (("h", "w100"), "'w100', which is no route.*at most 99"),  # a table of as many steps as the window has tokens
+        (("h", "v", "h"), "a route twice"),
+        ("h", "in lists"),
+        ((1, 2), "in lists"),
+        ([(1,)] * 4, "1, which is no route"),
+        ([["h"], "v", "h_flip", "v_flip"], "each of 4 layers"),
     ],
 )
 @pytest.mark.parametrize("name", ["localvim_nano_test", "localvmamba_nano_test"])

@@ -105,21 +105,27 @@ def per_layer(directions: Sequence[str] | Sequence[Sequence[str]], depth: int) -
 
     Args:
         directions: for each layer the names of its routes, or one list of names for all layers alike. `h` goes by rows,
-            `v` by columns, `w7` through windows of 7 by 7 tokens (any side); `_flip` is the same from its end.
+            `v` by columns, `w7` through windows of 7 by 7 tokens (any side up to 99); `_flip` is the same from its end.
         depth: layers.
 
     Raises:
-        ValueError: there is a name of no route, a layer without routes, or another number of layers.
+        ValueError: there is a name of no route, a layer without routes or with one twice, or another number of layers.
     """
+    wanted = f"directions={directions!r} must name the routes of each of {depth} layers, or of one for all"
+    if isinstance(directions, str) or not all(isinstance(layer, str | Sequence) for layer in directions):
+        raise ValueError(f"{wanted}, in lists")
     names = [layer for layer in directions if isinstance(layer, str)]
     layers = (tuple(names),) * depth if names else tuple(tuple(layer) for layer in directions)
-    if len(layers) != depth or not all(layers):
-        raise ValueError(f"directions={directions!r} must name the routes of each of {depth} layers, or of one for all")
+    if len(layers) != depth or not all(layers) or len(names) not in (0, len(directions)):
+        raise ValueError(wanted)
+    for layer in layers:
+        if len(set(layer)) < len(layer):
+            raise ValueError(f"directions has a layer with a route twice: {layer!r}; name each once")
     for name in {name for layer in layers for name in layer}:
-        if not re.fullmatch(r"(h|v|w[1-9]\d*)(_flip)?", name):
+        if not isinstance(name, str) or not re.fullmatch(r"(h|v|w[1-9]\d?)(_flip)?", name):
             raise ValueError(
                 f"directions has {name!r}, which is no route; choose h (by rows), v (by columns), w2, w7, … (through"
-                " windows of that side), or one of them from its end, as h_flip"
+                " windows of that side, at most 99), or one of them from its end, as h_flip"
             )
     return layers
 
