@@ -23,5 +23,5 @@ for wheel in json.load(open(sys.argv[1]))["install"]:
 E2
 "$python" -m pip install --quiet --no-deps --target "$work/site" -r "$work/needed.txt"
 PYTHONPATH="$PWD:$work/site${PYTHONPATH:+:$PYTHONPATH}" "$python" -m pytest -n0 -rs --slow tests/docs/test_commands.py tests/docs/test_notebooks.py \
-    -k "another_package or notebook"
+    -k "another_package or notebook or deployment"
 PYTHONPATH="$PWD:$work/site${PYTHONPATH:+:$PYTHONPATH}" "$python" -m pytest -n0 -rs tests/engine/test_loggers.py
