@@ -118,10 +118,15 @@ def test_networks_are_exported_with_open_batch_and_sides(name: str, kind: str, t
     assert written.difference <= 1e-4
 
 
-@pytest.mark.slow
-def test_archive_of_scans_across_pieces_with_open_sides_is_refused(tmp_path: Path) -> None:
-    model = visionssm.create_segmenter("segmamba_nano", num_classes=2, in_chans=1).eval()
-    exportable = exportable_segmenter(model, CLASSES, Preparation(), Inference(patch=(16, 16, 16)))
-    with pytest.raises(ExportError, match="export fixed ones"):
+def test_archive_of_scans_across_pieces_with_open_sides_is_refused_at_once(tmp_path: Path) -> None:
+    exportable = predictor("segmamba_nano").exportable()
+    with pytest.raises(ExportError, match=r"pt2 file of this model cannot leave sizes open.*without --dynamic"):
         export(exportable, tmp_path / "best.pt2", "pt2", dynamic=True)
     assert not (tmp_path / "best.pt2").exists()
+
+
+@pytest.mark.slow
+def test_archive_of_scans_across_pieces_has_fixed_sides(tmp_path: Path) -> None:
+    written = export(predictor("segmamba_nano").exportable(), tmp_path / "best.pt2", "pt2", size=(16, 24, 16))
+    assert written.open_axes == ()
+    assert written.difference <= 1e-4

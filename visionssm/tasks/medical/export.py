@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from visionssm.heads.medical.mhsvm import MHSVM
+from visionssm.heads.medical.segmamba import SegMamba
 from visionssm.heads.medical.segmenter import Segmenter
 from visionssm.integrations.export import Exportable, description
 from visionssm.integrations.export.exportable import IMAGE_AXES, VOLUME_AXES, relative_difference
@@ -60,16 +61,20 @@ def exportable_segmenter(
         "mirror": inference.mirror or None,
         "threshold": inference.threshold if network.num_classes == 1 else None,
     }
-    precise: dict[str, Any] = {}
+    further: dict[str, Any] = {}
     if isinstance(network, MHSVM):
-        precise = {"expected": _Exact(graph), "difference": difference_beside_eager}
+        further = {"expected": _Exact(graph), "difference": difference_beside_eager}
+    if isinstance(network, SegMamba):
+        further = {
+            "closed": {"pt2": "its scan across pieces pads tokens to a number that torch.export takes for fixed"}
+        }
     return Exportable(
         graph,
         outputs=("probabilities",),
         axes=axes if network.only_sides is None else {0: axes[0]},
         shape=(1, network.in_chans, *sides),
         about=description(classes, **how),
-        **precise,
+        **further,
     )
 
 
