@@ -53,6 +53,7 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
         "hybrids",
         "kernels",
         "medical",
+        "medical.patches",
         "models",
         "networks",
         "pointcloud",
