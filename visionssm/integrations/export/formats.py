@@ -17,6 +17,9 @@ from visionssm.integrations.export.exportable import Exportable, ExportError, as
 from visionssm.integrations.export.onnx_norms import translations
 
 LEAST_OPSET = 18  # older operators have no form of what the exporter writes
+LEAST_OPEN = {"batch": 2, "height": 64, "width": 64}
+"""Least sides of the image that a file with open ones is made with: exporters take a side of one, as the last map of a
+smaller image has, for fixed."""
 ONNX_BYTES = 2**31 - 1  # more than a message of protobuf can be
 
 Runner = Callable[[Tensor], list[Tensor]]
@@ -33,7 +36,8 @@ def export_onnx(
         path: `.onnx` file; it gets this name only after the check.
         image: (B, C, H, W) example, (B, C, D, H, W) for volumes, or of the shape that the `Exportable` has.
         dynamic: leave batch and sides open; else they are those of `image`. Of detectors, the batch is one
-            image in any case.
+            image in any case. An `image` of less than 64 pixels, or a batch of one, is enlarged for the exporter, which
+            would take a map of one pixel for fixed; the file is checked at its own size too.
         opset: version of ONNX's operators, from 18 on; None for the exporter's choice.
 
     Returns:
@@ -70,13 +74,14 @@ def export_onnx(
         )
     # Names without bounds: given bounds, the exporter may conclude from odd sizes that a size is fixed.
     shapes = (dict(exportable.axes),) if dynamic else None
+    traced = _traced(exportable, image, dynamic)
     outputs = None if exportable.outputs is None else list(exportable.outputs)
-    with torch.no_grad(), _explained("ONNX"), warnings.catch_warnings():
+    with torch.no_grad(), _explained("ONNX", dynamic), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the exporter's notes on shared dimension names
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
         program = torch.onnx.export(
             exportable.network,
-            (image,),
+            (traced,),
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=[exportable.input],
@@ -119,7 +124,7 @@ def _with_constants(path: Path, changed: Mapping[str, float]) -> bytes:
 def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tensor, *, dynamic: bool = True) -> float:
     """Write `model` as a `torch.export` archive (`.pt2`), load it again and run it beside eager PyTorch.
 
-    An archive refuses images whose last maps have a side of one pixel, if those of `image` are larger.
+    An archive with open sides refuses images whose last maps have a side of one pixel.
 
     Arguments, result and errors are those of `export_onnx`.
 
@@ -132,9 +137,10 @@ def export_archive(model: nn.Module | Exportable, path: str | Path, image: Tenso
     """
     exportable = _fit(model, "pt2", image, dynamic)
     shapes = (dict.fromkeys(exportable.axes, torch.export.Dim.DYNAMIC),) if dynamic else None
-    with torch.no_grad(), _explained("a torch.export archive"), warnings.catch_warnings():
+    traced = _traced(exportable, image, dynamic)
+    with torch.no_grad(), _explained("a torch.export archive", dynamic), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
-        program = torch.export.export(exportable.network, (image,), dynamic_shapes=shapes)
+        program = torch.export.export(exportable.network, (traced,), dynamic_shapes=shapes)
     _forget_places(program)
     count = len(program.graph_signature.user_outputs)
     names = exportable.outputs or tuple(f"output_{number}" for number in range(count))
@@ -177,6 +183,16 @@ def _fit(model: nn.Module | Exportable, kind: str, image: Tensor, dynamic: bool)
     return exportable
 
 
+def _traced(exportable: Exportable, image: Tensor, dynamic: bool) -> Tensor:
+    """The input that the exporter sees: the example, or a larger one whose maps have no side of one."""
+    if not dynamic or image.ndim > 4:
+        return image
+    shape = [max(side, LEAST_OPEN.get(exportable.axes.get(axis, ""), 0)) for axis, side in enumerate(image.shape)]
+    if shape == list(image.shape):
+        return image
+    return exportable.sample(shape, generator=torch.Generator().manual_seed(0)).to(image)
+
+
 def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tensor]:
     if not dynamic:
         return [image]
@@ -194,14 +210,13 @@ def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tens
 
 
 @contextlib.contextmanager
-def _explained(target: str) -> Iterator[None]:
+def _explained(target: str, dynamic: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ExportError(
-            f"this model cannot be exported to {target}: {_first_cause(error)}\nIf a dynamic size is the cause, export "
-            "with fixed sizes (without --dynamic); the full report is in the cause of this error."
-        ) from error
+        remedy = "If an open size is the cause, export with fixed sizes (without --dynamic); the" if dynamic else "The"
+        reason = f"this model cannot be exported to {target}: {_first_cause(error)}"
+        raise ExportError(f"{reason}\n{remedy} full report is in the cause of this error.") from error
 
 
 def _first_cause(error: BaseException) -> str:
@@ -248,7 +263,8 @@ def _run(exported: Runner, example: Tensor) -> Sequence[Tensor]:
     except Exception as error:
         raise ExportError(
             f"the exported model does not run on an input {tuple(example.shape)}: {_first_cause(error)}. Pooling to a "
-            "fixed number of cells, for one, has no form in ONNX with open sizes: export fixed ones (without --dynamic)"
+            "fixed number of cells, for one, has no form in ONNX with open sizes, and an archive with open ones takes "
+            "no image whose last map has a side of one pixel: export fixed ones (without --dynamic)"
         ) from error
 
 
