@@ -110,7 +110,7 @@ def _sample(records: dict[str, bytes]) -> None:
     records["data/sample_inputs/model.pt"] = file.getvalue()
 
 
-HOSTILE: Mapping[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
+HOSTILE: Mapping[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
     "pickled weights": (_pickled, "pickled weights"),
     "a pickled sample": (_sample, "sample input"),
     "huge weights": (_huge, "larger than the file"),
@@ -186,13 +186,13 @@ class _Notes(nn.Module):
         return image.mean((2, 3))
 
 
-seen: list[tuple[Any, ...]] = []
+seen: list[Any] = []
 
 
 def test_exporter_sees_an_image_whose_last_map_is_larger_than_one_pixel(tmp_path: Path) -> None:
     seen.clear()
     assert export_archive(_Notes(), tmp_path / "model.pt2", torch.randn(1, 3, 32, 48)) <= 1e-4
-    traced = seen[0]
+    traced: Any = seen[0]
     assert [int(side.node.hint if isinstance(side, torch.SymInt) else side) for side in traced] == [2, 3, 64, 64]
     assert (1, 3, 32, 48) in seen, "the file is compared at the size that was asked for too"
 
