@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -176,8 +177,22 @@ def test_many_large_frames_are_shrunk_together(tmp_path: Path, monkeypatch: pyte
         assert np.array_equal(found[:, 0, 0], levels(4)[:, 0, 0])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("av") is not None, reason="PyAV is installed")
-def test_without_pyav_a_video_file_names_the_extra(tmp_path: Path) -> None:
+def test_without_pyav_a_video_file_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "clip.mp4").write_bytes(b"1")
-    with pytest.raises(ImportError, match=r"visionssm\[video\]"):
+    with pytest.raises(ImportError, match=r"clip\.mp4' needs av: pip install 'visionssm\[video\]'"):
         open_video(tmp_path / "clip.mp4")
+
+
+def test_frames_of_a_folder_go_by_their_numbers_and_hidden_files_are_none(tmp_path: Path) -> None:
+    names = ("frame10", "frame2", "frame1", "²", "²3x", "07", "7b")
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    (tmp_path / ".frame0.png").write_bytes(b"hidden")
+    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "deeper.png").mkdir()
+    files = [path.stem for path in videos.frame_files(tmp_path)]
+    assert [name for name in files if name.startswith("frame")] == ["frame1", "frame2", "frame10"]
+    assert sorted(files) == sorted(names)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -63,7 +64,7 @@ def open_video(path: str | Path) -> Video:
     - `.npy`, `.npz` (one array, or the one named frames): (T, H, W), (T, H, W, 1) or (T, H, W, 3), of bytes or of
       floats from 0 to 1;
     - animated GIF, WebP, PNG, TIFF;
-    - video files, by PyAV: the first stream of pictures.
+    - video files, by PyAV: the first stream of pictures, upright, frame by frame whatever time each is shown.
 
     Frames of more than `MAX_CLIP_PIXELS` together are shrunk.
 
@@ -137,7 +138,7 @@ class FrameFolder:
 def frame_files(folder: Path) -> list[Path]:
     """Image files in a folder, 2.jpg before 10.jpg."""
     found = [x for x in folder.iterdir() if not x.name.startswith(".") and x.suffix.lower() in SUFFIXES and x.is_file()]
-    return sorted(found, key=lambda x: [(int(part), "") if part.isdigit() else (-1, part) for part in _parts(x.name)])
+    return sorted(found, key=lambda x: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(x.name)])
 
 
 def _parts(name: str) -> list[str]:
@@ -251,13 +252,31 @@ class VideoFile:
                 raise UnreadableFileError(path, "it has no frames")
             return cls(path, int(stream.frames))
 
-    @property
+    @cached_property
     def frames(self) -> int:
-        """As its header says, or where it does not, the packets."""
-        if self.announced > 0:
-            return self.announced
-        with _decoder(self.path) as container:
-            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+        """The packets that are shown: what an edit list cuts away, as phones do when a clip is trimmed, is not.
+
+        Raises:
+            UnreadableFileError: there are fewer packets than the header says.
+        """
+        shown, there = self._packets()
+        if there < self.announced:
+            there = self._packets(ignore_editlist="1")[1]
+        if there < self.announced:
+            raise self._damaged(there, self.announced)
+        if not shown:
+            raise UnreadableFileError(self.path, "it has no frames")
+        return shown
+
+    def _packets(self, **options: str) -> tuple[int, int]:
+        """How many are shown, and how many there are."""
+        with _decoder(self.path, **options) as container:
+            hidden = [packet.is_discard for packet in container.demux(container.streams.video[0]) if packet.size]
+        return hidden.count(False), len(hidden)
+
+    def _damaged(self, found: int, expected: int) -> UnreadableFileError:
+        reason = f"only {found} of its {expected} frames can be decoded; the file is damaged or cut off"
+        return UnreadableFileError(self.path, reason)
 
     def read(self, numbers: Sequence[int]) -> np.ndarray:
         wanted, read, seen = set(numbers), {}, 0
@@ -266,26 +285,37 @@ class VideoFile:
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 if seen in wanted:
-                    read[seen] = _shrunk(frame.to_ndarray(format="rgb24")[None], len(numbers))[0]
+                    read[seen] = _shrunk(_upright(frame)[None], len(numbers))[0]
                 seen += 1
                 if len(read) == len(wanted):
                     break
             if len(read) < len(wanted):
-                raise UnreadableFileError(
-                    self.path, f"only {seen} of its {self.frames} frames can be decoded; the file is damaged"
-                )
+                raise self._damaged(seen, self.frames)
             return np.stack([read[n] for n in numbers])
 
 
+def _upright(frame: Any) -> np.ndarray:
+    """(H, W, 3) bytes of a frame of PyAV, turned and mirrored as its display matrix says: phones film on their side."""
+    pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # a pixel (x, y) is shown at (ax + cy, bx + dy)
+    turned = abs(b) > abs(a)
+    if turned:
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
 @contextmanager
-def _decoder(path: Path) -> Iterator[Any]:
-    """The open container of a video file, which can reach no other file."""
+def _decoder(path: Path, **more: str) -> Iterator[Any]:
+    """The open container of a video file, which can reach no other file; `more` are options of FFmpeg's reader."""
     with needs_extra("video", f"the video file {str(path)!r}"):
         import av
 
     if not path.stat().st_size:
         raise UnreadableFileError(path, "the file is empty")
-    options = {"protocol_whitelist": "pipe"}
+    options = {"protocol_whitelist": "pipe", **more}
     kind = CONTAINERS[path.suffix.lower()]
     with _reasons(path), path.open("rb") as file, av.open(file, format=kind, options=options) as container:
         if not container.streams.video:
