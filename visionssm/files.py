@@ -21,7 +21,8 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
         OSError: the folder or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    stem = os.fsencode(path.stem)[:100].decode(errors="ignore")  # names may have 255 bytes
+    temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

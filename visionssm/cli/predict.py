@@ -78,6 +78,8 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     for task in all_tasks():
         for name, about in task.files.items():
             parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=about)
+        for name, about in task.numbers.items():
+            parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="that makes another task known"
     )
@@ -90,9 +92,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         return _checked(parser, parser.parse_args(arguments))
 
 
-def _files_of_tasks(options: argparse.Namespace) -> dict[str, Path | None]:
+def _options_of_tasks(options: argparse.Namespace) -> dict[str, Path | int | None]:
     """What the arguments that tasks have added say."""
-    names = {name for task in all_tasks() for name in task.files}
+    names = {name for task in all_tasks() for name in (*task.files, *task.numbers)}
     return {name: getattr(options, name, None) for name in names}
 
 
@@ -166,6 +168,7 @@ def _run(options: argparse.Namespace, group: Group) -> int:
             pictures=options.pictures,
             masks=options.masks,
             beside=options.pictures is None and getattr(predictor, "writes_beside", False),
+            summarised=True,
             progress=partial(print_progress, len(files)) if group.rank == 0 and sys.stderr.isatty() else None,
         )
         found = predictor.columns, outcomes
@@ -187,7 +190,7 @@ def predictor_of(options: argparse.Namespace) -> tuple[Predictor, Any]:
     """
     for module in options.imports:
         importlib.import_module(module)
-    chosen = {"top_k": options.top_k, "threshold": options.threshold, **_files_of_tasks(options)}
+    chosen = {"top_k": options.top_k, "threshold": options.threshold, **_options_of_tasks(options)}
     if is_exported(options.checkpoint):
         if options.model is not None or options.device not in (None, "cpu"):
             raise ValueError("--model and --device do not apply to an exported file, which runs on the CPU")

@@ -88,7 +88,7 @@ class Predictor(Protocol):
     `exportable_with_nms()`, which gives one without overlapping boxes where the first gives all; `view()`, which
     gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images or
     volumes; `writes_beside = True` if its results are files themselves and have `save_beside(path)`, which writes one
-    beside the file that it was made of.
+    beside the file that it was made of; `at_once`, the most samples that it takes together, where these are large.
     """
 
     @property
@@ -165,6 +165,7 @@ class Task:
         models, datasets, metrics, hooks: types that configs name. Metrics may be plain `Metric` classes.
         files: fields of its predictor that take the path of a file, and what they are for; `tools/predict.py` has
             them as arguments.
+        numbers: likewise, fields that take a whole number.
         extra: of this package, that installs all that the task needs.
         packages: that configs of it cannot do without, beside those of the extra "train".
         scope: value of `default_scope` in its configs, for tasks whose models belong to another package.
@@ -182,6 +183,7 @@ class Task:
     metrics: Places = field(default_factory=dict)
     hooks: Places = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
     extra: str = "train"
     packages: tuple[str, ...] = ()
     scope: str | None = None

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,30 @@ class Prediction:
 
     path: Path
     result: Result
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What tables tell of a result, in place of the result itself: its pictures may be large."""
+
+    lines: Sequence[tuple[str | int | float, ...]]
+    content: Mapping[str, Any]
+
+    def rows(self) -> list[tuple[str | int | float, ...]]:
+        """As the result's."""
+        return list(self.lines)
+
+    def plain(self) -> dict[str, Any]:
+        """As the result's."""
+        return dict(self.content)
+
+    def save(self, folder: Path, source: Source) -> None:
+        """Never: pictures are of the result.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a summary has no pictures; ask for them where the result is made")
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,7 @@ def predict_share(
     pictures: str | Path | None = None,
     masks: str | Path | None = None,
     beside: bool = False,
+    summarised: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
     """One process's share of what `predict_files` does; `together` makes one list of all shares.
@@ -142,6 +167,7 @@ def predict_share(
     Args:
         share: number of this process, and of how many: it takes every batch whose number leaves that remainder.
         beside: write results that are files beside the files that they are made of.
+        summarised: give what tables tell of the results, not the results, which fill the memory where files are many.
         paths, device, batch_size, pictures, masks, progress: see `predict_files`.
     Raises:
         ValueError: `batch_size` is below 1, or the task has no masks.
@@ -153,6 +179,7 @@ def predict_share(
         raise ValueError(f"masks does not apply here: a {type(predictor).__name__} gives no label images")
     given = {"pictures": pictures, "masks": masks}
     folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
+    batch_size = min(batch_size, getattr(predictor, "at_once", batch_size))
     number, count = share
     outcomes: list[Outcome] = []
     with applied(predictor, device):
@@ -170,7 +197,8 @@ def predict_share(
                         result.save_masks(Path(masks), source)  # type: ignore[attr-defined]
                 if beside:
                     _save_beside(result, paths[place])
-                outcomes.append((place, Prediction(paths[place], result)))
+                kept = Summary(result.rows(), result.plain()) if summarised else result
+                outcomes.append((place, Prediction(paths[place], kept)))
             if progress is not None:
                 progress(min(start + batch_size, len(paths)))
     return outcomes

@@ -240,7 +240,8 @@ def test_tiles_without_overlap_touch_and_wrong_ones_are_refused() -> None:
     image = torch.rand(1, 40, 40)
     assert torch.equal(restored(lambda x: x, image, 1, Tiling(20, 0)), image)
     assert torch.equal(restored(lambda x: x, image, 1, Tiling(None, 0)), image)
-    for tile, overlap in ((4, 0), (20, 11), (20, -1), (20.5, 2)):
+    assert torch.equal(restored(lambda x: x, image, 1, Tiling(0, 0)), image)
+    for tile, overlap in ((4, 0), (0.0, 0), (20, 11), (20, -1), (20.5, 2)):
         with pytest.raises(ValueError, match="tile"):
             Tiling(tile, overlap)  # type: ignore[arg-type]
 
@@ -279,6 +280,28 @@ def test_other_files_come_as_grey_or_colours_of_8_bits_with_their_transparency(t
         assert (photo.alpha is not None) == clear, name
         assert photo.alpha is None or set(np.unique(photo.alpha)) == {0.0, 1.0}
     np.testing.assert_allclose(read_photo(tmp_path / "grey.png", 100).pixels[..., 0], noise(6, 5) / 255, atol=1e-6)
+
+
+def test_levels_of_16_bits_are_kept_of_grey_pnm_files_and_rounded_in_parts_as_in_one(tmp_path: Path) -> None:
+    levels = noise(130, 3, dtype=np.uint16)
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 130 65535\n" + levels.astype(">u2").tobytes())
+    photo = read_photo(tmp_path / "x.pgm", 1000)
+    assert photo.bits == 16
+    assert np.array_equal(quantised(photo.pixels, 16)[..., 0], levels)
+    pixels = np.random.default_rng(0).uniform(-0.2, 1.2, (130, 3))
+    assert np.array_equal(quantised(pixels, 8), (pixels.clip(0, 1) * np.float32(255)).round().astype(np.uint8))
+
+
+def test_orientation_of_the_camera_is_applied_to_photos(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, 16:] = 255
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", exif=exif)
+    found = read_photo(tmp_path / "x.jpg", 10**4).pixels
+    assert found.shape == (32, 16, 3)
+    assert found[:12].max() < 0.2
+    assert found[20:].min() > 0.8
 
 
 def test_orientation_of_the_camera_is_applied_in_16_bits_too(tmp_path: Path) -> None:

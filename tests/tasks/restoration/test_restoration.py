@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 import tests.engine.every_task  # noqa: F401  registers all types
 import visionssm
+from tests.children import environment
 from tests.configs import CONFIGS, shipped_config
 from tests.engine.tiny import assert_equal_weights, logged
 from visionssm.checkpoints import CheckpointError
@@ -19,8 +22,9 @@ from visionssm.cli import predict
 from visionssm.cli.launch import evaluate, train
 from visionssm.engine.config import check_config, check_data, load_config
 from visionssm.engine.errors import ConfigError, DatasetError
+from visionssm.engine.task import Source
 from visionssm.heads.restoration import VARIANTS
-from visionssm.prediction import load_predictor, predict_files
+from visionssm.prediction import load_predictor, predict_files, predict_share, together
 from visionssm.tasks.restoration import results as results_module
 from visionssm.tasks.restoration.model import ImageRestorer
 from visionssm.tasks.restoration.photo import read_photo, write_png
@@ -112,6 +116,84 @@ def test_images_are_written_beside_their_files_or_into_a_folder_with_a_compariso
     assert {path.name for path in photos.iterdir() if "restored" in path.name} == made, "nothing is restored twice"
     assert len(list(out.glob("*_comparison.png"))) == 3
     assert len(list(out.iterdir())) == 6
+
+
+def test_tiles_are_chosen_on_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8)).save(photo)
+    made = {}
+    for tile, overlap in ((16, 8), (0, 0)):
+        options = ["--tile", str(tile), "--overlap", str(overlap), "--device", "cpu"]
+        assert predict.main([str(run / "best.pth"), str(photo), *options]) == 0
+        with Image.open(tmp_path / "photo.png.restored.png") as image:
+            made[tile] = np.asarray(image)
+        predictor: Any = load_predictor(run / "best.pth", tile=tile, overlap=overlap)
+        with torch.inference_mode():
+            (expected,) = predictor([predictor.read(photo)])
+        assert np.array_equal(made[tile], expected.pixels)
+    assert not np.array_equal(made[16], made[0]), "scans go over a whole tile"
+    capsys.readouterr()
+    assert predict.main([str(run / "best.pth"), str(photo), "--tile", "5", "--device", "cpu"]) == 2
+    assert "tile must be a whole number of pixels, at least 8, or 0 for none, got 5" in capsys.readouterr().err
+    assert predict.main([str(run / "best.pth"), str(photo), "--tile", "8", "--overlap", "5", "--device", "cpu"]) == 2
+    assert "overlap=5 must be a whole number, from 0 to half of tile=8" in capsys.readouterr().err
+
+
+def test_photos_are_restored_one_by_one_and_only_what_a_table_tells_is_kept(run: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (9 + number, 8)).save(tmp_path / f"{number}.png")
+    files, taken = sorted(tmp_path.iterdir()), []
+
+    class Counting(Restorer):
+        def __call__(self, photos: Any) -> Any:
+            taken.append(len(photos))
+            return super().__call__(photos)
+
+    restorer = Counting(load_predictor(run / "best.pth").model)  # type: ignore[arg-type]
+    found = together(restorer.columns, [predict_share(restorer, files, batch_size=16, beside=True, summarised=True)])
+    assert taken == [1, 1, 1]
+    assert [prediction.result.plain()["width"] for prediction in found.read] == [18, 20, 22]
+    assert found.read[0].result.rows() == [(18, 16, 8)]
+    assert not any(hasattr(prediction.result, "pixels") for prediction in found.read)
+    with pytest.raises(TypeError, match="a summary has no pictures"):
+        found.read[0].result.save(tmp_path, Source("x", None))
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, torch
+from pathlib import Path
+from PIL import Image
+from visionssm.prediction import predict_share
+from visionssm.tasks.restoration.predictor import Restorer
+
+class Twice(torch.nn.Module):
+    in_chans, scale = 3, 2
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(1))
+    def forward(self, x):
+        return torch.nn.functional.interpolate(x, scale_factor=2) * self.one
+
+folder = Path(sys.argv[1])
+Image.new("RGBA", (4000, 3000), (9, 80, 200, 128)).save(folder / "photo.png")
+Image.new("RGBA", (40, 30)).save(folder / "small.png")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+predict_share(Restorer(Twice()), [folder / "small.png"], beside=True, summarised=True)
+before = peak()
+(outcome,) = predict_share(Restorer(Twice()), [folder / "photo.png"], beside=True, summarised=True)
+assert outcome[1].result.plain() == {"width": 8000, "height": 6000, "bits": 8}, outcome
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_photo_of_twelve_megapixels_takes_few_times_the_memory_of_its_result(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], env=environment(), capture_output=True, text=True, check=True
+    )
+    result = 3 * 6000 * 8000 * 4 / 2**20  # MiB in float32
+    assert result < float(told.stdout) < 3.5 * result
 
 
 def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(

@@ -29,6 +29,7 @@ class ExportedRestorer:
 
     columns: ClassVar[tuple[str, ...]] = COLUMNS
     writes_beside: ClassVar[bool] = True
+    at_once: ClassVar[int] = 1  # the sizes of photos differ, and one may need a gigabyte
     model: ClassVar[None] = None
 
     graph: Graph

@@ -20,6 +20,7 @@ from visionssm.data.images import UnreadableImageError, opened_image, to_8_bit, 
 from visionssm.files import complete_or_absent
 
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+_ROWS = 64
 _GREY_ALPHA = "LA;16B"  # Pillow's only name for it; its four bytes are read as colours
 
 
@@ -59,9 +60,10 @@ def read_photo(path: str | Path, most: int) -> Photo:
             raise UnreadableImageError(path, f"{size} are more than the {most:,} that are restored; cut or shrink it")
         wide = _wide(image)
         image.load()
-        icc, key = image.info.get("icc_profile"), image.info.get("transparency")
+        icc, key, stored_as = image.info.get("icc_profile"), image.info.get("transparency"), image.format
         image = upright_image(image)
-        mode, single = image.mode, image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+        mode = image.mode
+        single = mode.startswith("I;16") or (mode == "I" and stored_as in ("PNG", "PPM"))  # of 16 bits, scaled to them
         if mode[0] in "IF" and not single:
             raise UnreadableImageError(
                 path, f"its numbers ({mode}) have no range that means black and white; store 8 or 16 bits"
@@ -126,8 +128,11 @@ def _key_alpha(values: np.ndarray, key: Any) -> np.ndarray | None:
 
 def quantised(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Values of [0, 1] as levels of 8 or 16 bits, uint8 or uint16."""
-    kind = np.uint8 if bits == 8 else np.uint16
-    return (pixels.clip(0, 1) * np.float32(np.iinfo(kind).max)).round().astype(kind)
+    levels = np.empty(pixels.shape, np.uint8 if bits == 8 else np.uint16)
+    for start in range(0, len(pixels), _ROWS):  # some rows at a time, as each step makes a copy
+        rows = pixels[start : start + _ROWS]
+        levels[start : start + _ROWS] = (rows.clip(0, 1) * np.float32(2**bits - 1)).round()
+    return levels
 
 
 def write_png(pixels: np.ndarray, path: Path, icc: bytes | None = None) -> None:

@@ -46,6 +46,7 @@ class Restorer:
 
     columns: ClassVar[tuple[str, ...]] = COLUMNS
     writes_beside: ClassVar[bool] = True
+    at_once: ClassVar[int] = 1  # the sizes of photos differ, and one may need a gigabyte
 
     model: MambaIR
     degradation: Mapping[str, Any] | None = None

@@ -15,7 +15,7 @@ class Tiling:
     """How an image is cut.
 
     Args:
-        tile: longest side of a tile in pixels of the image; None for the whole image at once.
+        tile: longest side of a tile in pixels of the image; None or 0 for the whole image at once.
         overlap: pixels that neighbouring tiles share, at least. A quarter of them at either end is left out, and over
             the half between one tile fades into the next.
 
@@ -27,14 +27,14 @@ class Tiling:
     overlap: int = 32
 
     def __post_init__(self) -> None:
-        if self.tile is not None and (type(self.tile) is not int or self.tile < 8):
-            raise ValueError(f"tile must be a whole number of pixels, at least 8, or None, got {self.tile!r}")
+        if self.tile is not None and (type(self.tile) is not int or (self.tile != 0 and self.tile < 8)):
+            raise ValueError(f"tile must be a whole number of pixels, at least 8, or 0 for none, got {self.tile!r}")
         if type(self.overlap) is not int or not 0 <= 2 * self.overlap <= (self.tile or math.inf):
             raise ValueError(f"overlap={self.overlap!r} must be a whole number, from 0 to half of tile={self.tile}")
 
     def starts(self, side: int) -> tuple[list[int], int]:
         """First pixels of the tiles along a side of the image, evenly spread, and their length."""
-        if self.tile is None or side <= self.tile:
+        if not self.tile or side <= self.tile:
             return [0], side
         count = math.ceil((side - self.overlap) / (self.tile - self.overlap))
         return [round(n * (side - self.tile) / (count - 1)) for n in range(count)], self.tile
