@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -250,6 +251,47 @@ def test_recipe_of_kinetics_can_be_built_and_is_that_of_the_paper(path: Path) ->
         cfg.model.name, cfg.model.num_classes, drop_path_rate=cfg.model.drop_path_rate, model_kwargs=reduced
     )
     assert model(torch.zeros(2, 3, 2, 32, 32), torch.tensor([0, 399]), mode="loss")["loss"] > 0
+
+
+PARAMETERS = {"videomamba_tiny": 7_033_744, "videomamba_small": 25_568_656, "videomamba_middle": 73_875_856}
+"""Counted of the authors' networks of 8 frames and 400 classes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", shipped_configs("videomamba_*_k400.py"), ids=lambda path: path.stem)
+def test_recipe_of_kinetics_takes_a_step_at_a_reduced_size(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = load_config(path)
+    with torch.device("meta"):
+        model = visionssm.create_video_classifier(cfg.model.name, **cfg.model.model_kwargs)
+    assert sum(x.numel() for x in model.parameters()) == PARAMETERS[cfg.model.name]
+
+    root = tmp_path / "kinetics"
+    root.mkdir()
+    monkeypatch.setenv("KINETICS_ROOT", str(root))
+    for number in range(4):
+        np.save(root / f"{number}.npy", np.random.default_rng(number).integers(0, 256, (9, 40, 50, 3), np.uint8))
+    for name in ("train", "val", "test"):
+        (root / f"{name}.csv").write_text("".join(f"{n}.npy {133 * n}\n" for n in range(4)))
+    reduced = {"depth": 2, "embed_dim": 16}
+    image = timm.create_model(cfg.model.name.replace("mamba_", "mamba_img_"), **reduced)
+    torch.save({"model": image.state_dict()}, tmp_path / "image.pth")
+    lines = [f"_base_ = {str(path)!r}", "_views, _classes = dict(size=32), [str(n) for n in range(400)]"]
+    weights = str(tmp_path / "image.pth")
+    lines.append(f"model = dict(image_weights={weights!r}, model_kwargs=dict(img_size=32, **{reduced}))")
+    for name in ("train", "val", "test"):
+        workers = "num_workers=0, persistent_workers=False, pin_memory=False"
+        lines.append(f"{name}_dataloader = dict(batch_size=2, {workers}, dataset=dict(classes=_classes, views=_views))")
+    (tmp_path / "config.py").write_text("\n".join(lines))
+    options = {"train_cfg.max_epochs": 1, "train_cfg.val_interval": 1, "default_hooks.logger.interval": 1}
+    train(tmp_path / "config.py", work_dir=tmp_path / "run", options=options)
+    state = torch.load(tmp_path / "run" / "epoch_1.pth", weights_only=True)
+    assert all(bool(x.isfinite().all()) for x in state["state_dict"].values())
+    assert {group["weight_decay"] for group in state["optimizer"]["param_groups"]} == {0.0, 0.1}
+    assert logged(tmp_path / "run", "loss")[0] == pytest.approx(np.log(400), rel=0.2)
+    figures = evaluate(tmp_path / "config.py", tmp_path / "run" / "epoch_1.pth", work_dir=tmp_path / "test")
+    assert 0 <= figures["top1"] <= figures["top5"] <= 100
 
 
 @pytest.mark.slow
