@@ -25,7 +25,7 @@ from visionssm.benchmarks.figures import new_figure, save
 from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.timing import medians_in_turn, progress
 from visionssm.kernels import LowRank
-from visionssm.layers import ss2d
+from visionssm.layers import mamba, ss2d
 
 SWIN = "swin_tiny_patch4_window7_224"
 VIT = "vit_small_patch16_224"
@@ -112,7 +112,7 @@ def published_layout(layer: ss2d.RouteScan, u: Tensor, order: Tensor) -> Tensor:
 @contextmanager
 def _without_scans() -> Iterator[None]:
     with ExitStack() as patches:
-        for module in (ss2d, plainmamba):
+        for module in (ss2d, mamba, plainmamba):
             patches.enter_context(mock.patch.object(module, "selective_scan", identity_scan))
         yield
 

@@ -33,6 +33,7 @@ from visionssm.benchmarks import (
     published,
     restoration,
     segmenters,
+    video,
     yolo,
     yolo_sizes,
 )
@@ -181,6 +182,15 @@ def _restoration(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def _video(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return video.run(
+        seconds=options.seconds,
+        clock=options.clock,
+        scale=video.TINY if options.dry_run else None,
+        keep=lambda so_far: write_json(options.json, so_far),
+    )
+
+
 def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.tune:
         _tune(options.minutes)
@@ -313,6 +323,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("pose", _pose, 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
         ("medical", _medical, 10.0, "medical segmentation on the CPU beside itself without scans and MONAI's DynUNet"),
         ("restoration", _restoration, 10.0, "image restoration on the CPU beside itself without scans"),
+        ("video", _video, 10.0, "VideoMamba on the CPU, images and clips, beside itself without scans"),
     ):
         task = commands.add_parser(name, parents=[common], help=what)
         task.add_argument(
