@@ -13,9 +13,10 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from visionssm import backbones
+from visionssm.backbones._videomamba_checkpoints import VIDEO_CHECKPOINTS, VideoCheckpoint
 from visionssm.backbones.hrvmamba import PAPER as HRVMAMBA
 from visionssm.backbones.videomamba import PAPER as VIDEOMAMBA
-from visionssm.backbones.videomamba import VIDEO_CHECKPOINTS, VIDEO_VARIANTS, VideoCheckpoint
+from visionssm.backbones.videomamba import VIDEO_VARIANTS
 from visionssm.benchmarks.published import figures
 from visionssm.catalogue.info import ModelInfo
 from visionssm.checkpoints import OfficialCfg
