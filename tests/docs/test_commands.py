@@ -69,8 +69,8 @@ def test_blocks_of_a_page_run_from_top_to_bottom(
     torch.manual_seed(0)
     namespace: dict[str, Any] = {}
     for block in blocks(page):
-        assert block.language in ("bash", "python", "text"), f"{block}: say what the block is: ```bash, python or text"
-        if block.not_run is not None or block.packages or block.language == "text":
+        assert block.language in ("bash", "python", "text", "yaml"), f"{block}: say what it is: ```bash, python or text"
+        if block.not_run is not None or block.packages or block.language in ("text", "yaml"):
             continue
         try:
             if block.language == "python":
