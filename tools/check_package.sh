@@ -61,6 +61,7 @@ visionssm() {
 }
 answers() { # the command and its arguments: starts, answers to a file, has a page where there should be one, and ends
     echo "+ visionssm $*"
+    rm -f "$work/served" # of the one before
     "$folder/bin/visionssm" "$@" --port 0 >"$work/served" 2>"$work/log" &
     local server=$! address
     for _ in $(seq 300); do [ -s "$work/served" ] && break; sleep 0.2; done
