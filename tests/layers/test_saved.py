@@ -31,6 +31,15 @@ def test_gradients_of_both_orders_are_those_of_what_was_not_kept() -> None:
     torch.testing.assert_close(second, 192 * x**2)
 
 
+def test_transposed_view_of_a_square_map_is_not_mistaken_for_the_map() -> None:
+    x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    double = 2 * x
+    with made_again(double, lambda: 2 * x.detach()):
+        y = torch.sin(double.t()) @ double
+    (expected,) = torch.autograd.grad((torch.sin(2 * x.t()) @ (2 * x)).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
 def test_nothing_of_the_map_stays_in_memory_before_the_backward_pass() -> None:
     x = torch.randn(5, requires_grad=True)
     double = 2 * x

@@ -38,10 +38,11 @@ def made_again(x: Tensor, recipe: Callable[[], Tensor]) -> Iterator[None]:
     if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or traced((x,)) or transformed():
         yield
         return
-    place, shape = x.data_ptr(), x.shape
+    place, described = x.data_ptr(), (x.shape, x.stride(), x.dtype)  # and not `x` itself, which is to be freed
 
     def keep(saved: Tensor) -> Saved:
-        return recipe if saved.data_ptr() == place and saved.shape == shape else saved
+        same = saved.data_ptr() == place and (saved.shape, saved.stride(), saved.dtype) == described
+        return recipe if same else saved
 
     def give(saved: Saved) -> Tensor:
         if isinstance(saved, Tensor):
