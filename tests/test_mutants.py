@@ -138,9 +138,9 @@ def test_tests_with_the_name_of_the_file_come_first(path: str, test: str) -> Non
 
 def test_chosen_mutants_are_of_all_areas_in_proportion_valid_and_the_same_for_a_seed() -> None:
     files = [files_of(area, ROOT) for area in ("layers", "prediction", "backbones")]
-    chosen = choose(files, 20, random.Random(3), ROOT)
-    assert chosen == choose(files, 20, random.Random(3), ROOT)
-    assert chosen != choose(files, 20, random.Random(4), ROOT)
+    chosen = choose(files, 40, random.Random(3), ROOT)
+    assert chosen == choose(files, 40, random.Random(3), ROOT)
+    assert chosen != choose(files, 40, random.Random(4), ROOT)
     counts = Counter(mutant.area for mutant in chosen)
     assert counts.keys() == {"layers", "prediction", "backbones"}
     assert counts["backbones"] > counts["layers"] > counts["prediction"]

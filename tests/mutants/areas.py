@@ -15,6 +15,10 @@ TESTS = {
     "prediction": ["tools", "tasks", "engine"],
     "heads": ["heads", "tasks"],
     "checkpoints": ["checkpoints"],
+    "pointcloud": ["pointcloud", "tasks"],
+    "serving": ["serving"],
+    "cli": ["cli", "tools"],
+    "integrations": ["integrations", "tasks"],
 }
 """The folders of `tests` that hold the tests of a folder of the package."""
 GPU = "gpu"

@@ -10,10 +10,15 @@ from visionssm.layers.leaf import leaf_function
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """A (B, C, H, W) map in PyTorch's channels_last memory format; one that is in it stays itself. So for volumes."""
+    """A (B, C, H, W) map in PyTorch's channels_last memory format; one that is in it stays itself."""
     if transformed():  # `vmap` knows no memory formats, but a view of a contiguous map has this one
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+        return channels_last_of_any(x)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def channels_last_of_any(x: Tensor) -> Tensor:
+    """A (B, C, *sides) map with its channels last in memory, of any number of sides."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 @leaf_function  # it looks at the device

@@ -25,7 +25,7 @@ from visionssm.kernels.instance_norm import instance_norm_leaky, runs_fused
 from visionssm.kernels.transforms import traced, transformed
 from visionssm.layers.linear import plain
 from visionssm.layers.mamba import Mamba, convert_mamba_key
-from visionssm.layers.memory_format import channels_last
+from visionssm.layers.memory_format import channels_last_of_any
 from visionssm.layers.saved import made_again
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -61,7 +61,7 @@ class ResidualBlock(nn.Module):
         """(B, width, *sides) to (B, out_width, *sides/stride)."""
         y = self.conv1(x)
         if fused := plain(self.norm1, NORMS[x.ndim - 2]) and runs_fused(y, self.norm1.weight):
-            y = channels_last(y)
+            y = channels_last_of_any(y)
         kind = CONVOLUTIONS[x.ndim - 2]
         inner = _normed(self.norm1, y, overwrite=plain(self.conv1, kind))
         with made_again(inner, partial(_normed, self.norm1, y)) if fused else nullcontext():
