@@ -189,12 +189,17 @@ class _Notes(nn.Module):
 seen: list[Any] = []
 
 
-def test_exporter_sees_an_image_whose_last_map_is_larger_than_one_pixel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "expected"), [((1, 3, 32, 48), [2, 3, 64, 64]), ((1, 3, 16, 32, 48), [2, 3, 16, 32, 48])]
+)
+def test_exporter_sees_an_input_whose_batch_and_last_map_are_larger_than_one(
+    given: tuple[int, ...], expected: list[int], tmp_path: Path
+) -> None:
     seen.clear()
-    assert export_archive(_Notes(), tmp_path / "model.pt2", torch.randn(1, 3, 32, 48)) <= 1e-4
+    assert export_archive(_Notes(), tmp_path / "model.pt2", torch.randn(given)) <= 1e-4
     sizes = [side.node.hint if isinstance(side, torch.SymInt) else side for side in seen[0]]
-    assert sizes == [2, 3, 64, 64]
-    assert (1, 3, 32, 48) in seen, "the file is compared at the size that was asked for too"
+    assert sizes == expected
+    assert given in seen, "the file is compared at the size that was asked for too"
 
 
 class _AsksValues(nn.Module):

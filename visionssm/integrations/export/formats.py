@@ -184,10 +184,14 @@ def _fit(model: nn.Module | Exportable, kind: str, image: Tensor, dynamic: bool)
 
 
 def _traced(exportable: Exportable, image: Tensor, dynamic: bool) -> Tensor:
-    """The input that the exporter sees: the example, or a larger one whose maps have no side of one."""
-    if not dynamic or image.ndim > 4:
+    """The input that the exporter sees: the example, or a larger one whose batch and maps have no side of one.
+
+    The sides of a volume stay as they are, because 64 voxels along each would take long.
+    """
+    if not dynamic:
         return image
-    shape = [max(side, LEAST_OPEN.get(exportable.axes.get(axis, ""), 0)) for axis, side in enumerate(image.shape)]
+    least = LEAST_OPEN if image.ndim <= 4 else {"batch": LEAST_OPEN["batch"]}
+    shape = [max(side, least.get(exportable.axes.get(axis, ""), 0)) for axis, side in enumerate(image.shape)]
     if shape == list(image.shape):
         return image
     return exportable.sample(shape, generator=torch.Generator().manual_seed(0)).to(image)
