@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.images import MAX_DECODED_PIXELS, read_image
+from visionssm.data.suppression import THRESHOLD
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.heads.yolo import VARIANTS, MambaYolo, create_yolo
@@ -42,7 +43,7 @@ class YoloPredictor:
     model: MambaYolo
     classes: Sequence[str]
     size: int
-    threshold: float = 0.25
+    threshold: float = THRESHOLD
 
     def read(self, path: Path) -> Image.Image:
         """An image file; see `read_image`."""
