@@ -6,7 +6,9 @@ import json
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -122,8 +124,30 @@ def test_unknown_stage_is_named(tmp_path: Path) -> None:
         stages.run_all(tmp_path, only=["speed"])
 
 
-def test_python_takes_some_time_for_every_kind_of_call() -> None:
+def test_python_has_more_to_do_the_more_a_call_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from visionssm.benchmarks.gpu import overhead
 
-    rows = {row["call"]: row["µs"] for row in overhead.run(calls=3)}
-    assert 0 < rows["kernels of a forward pass"] < rows["inference"] < rows["training, with gradients"]
+    def functions_entered(function: Callable[[], object], calls: int) -> int:
+        entered = 0
+
+        def count(_frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal entered
+            entered += event == "call"
+
+        for _ in range(calls):  # plans and kernels are remembered
+            function()
+        sys.setprofile(count)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return entered
+
+    times = {row["call"]: row["µs"] for row in overhead.run(calls=3)}
+    assert min(times.values()) > 0
+    monkeypatch.setattr(overhead, "microseconds", functions_entered)
+    work = {row["call"]: row["µs"] for row in overhead.run(calls=3)}
+    assert work.keys() == times.keys()
+    assert 0 < work["kernels of a forward pass"] < work["inference"] < work["training, forward"]
+    assert work["kernels of a backward pass"] > 0
+    assert work["training, forward"] < work["training, with gradients"]

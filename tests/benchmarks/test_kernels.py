@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,22 +49,22 @@ def test_cores_are_compared_and_left_as_they_were() -> None:
 
 def test_candidates_take_turns_and_slow_ones_run_once() -> None:
     calls: list[str] = []
+    now = [0.0]
 
-    def candidate(name: str, seconds: float) -> object:
+    def candidate(name: str, seconds: float) -> Callable[[], object]:
         def run() -> None:
             calls.append(name)
-            time.sleep(seconds)
+            now[0] += seconds
 
         return run
 
-    medians = medians_in_turn(
-        {"a": candidate("a", 0.001), "b": candidate("b", 0.002), "slow": candidate("slow", 0.05)}, seconds=0.05
-    )
+    candidates = {"a": candidate("a", 0.001), "b": candidate("b", 0.002), "slow": candidate("slow", 0.05)}
+    medians = medians_in_turn(candidates, seconds=0.05, clock=lambda: now[0])
     assert calls[:3] == ["a", "b", "slow"]
     assert calls.count("slow") == 1
     turns = [name for i, name in enumerate(calls[3:]) if i == 0 or name != calls[i + 2]]
     assert turns[:4] == ["a", "b", "a", "b"]
-    assert medians["slow"] >= 0.05 > medians["b"] > medians["a"] > 0
+    assert medians == pytest.approx({"a": 0.001, "b": 0.002, "slow": 0.05})
 
 
 def test_table_and_file_hold_every_row(tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ def test_clock_of_the_processor_does_not_see_the_time_that_others_take() -> None
         time.sleep(0.05)
 
     times = {name: median(waits, seconds=0.0, clock=clock) for name, clock in CLOCKS.items()}
-    assert times["wall"] >= 0.05 > 5 * times["processor"]
-    assert medians_in_turn({"waits": waits}, seconds=0.0, clock=CLOCKS["processor"])["waits"] < 0.01
+    assert times["wall"] >= 0.05 > 2 * times["processor"]
+    assert medians_in_turn({"waits": waits}, seconds=0.0, clock=CLOCKS["processor"])["waits"] < 0.025
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-pytest.importorskip("visionssm.integrations.openmmlab", reason="needs the openmmlab extra")
+pytest.importorskip("mmdet", reason="needs the openmmlab extra")
 
 from visionssm.integrations.openmmlab import VisionSSM
 
