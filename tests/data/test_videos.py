@@ -15,7 +15,7 @@ from PIL import Image
 
 from visionssm.data import videos
 from visionssm.data.errors import UnreadableFileError
-from visionssm.data.videos import open_video
+from visionssm.data.videos import clips_below, open_video
 
 needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV, of the extra video")
 
@@ -196,3 +196,51 @@ def test_frames_of_a_folder_go_by_their_numbers_and_hidden_files_are_none(tmp_pa
     files = [path.stem for path in videos.frame_files(tmp_path)]
     assert [name for name in files if name.startswith("frame")] == ["frame1", "frame2", "frame10"]
     assert sorted(files) == sorted(names)
+
+
+def still(path: Path, level: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (level, level, level)).save(path)
+    return path
+
+
+def moving(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = [Image.new("RGB", (8, 6), (level, 0, 0)) for level in (0, 90, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+def test_a_folder_of_images_is_a_clip_whose_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 2, 1, 100):
+        still(tmp_path / f"frame{number}.png", number)
+    assert clips_below(tmp_path) == [tmp_path]
+    assert open_video(tmp_path).read(range(4))[:, 0, 0, 0].tolist() == [1, 2, 10, 100]
+
+
+def test_of_other_folders_every_file_and_every_folder_of_images_is_a_clip(tmp_path: Path) -> None:
+    still(tmp_path / "b" / "1.jpg")
+    still(tmp_path / "a" / "deep" / "1.webp")
+    still(tmp_path / "a" / "deep" / "2.webp")
+    films = [moving(tmp_path / "c" / name) for name in ("one.gif", "two.webp")]
+    np.save(tmp_path / "clip.npy", np.zeros((2, 4, 4), np.uint8))
+    poster = still(tmp_path / "poster.jpg")
+    expected = [tmp_path / "a" / "deep", tmp_path / "b", *films, tmp_path / "clip.npy", poster]
+    assert clips_below(tmp_path) == sorted(expected)
+
+
+def test_what_lies_beside_frames_is_told_but_for_what_file_managers_hide(tmp_path: Path) -> None:
+    still(tmp_path / "1.png")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    still(tmp_path / "__MACOSX" / "._1.png")
+    damaged = tmp_path / "films" / "damaged.gif"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"GIF89a")
+    assert clips_below(tmp_path) == [tmp_path, damaged.parent, tmp_path / "notes.txt"]
+
+
+@pytest.mark.parametrize("suffix", ["webp", "tif", "gif", "png"])
+def test_a_single_picture_is_no_clip_whatever_its_format(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(UnreadableFileError, match="single picture"):
+        open_video(still(tmp_path / f"photo.{suffix}"))

@@ -252,6 +252,11 @@ def test_exported_video_classifier_tells_the_classes_of_the_eager_one(channels: 
     (tmp_path / "frames").mkdir()
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "frames" / f"{number:02d}.png")
+    assert (
+        exported.samples_below(tmp_path)
+        == eager.samples_below(tmp_path)
+        == [tmp_path / "clip.npy", tmp_path / "frames"]
+    )
     for name in ("clip.npy", "frames"):
         samples = [x.read(tmp_path / name) for x in (exported, eager)]
         levels = np.abs(samples[0].inputs - samples[1].inputs.numpy()) * 255 * 0.22

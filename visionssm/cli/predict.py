@@ -7,6 +7,7 @@
 CHECKPOINT is one that tools/train.py wrote; for an official or bare classifier, name the variant with --model.
 It may be an exported file too: .onnx, which onnxruntime runs without PyTorch, or .pt2, a torch.export archive.
 The name of a registered model, as vmamba_tiny_s1l8, stands for its published weights, which are downloaded once.
+Of a classifier of videos, a folder of images is one clip, in the order of the numbers in their names.
 Files that cannot be read are listed on standard error and do not stop the rest. Restored images are written beside the
 files that they are made of, or into the folder of --pictures with a comparison each.
 
@@ -155,10 +156,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, group: Group) -> int:
     """This process's share; process 0 writes and prints what all have found, and returns the exit status."""
-    files = group.agree(find_files(options.images) if group.rank == 0 else [])
-    found: tuple[tuple[str, ...], list[Outcome]] | None = None
+    predictor: Predictor | None = None
     try:
         predictor, place = predictor_of(options)
+    except _MENDABLE as error:
+        tell(error)
+    files = group.agree(find_files(options.images, predictor) if predictor is not None and group.rank == 0 else [])
+    found = None if predictor is None else _share(options, group, predictor, place, files)
+    shares = group.gather(found)
+    if shares is None:
+        return 0  # what counts is process 0's
+    if None in shares:
+        return 2
+    return _report(options, files, shares)
+
+
+def _share(
+    options: argparse.Namespace, group: Group, predictor: Predictor, place: Any, files: Sequence[Path]
+) -> tuple[tuple[str, ...], list[Outcome]] | None:
+    """The columns and what came of this process's files; None if that cannot be said, which is told."""
+    try:
         outcomes = predict_share(
             predictor,
             files,
@@ -171,15 +188,10 @@ def _run(options: argparse.Namespace, group: Group) -> int:
             summarised=True,
             progress=partial(print_progress, len(files)) if group.rank == 0 and sys.stderr.isatty() else None,
         )
-        found = predictor.columns, outcomes
+        return predictor.columns, outcomes
     except _MENDABLE as error:
         tell(error)
-    shares = group.gather(found)
-    if shares is None:
-        return 0  # what counts is process 0's
-    if None in shares:
-        return 2
-    return _report(options, files, shares)
+        return None
 
 
 def predictor_of(options: argparse.Namespace) -> tuple[Predictor, Any]:

@@ -73,7 +73,7 @@ def draw_fields(options: argparse.Namespace) -> Path:
     for source in options.sources:
         predictor, view = load(source, options)
         if options.images:
-            files = find_files(options.images)[: options.count]
+            files = find_files(options.images, predictor)[: options.count]
             images = [view.prepare(predictor.read(file), None) for file in files]
         else:
             channels, *size = view.shape

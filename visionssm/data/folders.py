@@ -9,12 +9,15 @@ from pathlib import Path
 
 from visionssm.data.errors import UnreadableFileError
 
+_OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", "__macosx"}
+"""Files and folders that Windows hides, and that archives made on a Mac have."""
+
 
 def files_below(folder: str | Path, suffixes: Sequence[str] | None = None) -> list[Path]:
     """Everything in and below a folder that is no folder, in order of name, through links to folders too.
 
-    Hidden files and folders are left out, and links that lead back to a folder above them. Folders that cannot be
-    listed are part of the result: whoever reads it will be told why.
+    Hidden files and folders are left out, those that file managers hide too, and links that lead back to a folder above
+    them. Folders that cannot be listed are part of the result: whoever reads it will be told why.
 
     Args:
         folder: where to look.
@@ -31,7 +34,7 @@ def files_below(folder: str | Path, suffixes: Sequence[str] | None = None) -> li
             found.append(place)
             continue
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.lower() in _OF_FILE_MANAGERS:
                 continue
             path = place / entry.name
             if _is_folder(entry):

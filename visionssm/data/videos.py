@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from visionssm.data.errors import UnreadableFileError
-from visionssm.data.folders import regular_file
+from visionssm.data.folders import files_below, regular_file
 from visionssm.data.images import MAX_DECODED_PIXELS, SUFFIXES, UnreadableImageError, read_image, to_8_bit
 from visionssm.extras import needs_extra
 
@@ -35,6 +35,8 @@ ARRAYS = (".npy", ".npz")
 ANIMATIONS = (".gif", ".webp", ".apng", ".tif", ".tiff")
 CLIPS = (*CONTAINERS, *ARRAYS, *ANIMATIONS)
 """Names of files that are clips end in one of these, whatever the case."""
+
+_MAY_MOVE = (*ANIMATIONS, ".png", ".avif")
 
 MAX_CLIP_PIXELS = 1 << 26
 """Most pixels of the frames that are read together, 200 MB; larger frames are shrunk."""
@@ -138,11 +140,47 @@ class FrameFolder:
 def frame_files(folder: Path) -> list[Path]:
     """Image files in a folder, 2.jpg before 10.jpg."""
     found = [x for x in folder.iterdir() if not x.name.startswith(".") and x.suffix.lower() in SUFFIXES and x.is_file()]
-    return sorted(found, key=lambda x: [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(x.name)])
+    return sorted(found, key=lambda x: (_numbered(x.name), x.name))
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _parts(name)]
 
 
 def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"([0-9]+)", name) if part]
+
+
+def clips_below(folder: str | Path, suffixes: Sequence[str] | None = None) -> list[Path]:
+    """The clips in and below a folder: its files, and folders of frames in place of the images in them.
+
+    A folder is one clip if there are images in it and no clips beside them, which are videos, arrays and images that
+    move. Otherwise each of its files is one, and so is told to be a single picture or no clip if it is.
+
+    Args:
+        folder: where to look; it may be a clip itself.
+        suffixes: see `files_below`, which says in what order, too.
+    """
+    inside: dict[Path, list[Path]] = {}
+    for file in files_below(folder, suffixes):
+        inside.setdefault(file.parent, []).append(file)
+    found: list[Path] = []
+    for place, files in inside.items():
+        images = {file for file in files if file.suffix.lower() in SUFFIXES}
+        clips = any(_moves(x) if x in images else x.suffix.lower() in CLIPS for x in files)
+        found += files if clips or not images else [place, *(x for x in files if x not in images)]
+    return sorted(found)
+
+
+def _moves(path: Path) -> bool:
+    """Whether an image is animated; one that cannot be read is not."""
+    if path.suffix.lower() not in _MAY_MOVE:
+        return False
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # damaged, no image, no permission: told when it is read
+        return False
 
 
 @dataclass(frozen=True)
@@ -221,7 +259,7 @@ class Animation:
             if image.width * image.height > MAX_DECODED_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels are too many")
             count = int(getattr(image, "n_frames", 1))
-        if count == 1 and path.suffix.lower() not in ANIMATIONS:
+        if count == 1:
             raise UnreadableFileError(path, "it is a single picture, not a clip; a folder of pictures is one")
         return cls(path, count)
 

@@ -88,7 +88,8 @@ class Predictor(Protocol):
     `exportable_with_nms()`, which gives one without overlapping boxes where the first gives all; `view()`, which
     gives a `View`; `has_masks = True` if its results have `save_masks(folder, source)`, which writes label images or
     volumes; `writes_beside = True` if its results are files themselves and have `save_beside(path)`, which writes one
-    beside the file that it was made of; `at_once`, the most samples that it takes together, where these are large.
+    beside the file that it was made of; `at_once`, the most samples that it takes together, where these are large;
+    `samples_below(folder)`, which lists what in and below a folder `read` takes, where a folder may be a sample.
     """
 
     @property

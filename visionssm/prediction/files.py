@@ -92,12 +92,17 @@ class Predictions:
     unreadable: Sequence[UnreadableFileError]
 
 
-def find_files(paths: Sequence[str | Path]) -> list[Path]:
+def find_files(paths: Sequence[str | Path], predictor: Predictor | None = None) -> list[Path]:
     """Expand folders to everything in and below them, in order of name, through links to folders; see `files_below`.
 
     Hidden files are left out. Folders that cannot be listed stay in the list, so that they are told as unreadable.
+
+    Args:
+        paths: files and folders.
+        predictor: what they are for: a classifier of videos takes a folder of frames as one clip.
     """
-    return [file for path in map(Path, paths) for file in (files_below(path) if os.path.isdir(path) else [path])]
+    below: Callable[[Path], list[Path]] = getattr(predictor, "samples_below", files_below)
+    return [file for path in map(Path, paths) for file in (below(path) if os.path.isdir(path) else [path])]
 
 
 Outcome = tuple[int, Prediction | UnreadableFileError]
@@ -279,7 +284,7 @@ def _results(
 
 def _picture_name(number: int, path: Path) -> str:
     """Name of a picture, without suffix, that any file system takes."""
-    stem = printable(path.stem).replace("\\", "_")
+    stem = printable(path.resolve().name if path.is_dir() else path.stem).replace("\\", "_")
     return f"{number:04d}_{stem.encode()[:150].decode(errors='ignore')}"
 
 

@@ -53,6 +53,19 @@ def test_bytes_and_floats_are_read_as_levels_from_minus_one_to_one(predictor: Ne
     assert torch.equal(predictor.read(tmp_path / "floats.npy"), want)
 
 
+def test_a_folder_of_images_is_a_clip_like_the_array_of_its_frames(predictor: NextFrames, tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (11, 8, 12), np.uint8)
+    (tmp_path / "frames").mkdir()
+    for number, level in enumerate(levels):
+        Image.fromarray(level).save(tmp_path / "frames" / f"{number}.png")
+    np.save(tmp_path / "same.npy", levels)
+    assert predictor.samples_below(tmp_path) == [tmp_path / "frames", tmp_path / "same.npy"]
+    assert torch.equal(predictor.read(tmp_path / "frames"), predictor.read(tmp_path / "same.npy"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnreadableFileError, match="no image files"):
+        predictor.read(tmp_path / "empty")
+
+
 @pytest.mark.parametrize(
     "array, message",
     [

@@ -50,6 +50,16 @@ def test_folders_are_classes_and_hold_files_and_folders_of_frames(tmp_path: Path
     assert data.sample_name(2) == "walks/deep/c.npy"
 
 
+def test_animations_in_a_folder_of_their_own_are_clips_and_no_frames(tmp_path: Path) -> None:
+    for name in ("runs", "walks"):
+        frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 90, 200)]
+        for path in (tmp_path / name / "part" / "1.gif", tmp_path / name / "part" / "2.gif"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frames[0].save(path, save_all=True, append_images=frames[1:])
+    names = [x.name for x in VideoClips(tmp_path, views=VIEWS).videos]
+    assert names == ["runs/part/1.gif", "runs/part/2.gif", "walks/part/1.gif", "walks/part/2.gif"]
+
+
 def test_lists_have_numbers_or_names_after_spaces_commas_or_tabs(tmp_path: Path) -> None:
     for name in ("a.npy", "b c.npy", "ü.npy"):
         write_clip(tmp_path / name)

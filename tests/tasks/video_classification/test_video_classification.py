@@ -145,6 +145,29 @@ def test_prediction_takes_clips_and_names_files_that_are_none(
     assert strip.width >= 4 * 64
 
 
+def test_a_folder_of_frames_is_one_clip_and_folders_of_them_are_many(run: Path, tmp_path: Path) -> None:
+    frames, _ = MovingDigitDirections("val", clips=1, frames=12, size=32).drawn(0)
+    for name in ("v1.0", "other"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        for number, frame in enumerate(frames if name == "v1.0" else frames[::-1]):
+            Image.fromarray(frame).save(tmp_path / "clips" / name / f"f{number}.png")
+    np.save(tmp_path / "same.npy", frames)
+    np.save(tmp_path / "back.npy", frames[::-1])
+
+    def found(*names: str) -> list[tuple[str, Any]]:
+        out, pictures = tmp_path / "out" / "found.json", tmp_path / "out" / "pictures"
+        arguments = ["--device", "cpu", "--out", str(out), "--pictures", str(pictures)]
+        assert predict.main([str(run / "best.pth"), *(str(tmp_path / name) for name in names), *arguments]) == 0
+        assert not json.loads(out.read_text())["unreadable"]
+        return [(Path(x["file"]).name, x["classes"]) for x in json.loads(out.read_text())["predictions"]]
+
+    (_, forwards), (_, backwards) = found("same.npy", "back.npy")
+    assert forwards != backwards
+    assert found("clips/v1.0") == [("v1.0", forwards)]
+    assert found("clips") == [("other", backwards), ("v1.0", forwards)]
+    assert (tmp_path / "out" / "pictures" / "0001_v1.0.png").is_file()
+
+
 def test_features_of_a_clip_are_drawn_beside_each_other(run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, (5, 20, 30), np.uint8))
     out = tmp_path / "features.png"

@@ -17,6 +17,7 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import regular_file
 from visionssm.data.images import to_8_bit
+from visionssm.data.videos import FrameFolder, clips_below
 from visionssm.engine.description import description_of, fields_of, rebuilt
 from visionssm.engine.task import Row, Source, View
 from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
@@ -88,8 +89,12 @@ class NextFrames:
     context: int
     steps: int = 10
 
+    def samples_below(self, folder: Path) -> list[Path]:
+        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
+        return clips_below(folder)
+
     def read(self, path: Path) -> Tensor:
-        """(T, H, W, C) frames in [−1, 1] of an animated image (GIF, PNG, WebP, TIFF) or of a NumPy array (.npy).
+        """(T, H, W, C) frames in [−1, 1] of an animated image, a folder of images or a NumPy array (.npy).
 
         Arrays are (T, H, W) or (T, H, W, C), of bytes or of floats in [−1, 1].
 
@@ -97,9 +102,15 @@ class NextFrames:
             UnreadableFileError: it is neither, or its frames do not fit the model.
         """
         channels, reduction = self.model.config.channels, self.model.reduction
-        path = regular_file(path)
         try:
-            frames = _array(path) if path.suffix.lower() == ".npy" else _animation(path, channels)
+            if path.is_dir():
+                frames = _folder(path, channels)
+            elif regular_file(path).suffix.lower() == ".npy":
+                frames = _array(regular_file(path))
+            else:
+                frames = _animation(regular_file(path), channels)
+        except UnreadableFileError:
+            raise
         except Exception as error:  # decoders of damaged data raise whatever comes
             raise UnreadableFileError(path, f"it is no clip ({type(error).__name__}: {error})") from error
         if frames.ndim != 4 or frames.shape[-1] != channels or any(side % reduction for side in frames.shape[1:3]):
@@ -191,6 +202,14 @@ def _array(path: Path) -> Tensor:
     if len(frames) and frames.abs().max() > 1.001:
         raise ValueError("it has floats outside of -1 to 1")
     return frames.float()
+
+
+def _folder(path: Path, channels: int) -> Tensor:
+    video = FrameFolder.of(path)
+    mode = "L" if channels == 1 else "RGB"
+    read = (Image.fromarray(x).convert(mode) for x in video.read(range(min(video.frames, MOST_FRAMES))))
+    frames = torch.from_numpy(np.stack([np.asarray(x) for x in read])).float() / 127.5 - 1
+    return frames[..., None] if channels == 1 else frames
 
 
 def _animation(path: Path, channels: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from visionssm.data.errors import CorruptImageError, DatasetError, UnreadableFileError
 from visionssm.data.folders import files_below
 from visionssm.data.problems import Mistake, Problems, checked_classes, first_readable
-from visionssm.data.videos import CLIPS, SUFFIXES, frame_files, open_video
+from visionssm.data.videos import CLIPS, SUFFIXES, clips_below, open_video
 from visionssm.tasks.video_classification.views import Views, checked, checked_augmentation
 
 HELP = (
@@ -167,15 +167,14 @@ def _of_folders(root: Path, classes: Sequence[str] | None) -> tuple[list[str], l
 
 
 def _clips_below(folder: Path) -> list[Path]:
-    """Video files in and below a folder, and folders of frames, each once."""
-    animations = [x for x in CLIPS if x not in SUFFIXES]
-    clips: set[Path] = set()
-    for path in files_below(folder, (*CLIPS, *SUFFIXES)):
+    """Videos in and below the folder of a class, and folders of frames; images that lie in it are no frames."""
+    known = (*CLIPS, *SUFFIXES)
+    files = files_below(folder, known)
+    for path in files:
         if path.is_dir():
             raise DatasetError(f"folder {str(path)!r} cannot be listed")
-        inside = path.parent != folder and path.suffix.lower() not in animations
-        clips.add(path.parent if inside and len(frame_files(path.parent)) > 1 else path)
-    return sorted(clips)
+    own = [x for x in files if x.parent == folder]
+    return sorted({*clips_below(folder, known), *own} - {folder})
 
 
 _LINE = re.compile(r"\s*(?P<name>.*\S)\s*[\s,]\s*(?P<label>[^\s,]+)\s*")

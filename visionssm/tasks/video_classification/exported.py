@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from visionssm.data.videos import Video, open_video
+from visionssm.data.videos import Video, clips_below, open_video
 from visionssm.engine.exported import Graph
 from visionssm.tasks.classification.exported import best_classes, likely
 from visionssm.tasks.video_classification.results import Clip, VideoClass
@@ -82,6 +82,10 @@ class ExportedVideoClassifier:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+    def samples_below(self, folder: Path) -> list[Path]:
+        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
+        return clips_below(folder)
 
     def read(self, path: Path) -> Clip:
         """The views of a video; see `open_video` for the kinds of files.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visionssm.backbones.videomamba import VIDEO_VARIANTS, VideoMamba, create_video_classifier
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
-from visionssm.data.videos import open_video
+from visionssm.data.videos import clips_below, open_video
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.tasks.video_classification.results import Clip, VideoClass
@@ -52,6 +52,10 @@ class VideoPredictor:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+    def samples_below(self, folder: Path) -> list[Path]:
+        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
+        return clips_below(folder)
 
     def read(self, path: Path) -> Clip:
         """The views of a video; see `open_video` for the kinds of files.
