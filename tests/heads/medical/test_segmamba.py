@@ -79,6 +79,17 @@ def test_missing_tokens_are_zeros_for_the_convolution_and_for_the_scan(tokens: i
     torch.testing.assert_close(scan(x)[:, all_tokens[there]], y[:, there])
 
 
+def test_scan_across_pieces_is_exported_for_any_number_of_tokens() -> None:
+    torch.manual_seed(0)
+    scan = InterleavedTokenScan(dim=6, d_state=4, dt_rank=2, pieces=4).eval()
+    opened = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(scan, (torch.randn(2, 24, 6),), dynamic_shapes=opened)
+        for tokens in (23, 30, 241):
+            x = torch.randn(2, tokens, 6)
+            torch.testing.assert_close(program.module()(x), scan(x))
+
+
 def test_steps_of_the_first_scan_alone_begin_as_mambas() -> None:
     torch.manual_seed(0)
     mixer = visionssm.create_segmenter("segmamba_nano", widths=(64, 64, 64)).get_submodule("encoder.stages.0.0.mamba")

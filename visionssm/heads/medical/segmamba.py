@@ -18,6 +18,7 @@ from visionssm.kernels import routes
 from visionssm.kernels.routes import n_cells
 from visionssm.layers.leaf import leaf_module
 from visionssm.layers.mamba import BidirectionalMamba, TokenScan, convert_mamba_key
+from visionssm.layers.padding import cropped, padded_to_multiples
 
 
 @leaf_module  # it looks at sizes
@@ -36,7 +37,7 @@ class InterleavedTokenScan(TokenScan):
         """The same as bringing the tokens into their order, convolving, and bringing them back: (B, 1, T, D)."""
         n, tokens = self.pieces, row.shape[2]
         length = n_cells(tokens, n)
-        x = F.pad(row.squeeze(1), (0, 0, 0, n * length - tokens)).unflatten(1, (n, length))  # (B, n, length, D)
+        x = padded_to_multiples(row, (n, 1)).squeeze(1).unflatten(1, (n, length))  # (B, n, length, D)
         before = []  # the pieces before the first are the last ones, whose tokens come one step later
         for back in reversed(range(1, self.conv1d.kernel_size[0])):
             steps = n_cells(back, n)
@@ -44,7 +45,7 @@ class InterleavedTokenScan(TokenScan):
             before.append(F.pad(piece, (0, 0, steps, 0)).narrow(1, 0, length))
         x = torch.cat([torch.stack(before, 1), x], 1) if before else x
         y = F.conv2d(x.permute(0, 3, 1, 2), self.conv1d.weight.unsqueeze(3), self.conv1d.bias, groups=self.dim)
-        return y.permute(0, 2, 3, 1).flatten(1, 2).narrow(1, 0, tokens).unsqueeze(1)
+        return cropped(y.permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1), (tokens,))
 
     def activate(self, row: Tensor) -> Tensor:
         """SiLU of the convolution: what is scanned."""

@@ -57,7 +57,6 @@ class Exportable:
         can_open: whether one file may serve several sizes.
         always_open: whether these axes are open without being asked for.
         refused: kinds of files, "onnx" or "pt2", that cannot hold the network, and why.
-        closed: kinds of files that cannot leave sizes open, and why.
         shape: of an input for which the network was made, where that is known.
         expected: of an input to what the model itself finds, without export.
         difference: of the outputs of the file to that; 0 where they are equal, and at most `limit` for a kept file.
@@ -77,7 +76,6 @@ class Exportable:
     can_open: bool = True
     always_open: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
-    closed: Mapping[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     expected: Callable[[Tensor], Any] | None = None
     difference: Callable[[Sequence[Tensor], Any], float] = relative_difference

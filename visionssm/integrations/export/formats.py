@@ -173,11 +173,6 @@ def _fit(model: nn.Module | Exportable, kind: str, image: Tensor, dynamic: bool)
     exportable = as_exportable(model, image.ndim)
     if kind in exportable.refused:
         raise ExportError(f"this model cannot be exported to {kind}: {exportable.refused[kind]}")
-    if dynamic and kind in exportable.closed:
-        raise ExportError(
-            f"a {kind} file of this model cannot leave sizes open, as {exportable.closed[kind]}; export one for fixed "
-            "sizes, without --dynamic (--size)"
-        )
     if dynamic and not exportable.can_open:
         raise ExportError("no size of this model's input can be left open; export with fixed sizes (without --dynamic)")
     return exportable

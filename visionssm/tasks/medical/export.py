@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from visionssm.heads.medical.mhsvm import MHSVM
-from visionssm.heads.medical.segmamba import SegMamba
 from visionssm.heads.medical.segmenter import Segmenter
 from visionssm.integrations.export import Exportable, description
 from visionssm.integrations.export.exportable import IMAGE_AXES, VOLUME_AXES, relative_difference
@@ -64,8 +63,6 @@ def exportable_segmenter(
     further: dict[str, Any] = {}
     if isinstance(network, MHSVM):
         further = {"expected": _Exact(graph), "difference": difference_beside_eager}
-    if isinstance(network, SegMamba):
-        further = {"closed": {"pt2": "one with its scan across pieces does not run at a second size"}}
     return Exportable(
         graph,
         outputs=("probabilities",),
