@@ -54,7 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     else:
         chosen = [x for x in items if not x.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=[x for x in items if x not in set(chosen)])
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[x for x in items if x not in kept])
     items[:] = chosen
 
 

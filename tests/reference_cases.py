@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tests.kinks import FollowKinks, RecordKinks
 from tests.reference.fill import fill_tensor, make_input, sample_indices, uniform
@@ -125,18 +126,23 @@ class Case:
         name = f"{self.path.parent.name}/{self.path.stem}"
         return next(kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, name))
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the case's weights, under the authors' names."""
+        constructed, skipped = tuple(CONSTRUCTED), set(self.data["not_filled"])
+        given = self.data["state"].items()
+        shapes = {name: tuple(x) for name, x in given if name not in skipped or name.endswith(constructed)}
+        return shapes | {name: shapes[source] for name, source in self.meta.get("tied_keys", {}).items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The case's weights under the authors' names."""
         skipped = set(self.data["not_filled"])
         adjust = self.data.get("fill_adjust") or self.meta.get("fill_adjust") or []
         state = {}
-        for name, shape in self.data["state"].items():
+        for name, shape in self.shapes().items():
             if name in skipped:
-                constant = next((v for suffix, v in CONSTRUCTED.items() if name.endswith(suffix)), None)
-                if constant is not None:
-                    state[name] = torch.full(tuple(shape), constant)
+                state[name] = torch.full(shape, next(v for suffix, v in CONSTRUCTED.items() if name.endswith(suffix)))
                 continue
-            value = fill_tensor(self.seed, name, tuple(shape))
+            value = fill_tensor(self.seed, name, shape)
             for suffix, factor in self.meta.get("fill_scale", {}).items():
                 if name.endswith(suffix):
                     value = value * np.float32(factor)
@@ -214,6 +220,17 @@ def every_case(kind: str, *, slow: str = "(?!)") -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [parameter(case) for case in find_cases(kind)])
 
 
+class Unset(TorchFunctionMode):
+    """Models that are built within this context start at NaN instead of random numbers, which take long to draw."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.uniform_, Tensor.normal_):
+            return args[0].fill_(torch.nan)
+        if func is Tensor.erfinv_:  # the next step of a truncated normal distribution
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def gradient_norms(
     case: Case, model: nn.Module, filter_fn: Any, recorded: str = "grad_norms"
 ) -> dict[str, tuple[float, float]]:
@@ -229,7 +246,7 @@ def gradient_norms(
         known = numbers.get(name, numbers.get(source))
         if known is not None:
             numbers[name] = numbers[source] = known
-    tagged = {name: torch.full_like(value, numbers.get(name, 0)) for name, value in case.state_dict().items()}
+    tagged = {name: torch.full(shape, float(numbers.get(name, 0))) for name, shape in case.shapes().items()}
     mapped = filter_fn(tagged, model)
 
     group_of = {i + 1: i + 1 for i in range(len(names))}
@@ -241,7 +258,7 @@ def gradient_norms(
 
     sources: dict[str, list[int]] = {}
     for ours, _ in model.named_parameters():
-        sources[ours] = [int(i) for i in mapped[ours].unique().tolist() if i > 0]
+        sources[ours] = [int(i) for i in _values(mapped[ours]) if i > 0]
         for other in sources[ours][1:]:
             group_of[root(other)] = root(sources[ours][0])
 
@@ -258,6 +275,12 @@ def gradient_norms(
     return {names[i - 1]: (actual**0.5, expected**0.5) for i, (actual, expected) in squares.items()}
 
 
+def _values(x: Tensor) -> list[float]:
+    """The different values of a tensor, most of which hold a single one."""
+    least, largest = (float(end) for end in x.aminmax())
+    return [least] if least == largest else x.unique().tolist()
+
+
 def norms_of_backward(
     case: Case,
     model: nn.Module,
@@ -267,12 +290,13 @@ def norms_of_backward(
     *,
     output: Callable[[nn.Module, Tensor], Tensor] = lambda model, image: model(image),
 ) -> dict[str, tuple[float, float]]:
-    """`gradient_norms` of the case's scalar, by a copy of `model` in `dtype`, whose forward pass `mode` watches."""
-    copied = copy.deepcopy(model).to(dtype)
+    """`gradient_norms` of the case's scalar, by `model`, or a copy of it, in `dtype`; `mode` watches the forward pass."""
+    model.zero_grad()
+    used = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
     with mode:
-        y = output(copied, case.image().to(dtype))
+        y = output(used, case.image().to(dtype))
     (y * case.cotangent(y)).sum().backward()
-    return gradient_norms(case, copied, filter_fn)
+    return gradient_norms(case, used, filter_fn)
 
 
 def check_gradients(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import reference_cases
 from tests.backbones.test_reference_cases import model_name
+from tests.reference.fill import stream, uniform
 from tests.reference_cases import FOLDER, KINDS, RECORDED, Case, all_cases, find_cases
 
 TESTS = Path(__file__).parent
@@ -25,6 +28,12 @@ def test_every_file_of_the_folder_is_a_case_and_every_classifier_has_a_model() -
     assert {case.path for case in all_cases()} == set(FOLDER.rglob("*.json")) - kinks
     for case in find_cases("classifier"):
         assert case.data["name"].startswith(model_name(case))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5)])
+def test_a_tensor_is_made_of_the_raw_bits_of_its_name_and_seed(shape: tuple[int, ...]) -> None:
+    bits = stream(3, "head.weight").random_raw(math.prod(shape))
+    assert np.array_equal(uniform(3, "head.weight", shape), ((bits >> 11) * 2.0**-53).reshape(shape))
 
 
 def _write(folder: Path, name: str, text: str) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import visionssm
-from tests.reference_cases import Case, check_gradients, every_case
+from tests.reference_cases import Case, Unset, check_gradients, every_case
 
 TOLERANCE = 1e-4  # of outputs and stage maps, relative to the largest value
 HEAVY = (
@@ -18,7 +18,7 @@ HEAVY = (
 # The definition takes the steps of a scan one by one. Of a family it runs the lightest cases; the kernels run all.
 HEAVY_ON_THE_DEFINITION = (
     "hrvmamba_(nano_grad|nano_plain|tiny|tiny_plain)$|groupmamba_tiny_grad$|v3_tiny_grad$|plstm_vis_t_"
-    "|mambavision_tiny_odd$"
+    "|mambavision_tiny_odd$|plstm_ape_384$"
 )
 every_classifier = every_case("classifier", slow=HEAVY)
 
@@ -40,7 +40,8 @@ def model_name(case: Case) -> str:
 
 def load_case_model(case: Case) -> torch.nn.Module:
     """Our model of a case's name with the case's weights."""
-    model = timm.create_model(model_name(case), pretrained=False)
+    with Unset():
+        model = timm.create_model(model_name(case), pretrained=False)
     visionssm.load_official(model, case.state_dict())
     return model.eval()
 

@@ -78,14 +78,14 @@ def _unfit(x: Tensor, wanted: Tensor) -> str | None:
     if wanted.is_floating_point():
         if x.dtype not in _FLOATS:
             return f"is of the type {x.dtype}, where the model has {wanted.dtype}; convert it as its makers mean it"
-        if not bool(x.isfinite().all()):
+        if not _all_finite(x):
             return f"holds {int((~x.isfinite()).sum()):,} values that are NaN or infinite, of {x.numel():,}"
-        if not bool(x.to(wanted.dtype).isfinite().all()):
+        if x.dtype != wanted.dtype and not _all_finite(x.to(wanted.dtype)):
             return f"holds values up to {float(x.abs().max()):.3g}, which {wanted.dtype} cannot hold"
     elif wanted.is_complex() or wanted.dtype == torch.bool or x.is_complex() or x.dtype == torch.bool:
         if x.dtype != wanted.dtype:
             return f"is of the type {x.dtype}, where the model has {wanted.dtype}"
-        if not bool(x.isfinite().all()):
+        if not _all_finite(x):
             return "holds values that are NaN or infinite"
     elif x.is_floating_point():  # a count of steps that was averaged with the weights: its fraction means nothing
         if not bool((x.double().abs() < 2**53).all()):  # nor does NaN pass
@@ -93,6 +93,14 @@ def _unfit(x: Tensor, wanted: Tensor) -> str | None:
     elif not torch.equal(x.to(wanted.dtype).to(x.dtype), x):
         return f"holds numbers that {wanted.dtype} cannot hold"
     return None
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Finite ones may have an infinite sum, but a finite sum has no others.
+
+    Of four million values the sum takes 0.4 ms on one thread, and looking at each 8.
+    """
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def layer_names(value: str | Sequence[str] | None) -> tuple[str, ...]:
