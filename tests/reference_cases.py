@@ -290,7 +290,7 @@ def norms_of_backward(
     *,
     output: Callable[[nn.Module, Tensor], Tensor] = lambda model, image: model(image),
 ) -> dict[str, tuple[float, float]]:
-    """`gradient_norms` of the case's scalar, by `model`, or a copy of it, in `dtype`; `mode` watches the forward pass."""
+    """`gradient_norms` of the case's scalar, by `model` or a copy in `dtype`; `mode` watches the forward pass."""
     model.zero_grad()
     used = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
     with mode:
