@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from timm import create_model, is_model, list_models
@@ -15,18 +16,17 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from visionssm.checkpoints import create_official
-from visionssm.data.images import read_image
 from visionssm.data.spelling import closest
 from visionssm.engine.task import View
+from visionssm.tasks.classification.base import BaseClassifier
 from visionssm.tasks.classification.network import build_classifier
-from visionssm.tasks.classification.results import ClassResult
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(BaseClassifier):
     """A model in evaluation mode with all that is needed to apply it to an image.
 
     Attributes:
@@ -39,40 +39,15 @@ class Classifier:
         license: of published weights, where it is known.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
-
     model: nn.Module
-    classes: Sequence[str]
-    transform: Callable[[Image.Image], Tensor]
-    image_mode: Literal["RGB", "L"]
-    top_k: int = 5
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
     license: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, self.image_mode)
-
-    def __call__(self, images: Sequence[Image.Image]) -> list[ClassResult]:
-        """The best classes of every image.
-
-        Raises:
-            ValueError: class names and scores differ in number.
-        """
+    def probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        """(classes,) of every image, in float32."""
         place = next(self.model.parameters(), torch.empty(0)).device
         batch = torch.stack([self.transform(image) for image in images]).to(place)
-        scores = self.model(batch).float().softmax(-1).cpu()  # (B, classes)
-        if scores.shape[-1] != len(self.classes):
-            raise ValueError(f"the model gives {scores.shape[-1]} scores for {len(self.classes)} class names")
-        best = scores.topk(min(self.top_k, scores.shape[-1]))
-        return [
-            ClassResult([(self.classes[i], value) for i, value in zip(indices, values, strict=True)])
-            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return list(self.model(batch).float().softmax(-1).cpu().numpy())
 
     def view(self) -> View:
         """The model's maps; images are prepared as for prediction, or resized to a given size."""

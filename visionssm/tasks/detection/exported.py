@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from visionssm.data.images import MAX_DECODED_PIXELS, Mode, as_array, read_image
+from visionssm.data.images import as_array
 from visionssm.engine.exported import ExportedFileError, Graph, named
+from visionssm.engine.predictors import OfGraph
+from visionssm.tasks.detection.base import BaseDetector
 from visionssm.tasks.detection.results import Detection
 
 
 @dataclass(frozen=True)
-class ExportedDetector:
+class ExportedDetector(OfGraph, BaseDetector):
     """An exported detector.
 
     Attributes:
         graph: a (1, 3, H, W) image in [0, 1] to `boxes`, `scores`, `labels` and perhaps `masks`.
-        classes: class names; the first has the number 1 in the file.
-        threshold: least score of an object that is reported.
     """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
-    image_mode: ClassVar[Mode] = "RGB"
-    model: ClassVar[None] = None
-
-    graph: Graph
-    classes: Sequence[str]
-    threshold: float = 0.5
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score reaches the threshold."""
@@ -52,7 +38,7 @@ class ExportedDetector:
 
 def exported_detector(graph: Graph) -> ExportedDetector:
     """The detector in a file."""
-    return ExportedDetector(graph, graph.classes(1))
+    return ExportedDetector(graph.classes(1), graph=graph)
 
 
 def numbers_of(labels: np.ndarray, classes: Sequence[str], first: int) -> np.ndarray:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import (
     arguments_of,
     check_model,
@@ -24,6 +22,7 @@ from visionssm.engine.description import (
 )
 from visionssm.engine.task import View
 from visionssm.heads.detectors import torchvision_detector
+from visionssm.tasks.detection.base import BaseDetector
 from visionssm.tasks.detection.results import Detection
 
 if TYPE_CHECKING:
@@ -31,25 +30,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Detector:
-    """A detector in evaluation mode.
-
-    Attributes:
-        model: (3, H, W) images in [0, 1] of any sizes to torchvision's detections.
-        classes: class names; the first has the number 1 in the model.
-        threshold: least score of an object that is reported.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
-    image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
+class Detector(BaseDetector):
+    __doc__ = BaseDetector.__doc__
 
     model: nn.Module
-    classes: Sequence[str]
-    threshold: float = 0.5
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score reaches the threshold."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from visionssm.data.errors import DatasetError
 from visionssm.engine.exported import ExportedFileError, Graph
+from visionssm.engine.predictors import OfGraph
 from visionssm.extras import needs_extra
-from visionssm.tasks.medical.results import Segmented, readable_scan
+from visionssm.tasks.medical.base import BaseMedicalSegmenter
 from visionssm.tasks.medical.scan import Scan
 from visionssm.tasks.medical.settings import Inference, PreparationSettings
 
@@ -81,52 +81,34 @@ class ArrayPreparation(PreparationSettings):
 
 
 @dataclass(frozen=True)
-class ExportedMedicalSegmenter:
+class ExportedMedicalSegmenter(OfGraph, BaseMedicalSegmenter):
     """An exported network for medical segmentation.
 
     Attributes:
         graph: (1, C, *sides) prepared images or volumes to `probabilities`, (1, K, *sides); K = 1 stands for the
             foreground alone.
-        classes: class names, the background first.
-        dims: spatial dimensions of the network.
-        preparation: of images.
-        inference: how the network is applied.
-        threshold: least probability of the foreground, of networks with a single class; None for the training's.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("class", "pixels", "size")
-    has_masks: ClassVar[bool] = True
-    model: ClassVar[None] = None
-
-    graph: Graph
-    classes: Sequence[str]
-    dims: int
     preparation: ArrayPreparation
-    inference: Inference
-    threshold: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
-        if self.threshold is not None and "threshold" not in self.graph.about:
-            raise ValueError("threshold does not apply here: with several classes the most probable one is taken")
+    @property
+    def spatial_dims(self) -> int:
+        """2 for a network of images, 3 for one of volumes."""
+        return _dims(self.graph)
 
-    def read(self, path: Path) -> Scan:
-        """A NIfTI volume or an image; see `readable_scan`."""
-        return readable_scan(path, self.preparation, self.dims)
+    @property
+    def of_one_class(self) -> bool:
+        """Whether the network tells the probability of the foreground alone."""
+        return "threshold" in self.graph.about
 
-    def __call__(self, scans: Sequence[Scan]) -> list[Segmented]:
-        """Classes of every scan, at its own grid."""
-        threshold = self.inference.threshold if self.threshold is None else self.threshold
-        results = []
-        for scan in scans:
-            inputs = self.preparation.image(scan.pixels, scan.spacing)
-            found = probabilities(self._network, inputs, self.dims, self.inference)
-            numbers = self.preparation.restored(found, scan.pixels.shape[1:], threshold)
-            if numbers.max() >= len(self.classes):
-                raise ExportedFileError(f"the file gives {len(found)} classes, and {len(self.classes)} names")
-            results.append(Segmented(self.classes, numbers, scan.spacing, scan.grid is not None))
-        return results
+    def numbers(self, scan: Scan, threshold: float) -> np.ndarray:
+        """(*sides) class numbers at the grid of a scan; `threshold` is that of networks with a single class."""
+        inputs = self.preparation.image(scan.pixels, scan.spacing)
+        found = probabilities(self._network, inputs, self.spatial_dims, self.inference)
+        numbers = self.preparation.restored(found, scan.pixels.shape[1:], threshold)
+        if numbers.max() >= len(self.classes):
+            raise ExportedFileError(f"the file gives {len(found)} classes, and {len(self.classes)} names")
+        return numbers
 
     def _network(self, inputs: np.ndarray) -> np.ndarray:
         found = self.graph.output(inputs, "probabilities").astype(np.float32)
@@ -233,13 +215,18 @@ def _numbers(scores: np.ndarray, threshold: float) -> np.ndarray:
     return numbers
 
 
+def _dims(graph: Graph) -> int:
+    dims: int = graph.number("dims", 2, 3, whole=True)
+    return dims
+
+
 def exported_medical_segmenter(graph: Graph) -> ExportedMedicalSegmenter:
     """The network in a file.
 
     Raises:
         ExportedFileError: it does not say how images are prepared or the network is applied.
     """
-    dims: int = graph.number("dims", 2, 3, whole=True)
+    dims = _dims(graph)
 
     def preparation() -> ArrayPreparation:
         said: Any = graph.fact("preparation")
@@ -261,9 +248,8 @@ def exported_medical_segmenter(graph: Graph) -> ExportedMedicalSegmenter:
         return how
 
     return ExportedMedicalSegmenter(
-        graph,
         graph.classes(0),
-        dims,
         graph.made(preparation, "how images are prepared"),
         graph.made(inference, "how it is applied"),
+        graph=graph,
     )

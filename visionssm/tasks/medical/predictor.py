@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from visionssm.engine.description import (
 )
 from visionssm.engine.task import View
 from visionssm.heads.medical.segmenter import Segmenter, padded_to_multiples
+from visionssm.tasks.medical.base import BaseMedicalSegmenter
 from visionssm.tasks.medical.inference import Inference, probabilities
 from visionssm.tasks.medical.pictures import grey_picture
 from visionssm.tasks.medical.preparation import Preparation
-from visionssm.tasks.medical.results import Segmented, readable_scan
 from visionssm.tasks.medical.scan import Scan
 
 if TYPE_CHECKING:
@@ -36,47 +35,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MedicalSegmenter:
-    """A network for medical segmentation in evaluation mode.
-
-    Attributes:
-        model: (B, C, *sides) to logits.
-        classes: class names, the background first.
-        preparation: of images.
-        inference: how the network is applied.
-        threshold: least probability of the foreground, of networks with a single class; None for the training's.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "pixels", "size")
-    has_masks: ClassVar[bool] = True
+class MedicalSegmenter(BaseMedicalSegmenter):
+    __doc__ = BaseMedicalSegmenter.__doc__
 
     model: Segmenter
-    classes: Sequence[str]
     preparation: Preparation
-    inference: Inference
-    threshold: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
-        if self.threshold is not None and self.model.num_classes > 1:
-            raise ValueError("threshold does not apply here: with several classes the most probable one is taken")
+    @property
+    def spatial_dims(self) -> int:
+        """2 for a network of images, 3 for one of volumes."""
+        return self.model.spatial_dims
 
-    def read(self, path: Path) -> Scan:
-        """A NIfTI volume or an image; see `readable_scan`."""
-        return readable_scan(path, self.preparation, self.model.spatial_dims)
+    @property
+    def of_one_class(self) -> bool:
+        """Whether the network tells the probability of the foreground alone."""
+        return self.model.num_classes == 1
 
-    def __call__(self, scans: Sequence[Scan]) -> list[Segmented]:
-        """Classes of every scan, at its own grid."""
+    def numbers(self, scan: Scan, threshold: float) -> np.ndarray:
+        """(*sides) class numbers at the grid of a scan; `threshold` is that of networks with a single class."""
         place = next(self.model.parameters()).device
-        threshold = self.inference.threshold if self.threshold is None else self.threshold
-        results = []
-        for scan in scans:  # one by one, as their sizes differ
-            inputs = self.preparation.image(scan.pixels, scan.spacing).to(place)
-            found = probabilities(self.model, inputs, self.model.spatial_dims, self.inference)
-            numbers = self.preparation.restored(found, scan.pixels.shape[1:], threshold)
-            results.append(Segmented(self.classes, numbers.cpu().numpy(), scan.spacing, scan.grid is not None))
-        return results
+        inputs = self.preparation.image(scan.pixels, scan.spacing).to(place)
+        found = probabilities(self.model, inputs, self.spatial_dims, self.inference)
+        return self.preparation.restored(found, scan.pixels.shape[1:], threshold).cpu().numpy()
 
     def view(self) -> View:
         """The encoder's maps of an image, or of the middle slice of a volume, as it is prepared or resized to a size.

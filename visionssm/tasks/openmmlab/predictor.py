@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.config import ConfigDict
@@ -17,11 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visionssm.integrations.openmmlab  # noqa: F401  before anything imports mmcv.ops
-from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import class_names_of, description_of, rebuilt
+from visionssm.engine.predictors import ReadsImages
 from visionssm.engine.task import View
+from visionssm.tasks.detection.base import FindsObjects
 from visionssm.tasks.detection.results import Detection
 from visionssm.tasks.openmmlab.description import model_of, pipeline_of
+from visionssm.tasks.segmentation.base import TellsPixels
 from visionssm.tasks.segmentation.results import PixelClasses
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def pixel_classes_of(sample: Any, classes: Sequence[str]) -> PixelClasses:
 
 
 @dataclass(frozen=True)
-class _Predictor:
+class _Predictor(ReadsImages):
     """What both kinds share.
 
     Attributes:
@@ -53,15 +54,9 @@ class _Predictor:
         pipeline: a dictionary with `img` (H, W, 3) uint8 BGR to the model's input.
     """
 
-    image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
-
     model: nn.Module
     classes: Sequence[str]
     pipeline: Any
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def view(self) -> View:
         """The backbone's maps; images are prepared as for prediction."""
@@ -102,14 +97,12 @@ class _Predictor:
 
 
 @dataclass(frozen=True)
-class OpenMMLabDetector(_Predictor):
+class OpenMMLabDetector(_Predictor, FindsObjects):
     """A detector of mmdet.
 
     Attributes:
         threshold: least score of an object that is reported.
     """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
 
     threshold: float = 0.5
 
@@ -128,11 +121,8 @@ class OpenMMLabDetector(_Predictor):
 
 
 @dataclass(frozen=True)
-class OpenMMLabSegmenter(_Predictor):
+class OpenMMLabSegmenter(_Predictor, TellsPixels):
     """A segmentor of mmseg."""
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "share")
-    has_masks: ClassVar[bool] = True
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""

@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from visionssm.engine.exported import ExportedFileError, Graph
-from visionssm.tasks.restoration.photo import Photo
-from visionssm.tasks.restoration.results import COLUMNS, OfPixels, RestoredImage, photo_to_restore, restored_photo
+from visionssm.engine.predictors import OfGraph
+from visionssm.tasks.restoration.base import BaseRestorer
+from visionssm.tasks.restoration.results import OfPixels
 from visionssm.tasks.restoration.tiles import Tiling, tiled
 
 _LARGEST_SCALE = 16
 
 
 @dataclass(frozen=True)
-class ExportedRestorer:
+class ExportedRestorer(OfGraph, BaseRestorer):
     """An exported network for image restoration.
 
     Attributes:
         graph: (1, C, H, W) in [0, 1] to `restored`, (1, C, scale·H, scale·W).
         scale: by which images become larger.
-        tile, overlap: how large images are cut; see `Tiling`.
     """
 
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
-    writes_beside: ClassVar[bool] = True
-    at_once: ClassVar[int] = 1  # the sizes of photos differ, and one may need a gigabyte
-    model: ClassVar[None] = None
-
-    graph: Graph
-    scale: int
-    tile: int | None = 256
-    overlap: int = 32
-
-    def __post_init__(self) -> None:
-        Tiling(self.tile, self.overlap)  # checks them
+    scale: int = field(kw_only=True)
 
     @property
-    def channels(self) -> int:
-        """1 for a network of grey images, 3 for one of colours."""
-        assert isinstance(self.graph.shape[1], int)
-        return self.graph.shape[1]
-
-    def read(self, path: Path) -> Photo:
-        """An image file as it is stored; see `photo_to_restore`."""
-        return photo_to_restore(path, self.scale)
-
-    def __call__(self, photos: Sequence[Photo]) -> list[RestoredImage]:
-        """Every photo restored; see `restored_photo`."""
-        network = OfPixels(self.channels, self.scale, self._found)
-        return [restored_photo(photo, network) for photo in photos]
+    def network(self) -> OfPixels:
+        """The network on the pixels of an image of any size."""
+        channels = self.graph.shape[1]
+        assert isinstance(channels, int)
+        return OfPixels(channels, self.scale, self._found)
 
     def _found(self, pixels: np.ndarray) -> np.ndarray:
         image = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
@@ -95,4 +73,4 @@ def exported_restorer(graph: Graph) -> ExportedRestorer:
     scale: int = graph.number("scale", 1, _LARGEST_SCALE, whole=True)
     tile = graph.fact("tile") if "tile" in graph.about else None
     overlap = graph.fact("overlap")
-    return graph.made(lambda: ExportedRestorer(graph, scale, tile, overlap), "how large images are cut")
+    return graph.made(lambda: ExportedRestorer(tile, overlap, graph=graph, scale=scale), "how large images are cut")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,52 +17,33 @@ from visionssm.data.errors import DatasetError
 from visionssm.engine.description import arguments_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.heads.restoration import MambaIR
+from visionssm.tasks.restoration.base import BaseRestorer
 from visionssm.tasks.restoration.degradations import degradation_of
 from visionssm.tasks.restoration.inference import Tiling, restored
 from visionssm.tasks.restoration.photo import Photo
-from visionssm.tasks.restoration.results import (
-    COLUMNS,
-    TO_YCC,
-    OfPixels,
-    RestoredImage,
-    photo_to_restore,
-    restored_photo,
-)
+from visionssm.tasks.restoration.results import TO_YCC, OfPixels
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable
 
 
 @dataclass(frozen=True)
-class Restorer:
+class Restorer(BaseRestorer):
     """A network for image restoration in evaluation mode.
 
     Attributes:
         model: (1, C, H, W) in [0, 1] to (1, C, scale·H, scale·W).
-        degradation: that it was trained to take back, as configs write it; None if that is not known.
         tile, overlap: how large images are cut; see `Tiling`.
+        degradation: that it was trained to take back, as configs write it; None if that is not known.
     """
-
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
-    writes_beside: ClassVar[bool] = True
-    at_once: ClassVar[int] = 1  # the sizes of photos differ, and one may need a gigabyte
 
     model: MambaIR
     degradation: Mapping[str, Any] | None = None
-    tile: int | None = 256
-    overlap: int = 32
 
-    def __post_init__(self) -> None:
-        Tiling(self.tile, self.overlap)  # checks them
-
-    def read(self, path: Path) -> Photo:
-        """An image file as it is stored; see `photo_to_restore`."""
-        return photo_to_restore(path, self.model.scale)
-
-    def __call__(self, photos: Sequence[Photo]) -> list[RestoredImage]:
-        """Every photo restored; see `restored_photo`."""
-        network = OfPixels(self.model.in_chans, self.model.scale, self._found)
-        return [restored_photo(photo, network) for photo in photos]  # one by one, as their sizes differ
+    @property
+    def network(self) -> OfPixels:
+        """The network on the pixels of an image of any size."""
+        return OfPixels(self.model.in_chans, self.model.scale, self._found)
 
     def _found(self, pixels: np.ndarray) -> np.ndarray:
         place = next(self.model.parameters()).device
@@ -142,6 +122,7 @@ def trained_restorer(checkpoint: Mapping[str, Any]) -> Restorer:
     try:
         if degradation is not None:
             degradation_of(arguments_of(about, "degradation"))
-        return Restorer(network, degradation, **{key: given[key] for key in ("tile", "overlap") if key in given})
+        tiling = {key: given[key] for key in ("tile", "overlap") if key in given}
+        return Restorer(network, **tiling, degradation=degradation)
     except (DatasetError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's description cannot be used: {error}") from error

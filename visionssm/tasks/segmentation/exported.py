@@ -4,36 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 from PIL import Image
 
-from visionssm.data.images import MAX_DECODED_PIXELS, Mode, as_array, read_image
+from visionssm.data.images import as_array
 from visionssm.engine.exported import ExportedFileError, Graph
+from visionssm.engine.predictors import OfGraph
+from visionssm.tasks.segmentation.base import BaseSegmenter
 from visionssm.tasks.segmentation.results import PixelClasses
 
 
 @dataclass(frozen=True)
-class ExportedSegmenter:
+class ExportedSegmenter(OfGraph, BaseSegmenter):
     """An exported segmentation model.
 
     Attributes:
         graph: a (1, 3, H, W) image in [0, 1] to `classes`, the (1, H, W) number of every pixel's class.
-        classes: class names.
     """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "share")
-    has_masks: ClassVar[bool] = True
-    image_mode: ClassVar[Mode] = "RGB"
-    model: ClassVar[None] = None
-
-    graph: Graph
-    classes: Sequence[str]
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""
@@ -48,4 +35,4 @@ class ExportedSegmenter:
 
 def exported_segmenter(graph: Graph) -> ExportedSegmenter:
     """The segmentation model in a file."""
-    return ExportedSegmenter(graph, graph.classes(0))
+    return ExportedSegmenter(graph.classes(0), graph=graph)

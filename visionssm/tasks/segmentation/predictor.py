@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,7 +12,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.checkpoints import CheckpointError
-from visionssm.data.images import MAX_DECODED_PIXELS, read_image
 from visionssm.engine.description import (
     arguments_of,
     check_model,
@@ -25,6 +23,7 @@ from visionssm.engine.description import (
 )
 from visionssm.engine.task import View
 from visionssm.heads.segmentors import Normalised, segmentation_model
+from visionssm.tasks.segmentation.base import BaseSegmenter
 from visionssm.tasks.segmentation.results import PixelClasses
 
 if TYPE_CHECKING:
@@ -32,24 +31,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Segmenter:
-    """A segmentation model in evaluation mode.
-
-    Attributes:
-        model: (1, 3, H, W) image in [0, 1] to (1, classes, H, W) scores.
-        classes: class names.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "share")
-    has_masks: ClassVar[bool] = True
-    image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
+class Segmenter(BaseSegmenter):
+    __doc__ = BaseSegmenter.__doc__
 
     model: Normalised
-    classes: Sequence[str]
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
         """Classes of the pixels of every image, at its own size."""

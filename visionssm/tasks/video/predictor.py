@@ -17,8 +17,9 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import regular_file
 from visionssm.data.images import to_8_bit
-from visionssm.data.videos import FrameFolder, clips_below
+from visionssm.data.videos import FrameFolder
 from visionssm.engine.description import description_of, fields_of, rebuilt
+from visionssm.engine.predictors import TakesClips
 from visionssm.engine.task import Row, Source, View
 from visionssm.tasks.video.frames import draw_frames, draw_grid, write_gif, write_png
 from visionssm.tasks.video.metric import mean_psnr
@@ -74,7 +75,7 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class NextFrames:
+class NextFrames(TakesClips):
     """A next-frame model in evaluation mode.
 
     Attributes:
@@ -88,10 +89,6 @@ class NextFrames:
     model: ConvS5
     context: int
     steps: int = 10
-
-    def samples_below(self, folder: Path) -> list[Path]:
-        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
-        return clips_below(folder)
 
     def read(self, path: Path) -> Tensor:
         """(T, H, W, C) frames in [−1, 1] of an animated image, a folder of images or a NumPy array (.npy).

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from visionssm.data.videos import Video, clips_below, open_video
+from visionssm.data.videos import Video
 from visionssm.engine.exported import Graph
-from visionssm.tasks.classification.exported import best_classes, likely
-from visionssm.tasks.video_classification.results import Clip, VideoClass
+from visionssm.engine.predictors import OfGraph
+from visionssm.tasks.classification.exported import likely
+from visionssm.tasks.video_classification.base import BaseVideoClassifier
 from visionssm.tasks.video_classification.settings import ViewSettings
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
@@ -61,48 +59,16 @@ def _grey(frame: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ExportedVideoClassifier:
+class ExportedVideoClassifier(OfGraph, BaseVideoClassifier):
     """An exported video classifier.
 
     Attributes:
         graph: (1, C, T, H, W) normalised clips to `scores`, (1, classes) before softmax.
-        classes: class names in the order of the scores.
-        views: how a video is looked at; scores are means over clips and crops.
-        top_k: classes that a result holds.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
-    model: ClassVar[None] = None
-
-    graph: Graph
-    classes: Sequence[str]
-    views: ArrayViews
-    top_k: int = 5
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-
-    def samples_below(self, folder: Path) -> list[Path]:
-        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
-        return clips_below(folder)
-
-    def read(self, path: Path) -> Clip:
-        """The views of a video; see `open_video` for the kinds of files.
-
-        Raises:
-            UnreadableFileError: it is no video, or cannot be decoded.
-        """
-        inputs = self.views(open_video(path))
-        return Clip(inputs, self.views.levels(inputs[len(inputs) // 2]))
-
-    def __call__(self, samples: Sequence[Clip]) -> list[VideoClass]:
-        """The best classes of every video."""
-        results = []
-        for sample in samples:
-            found = [likely(self.graph.output(view[None], "scores")[0]) for view in sample.inputs]
-            results.append(VideoClass(best_classes(np.mean(found, 0), self.classes, self.top_k)))
-        return results
+    def probabilities(self, views: np.ndarray) -> np.ndarray:
+        """(V, classes) of the views of a video, in float32."""
+        return np.stack([likely(self.graph.output(view[None], "scores")[0]) for view in views])
 
 
 def exported_video_classifier(graph: Graph) -> ExportedVideoClassifier:
@@ -113,4 +79,4 @@ def exported_video_classifier(graph: Graph) -> ExportedVideoClassifier:
     """
     said = {field.name: graph.fact(field.name) for field in fields(ArrayViews)}
     views = graph.made(lambda: ArrayViews(**said), "how videos are looked at")
-    return ExportedVideoClassifier(graph, graph.classes(0), views)
+    return ExportedVideoClassifier(graph.classes(0), views, graph=graph)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from visionssm.backbones.videomamba import VIDEO_VARIANTS, VideoMamba, create_video_classifier
 from visionssm.checkpoints import CheckpointError
 from visionssm.data.errors import DatasetError
-from visionssm.data.videos import clips_below, open_video
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
-from visionssm.tasks.video_classification.results import Clip, VideoClass
+from visionssm.tasks.video_classification.base import BaseVideoClassifier
+from visionssm.tasks.video_classification.results import Clip
 from visionssm.tasks.video_classification.views import Views, checked
 
 if TYPE_CHECKING:
@@ -32,51 +32,17 @@ _FIELDS = (
 
 
 @dataclass(frozen=True)
-class VideoPredictor:
-    """A video classifier in evaluation mode.
-
-    Attributes:
-        model: (B, C, T, H, W) normalised clips to (B, classes) scores before softmax.
-        classes: class names in the order of the scores.
-        views: how a video is looked at; scores are means over clips and crops.
-        top_k: classes that a result holds.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("rank", "class", "score")
+class VideoPredictor(BaseVideoClassifier):
+    __doc__ = BaseVideoClassifier.__doc__
 
     model: VideoMamba
-    classes: Sequence[str]
     views: Views
-    top_k: int = 5
 
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-
-    def samples_below(self, folder: Path) -> list[Path]:
-        """The clips in and below a folder, which may be one of frames; see `clips_below`."""
-        return clips_below(folder)
-
-    def read(self, path: Path) -> Clip:
-        """The views of a video; see `open_video` for the kinds of files.
-
-        Raises:
-            UnreadableFileError: it is no video, or cannot be decoded.
-        """
-        inputs = self.views(open_video(path))
-        return Clip(inputs, self.views.levels(inputs[len(inputs) // 2]))
-
-    def __call__(self, samples: Sequence[Clip]) -> list[VideoClass]:
-        """The best classes of every video."""
+    def probabilities(self, views: Tensor) -> np.ndarray:
+        """(V, classes) of the views of a video, in float32."""
         place = next(self.model.parameters()).device
-        results = []
-        for sample in samples:
-            parts = [self.model(x.to(place)).float().softmax(-1).cpu() for x in sample.inputs.split(_MOST_CLIPS)]
-            scores = torch.cat(parts).mean(0)
-            best = scores.topk(min(self.top_k, len(scores)))
-            found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            results.append(VideoClass([(self.classes[number], score) for number, score in found]))
-        return results
+        parts = [self.model(x.to(place)).float().softmax(-1).cpu() for x in views.split(_MOST_CLIPS)]
+        return torch.cat(parts).numpy()
 
     def view(self) -> View:
         """What the layers make of every frame; an input is the frames of a clip side by side."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from visionssm.data.errors import DatasetError
 from visionssm.data.spelling import closest
+from visionssm.data.videos import Video
 
 MAX_FRAMES, MAX_SIDE, MAX_VIEWS = 512, 1024, 64
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -72,6 +73,18 @@ class ViewSettings:
             object.__setattr__(self, name, tuple(float(x) for x in values))
         if not all(x > 0 for x in self.std):
             raise DatasetError(f"std must be positive, got {self.std!r}")
+
+    def __call__(self, video: Video) -> Any:
+        """(clips·crops, C, T, size, size) normalised views of a video, a tensor or an array.
+
+        Raises:
+            UnreadableFileError: it cannot be decoded.
+        """
+        raise NotImplementedError
+
+    def levels(self, clip: Any) -> np.ndarray:
+        """(T, H, W, 3) bytes of a normalised (C, T, H, W) clip, to be looked at."""
+        raise NotImplementedError
 
     def plain(self) -> dict[str, Any]:
         """The same in plain types."""

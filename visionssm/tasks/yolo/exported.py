@@ -4,44 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from visionssm.data.images import MAX_DECODED_PIXELS, Mode, as_array, read_image
+from visionssm.data.images import as_array
 from visionssm.data.suppression import OVERLAP, THRESHOLD, kept_boxes
 from visionssm.engine.exported import ExportedFileError, Graph, named
+from visionssm.engine.predictors import OfGraph
 from visionssm.tasks.detection.exported import numbers_of
 from visionssm.tasks.detection.results import Detection
+from visionssm.tasks.yolo.base import BaseYolo
 from visionssm.tasks.yolo.letterbox import GREY, check_size, filled, fitted
 
 
 @dataclass(frozen=True)
-class ExportedYolo:
+class ExportedYolo(OfGraph, BaseYolo):
     """An exported Mamba-YOLO, before or after overlapping boxes are left out.
 
     Of a file that was exported without --nms a point has its best class alone, and overlapping boxes are left out here.
 
     Attributes:
         graph: (1, 3, H, W) images in [0, 1] to `boxes`, `scores` and `labels`.
-        classes: class names, from number 0.
-        size: side of the square that images are scaled to fit.
         multiple: of which the sides of the images that the graph sees are multiples.
-        threshold: score that reported objects exceed.
         least: score that objects in the file exceed already.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
-    image_mode: ClassVar[Mode] = "RGB"
-    model: ClassVar[None] = None
-
-    graph: Graph
-    classes: Sequence[str]
-    size: int
     multiple: int = 32
-    threshold: float = THRESHOLD
     least: float = 0.0
 
     def __post_init__(self) -> None:
@@ -50,10 +39,6 @@ class ExportedYolo:
                 f"threshold={self.threshold:g} is below {self.least:g}, under which this file has left objects out "
                 "already: export it without --nms"
             )
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score exceeds the threshold."""
@@ -102,4 +87,4 @@ def exported_yolo(graph: Graph) -> ExportedYolo:
     size, multiple = graph.fact("size"), graph.number("multiple", 1, 1024, whole=True)
     graph.made(lambda: check_size(size), "its size")
     least = graph.number("threshold", 0, 1) if "threshold" in graph.about else 0.0
-    return ExportedYolo(graph, graph.classes(0), size, multiple, max(least, THRESHOLD), least)
+    return ExportedYolo(graph.classes(0), size, max(least, THRESHOLD), multiple, least, graph=graph)

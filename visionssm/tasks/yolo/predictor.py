@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,12 +12,11 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from visionssm.checkpoints import CheckpointError
-from visionssm.data.images import MAX_DECODED_PIXELS, read_image
-from visionssm.data.suppression import THRESHOLD
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.heads.yolo import VARIANTS, MambaYolo, create_yolo
 from visionssm.tasks.detection.results import Detection
+from visionssm.tasks.yolo.base import BaseYolo
 from visionssm.tasks.yolo.inference import check_size, found_objects
 from visionssm.tasks.yolo.transforms import letterboxed
 
@@ -27,27 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class YoloPredictor:
-    """A Mamba-YOLO in evaluation mode.
-
-    Attributes:
-        model: the network.
-        classes: class names, from number 0.
-        size: side of the square that images are scaled to fit.
-        threshold: score that reported objects exceed.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("class", "score", "left", "top", "right", "bottom")
-    image_mode: ClassVar[Literal["RGB", "L"]] = "RGB"
+class YoloPredictor(BaseYolo):
+    __doc__ = BaseYolo.__doc__
 
     model: MambaYolo
-    classes: Sequence[str]
-    size: int
-    threshold: float = THRESHOLD
-
-    def read(self, path: Path) -> Image.Image:
-        """An image file; see `read_image`."""
-        return read_image(path, max_pixels=MAX_DECODED_PIXELS)  # results are of its own size
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Objects of every image whose score exceeds the threshold."""
