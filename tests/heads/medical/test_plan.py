@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import visionssm
 from visionssm.heads.medical import Plan, plan
 from visionssm.heads.medical.plan import _numbers_in_maps
 from visionssm.heads.medical.umamba import ABDOMEN_CT, ABDOMEN_MR, ABDOMEN_MR_SLICES, MICROSCOPY
@@ -84,6 +85,17 @@ def test_numbers_in_maps_are_those_of_a_plain_u_net() -> None:
         ({"patch": (30, 32)}, r"reduce it by \(4, 4\); take \(32, 32\)"),
         ({"patch": (30,)}, r"1 axes; give \(H, W\) or \(D, H, W\)"),
         ({"widths": (8,), "strides": (1,)}, "at least two stages"),
+        ({"patch": 32}, "patch=32 must be positive whole numbers, in a list"),
+        ({"widths": "8"}, "widths='8' must be positive whole numbers"),
+        ({"widths": (8, None, 32)}, r"widths=\(8, None, 32\) must be positive"),
+        ({"widths": (8, float("nan"), 32)}, "widths=.*nan.* must be positive"),
+        ({"strides": 2}, "strides=2 must be a list with one entry per stage"),
+        ({"strides": (1, 2, "2")}, "strides='2' must be positive whole numbers"),
+        ({"blocks": 2}, "blocks=2 must be positive whole numbers, in a list"),
+        ({"spacing": (1.0,)}, r"spacing=\(1.0,\) must be 2 positive numbers"),
+        ({"spacing": (1.0, -1.0)}, "spacing=.* must be 2 positive numbers"),
+        ({"axes": (1, "x")}, "axes=.* must be 2 whole numbers"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number"),
     ],
 )
 def test_plan_that_does_not_fit_together_is_refused(change: dict[str, Any], message: str) -> None:
@@ -106,3 +118,19 @@ def test_data_that_cannot_be_planned_for_are_refused(spacings: Any, shapes: Any,
         plan(spacings, shapes)
     with pytest.raises(ValueError, match="spatial_dims=3"):
         plan([(1.0, 1.0)], [(64, 64)], spatial_dims=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"patch": (32, 32), "width": (8, 16), "strides": (1, 2)},
+            r"plan has the unknown key 'width' with the value \(8, 16\); closest: 'widths'; known are patch, widths",
+        ),
+        ({"patch": (32, 32)}, "plan lacks widths, strides; it has patch"),
+        ([32, 32], r"plan must be a dict, got \[32, 32\]"),
+    ],
+)
+def test_entries_that_a_plan_does_not_have_or_lacks_are_told(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        visionssm.create_segmenter("umamba_enc2d_nano", plan=given)

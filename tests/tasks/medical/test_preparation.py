@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import zoom
 
 from visionssm.data.errors import DatasetError
-from visionssm.tasks.medical.preparation import INTENSITIES, Preparation
+from visionssm.tasks.medical.preparation import INTENSITIES, Preparation, preparation_of
 from visionssm.tasks.medical.transforms import build_transforms
 
 NOISE = np.random.default_rng(0).normal(50, 30, (2, 6, 7, 8)).astype(np.float32)
@@ -100,13 +100,31 @@ def test_a_single_class_is_compared_with_the_threshold() -> None:
         ({"spacing": (1, 0, 1)}, "must be positive"),
         ({"size": (10**6, 4)}, "must be 1 to 4096"),
         ({"size": 256}, "size must be 2 numbers, got 256"),
+        ({"size": (256.5, 256)}, r"size must be 2 numbers, got \(256.5, 256\); give whole pixels"),
         ({"order": 2}, "order must be 1 or 3"),
+        ({"order": "1"}, "order must be a whole number, got '1'"),
+        ({"channels": 1.5}, "channels must be a whole number, got 1.5"),
+        ({"mean": float("nan")}, "mean must be a number, got nan"),
+        ({"window": (0, "x")}, "window must be 2 numbers"),
         ({"std": 0}, "std must be positive"),
     ],
 )
 def test_wrong_arguments_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(DatasetError, match=told):
         Preparation(**options)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "told"),
+    [
+        ({"sise": (8, 8)}, r"prepare has the unknown key 'sise' with the value \(8, 8\); closest: 'size'"),
+        ({"channels": 3}, r"prepare has channels=3, which the data set itself says \(1\)"),
+        ([("size", 3)], "prepare must be a dict, got"),
+    ],
+)
+def test_keys_that_a_config_must_not_say_are_told(prepare: Any, told: str) -> None:
+    with pytest.raises(DatasetError, match=told):
+        preparation_of(prepare, channels=1)
 
 
 def test_unreasonably_fine_grids_are_refused() -> None:

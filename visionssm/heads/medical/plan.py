@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from visionssm.data.arguments import are_numbers, is_number
+
 Axes = tuple[int, ...]
 
 BASE_WIDTH = 32
@@ -59,14 +61,15 @@ class Plan:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        axes = len(self.patch)
+        made: dict[str, Any] = {name: _whole(name, getattr(self, name)) for name in ("patch", "widths", "blocks")}
+        axes = len(made["patch"])
         if axes not in (2, 3):
             raise ValueError(f"patch={self.patch} has {axes} axes; give (H, W) or (D, H, W)")
-        stages = len(self.widths)
-        made: dict[str, Any] = {"patch": _whole("patch", self.patch), "widths": _whole("widths", self.widths)}
-        blocks = tuple(self.blocks)
-        made["blocks"] = _whole("blocks", blocks * stages if len(blocks) == 1 else blocks)
+        stages = len(made["widths"])
+        made["blocks"] *= stages if len(made["blocks"]) == 1 else 1
         for name, entries in (("strides", self.strides), ("kernels", self.kernels or (3,) * stages)):
+            if not isinstance(entries, Sequence) or isinstance(entries, str):
+                raise ValueError(f"{name}={entries!r} must be a list with one entry per stage")
             made[name] = tuple(_of_axes(name, entry, axes) for entry in entries)
         for name in ("strides", "kernels", "blocks"):
             if len(made[name]) != stages:
@@ -80,9 +83,16 @@ class Plan:
             raise ValueError(f"strides={self.strides}: the first stage keeps the resolution; begin with 1")
         if any(side % 2 == 0 for kernel in made["kernels"] for side in kernel):
             raise ValueError(f"kernels={self.kernels}: sides must be odd, so that maps keep their size")
-        for name in ("spacing", "axes"):
-            value = getattr(self, name)
-            made[name] = None if value is None else tuple(value)
+        if self.spacing is not None:
+            if not are_numbers(self.spacing, axes) or min(self.spacing) <= 0:
+                raise ValueError(f"spacing={self.spacing!r} must be {axes} positive numbers, one per axis of the patch")
+            made["spacing"] = tuple(self.spacing)
+        if self.axes is not None:
+            if not are_numbers(self.axes, axes, whole=True):
+                raise ValueError(f"axes={self.axes!r} must be {axes} whole numbers, one per axis of the patch")
+            made["axes"] = tuple(self.axes)
+        if self.batch_size is not None and not (is_number(self.batch_size, whole=True) and self.batch_size >= 1):
+            raise ValueError(f"batch_size={self.batch_size!r} must be a whole number, at least 1")
         for name, value in made.items():
             object.__setattr__(self, name, value)
         if any(side % step for side, step in zip(self.patch, self.reduction)):
@@ -107,17 +117,17 @@ class Plan:
         return math.prod(side // step for side, step in zip(self.patch, steps))
 
 
-def _whole(name: str, values: Sequence[int]) -> Axes:
-    if any(isinstance(value, bool) or int(value) != value or value < 1 for value in values):
-        raise ValueError(f"{name}={values} must be positive whole numbers")
+def _whole(name: str, values: Any) -> Axes:
+    if not are_numbers(values) or any(int(value) != value or value < 1 for value in values):
+        raise ValueError(f"{name}={values!r} must be positive whole numbers, in a list")
     return tuple(int(value) for value in values)
 
 
-def _of_axes(name: str, entry: int | Sequence[int], axes: int) -> Axes:
-    entry = (entry,) * axes if isinstance(entry, int) else tuple(entry)
-    if len(entry) != axes:
-        raise ValueError(f"{name} has the entry {entry} of {len(entry)} axes, but patch has {axes}")
-    return _whole(name, entry)
+def _of_axes(name: str, entry: Any, axes: int) -> Axes:
+    sides = _whole(name, (entry,) * axes if is_number(entry) else entry)
+    if len(sides) != axes:
+        raise ValueError(f"{name} has the entry {entry} of {len(sides)} axes, but patch has {axes}")
+    return sides
 
 
 def plan(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from visionssm.data.arguments import checked
 from visionssm.heads.medical.plan import Axes, Plan
 from visionssm.heads.medical.registry import Published, register_segmenter
 from visionssm.heads.medical.segmenter import Segmenter
@@ -220,7 +221,8 @@ class UMamba(Segmenter):
         deep_supervision: while training, return the logits of every decoder stage.
 
     Raises:
-        ValueError: the plan does not fit together, or an image is not of the planned patch where it must be.
+        ValueError: the plan does not fit together or has unknown entries, or an image is not of the planned patch where
+            it must be.
 
     Examples:
         >>> plan = Plan(patch=(16, 32, 32), widths=(8, 16), strides=(1, 2))
@@ -239,7 +241,7 @@ class UMamba(Segmenter):
         mamba: Literal["bot", "enc"] = "bot",
         deep_supervision: bool = True,
     ) -> None:
-        plan = plan if isinstance(plan, Plan) else Plan(**plan)
+        plan = plan if isinstance(plan, Plan) else checked(Plan, "plan", plan, ValueError)
         super().__init__(num_classes=num_classes, in_chans=in_chans, stride=plan.reduction)
         if mamba not in ("bot", "enc"):
             raise ValueError(f"mamba={mamba!r}; choose 'bot' or 'enc'")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionssm.data.arguments import checked
 from visionssm.pointcloud.boxes import Detections, Truth, decode, encode, nearest_bev_iou, suppressed, wrapped
 from visionssm.pointcloud.voxels import Grid
 
@@ -81,7 +82,7 @@ class AnchorHead(nn.Module):
         before, after: found boxes before and after that, at most.
         weights: of the losses of classes, offsets and directions.
     Raises:
-        ValueError: the anchors are not as many as the classes.
+        ValueError: the anchors are not as many as the classes, or one has other fields.
     """
 
     rotations = (0.0, 1.57)
@@ -103,7 +104,7 @@ class AnchorHead(nn.Module):
         self.grid = grid
         if len(anchors) != classes:
             raise ValueError(f"head.anchors must be {classes}, one for each class, got {len(anchors)}")
-        self.classes = [AnchorClass(**fields) for fields in anchors]
+        self.classes = [checked(AnchorClass, f"head.anchors[{i}]", x, ValueError) for i, x in enumerate(anchors)]
         self.least_score, self.overlap, self.before, self.after = least_score, overlap, before, after
         self.weights = tuple(weights)
         per_place = classes * len(self.rotations)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.engine.exported import ExportedFileError, Graph
 from visionssm.engine.predictors import OfGraph
@@ -229,10 +229,7 @@ def exported_medical_segmenter(graph: Graph) -> ExportedMedicalSegmenter:
     dims = _dims(graph)
 
     def preparation() -> ArrayPreparation:
-        said: Any = graph.fact("preparation")
-        if not isinstance(said, dict):
-            raise DatasetError(f"preparation must be named values, got {said!r:.60}")
-        return ArrayPreparation(**said)
+        return checked(ArrayPreparation, "preparation", graph.fact("preparation"))
 
     def inference() -> Inference:
         patch = graph.fact("patch") if "patch" in graph.about else None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import visionssm
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
@@ -58,7 +59,7 @@ class MedicalSegmentor(TaskModel):
         starts: dict[str, Any] = {"pretrained": pretrained, "pretrained_encoder": pretrained_encoder}
         try:
             network = visionssm.create_segmenter(**arguments, **starts, **dict(changes or {}))
-            self_inference = Inference(**dict(inference or {}))
+            self_inference = checked(Inference, "inference", inference or {})
             self_inference.check(network.spatial_dims)
             found_loss = loss_named(loss)
         except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import visionssm
 from visionssm.checkpoints import CheckpointError
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.engine.description import (
     arguments_of,
@@ -122,7 +123,7 @@ def trained_medical_segmenter(checkpoint: Mapping[str, Any]) -> MedicalSegmenter
         return visionssm.create_segmenter(name, num_classes=count, in_chans=channels, **changes)
 
     try:
-        preparation, inference = Preparation(**prepared), Inference(**how)
+        preparation, inference = checked(Preparation, "preparation", prepared), checked(Inference, "inference", how)
         if preparation.channels != channels:
             raise DatasetError(f"its images have {preparation.channels} channels, its model {channels}")
         network = rebuilt(build, checkpoint, name)

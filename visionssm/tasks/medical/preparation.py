@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.extras import needs_extra
 from visionssm.tasks.medical.settings import INTENSITIES, PreparationSettings
@@ -112,12 +113,12 @@ def _zoomed(x: Tensor, sides: Sequence[int], *, order: int, grid_mode: bool = Fa
 
 
 def preparation_of(prepare: Mapping[str, Any] | None, **given: Any) -> Preparation:
-    """From the arguments of a config.
+    """From the arguments of a config, and what the data set itself says.
 
     Raises:
-        DatasetError: one is unknown or out of range.
+        DatasetError: one is unknown, said twice or out of range.
     """
-    try:
-        return Preparation(**given, **dict(prepare or {}))
-    except TypeError as error:
-        raise DatasetError(f"prepare: {error}") from error
+    said: Any = {} if prepare is None else prepare
+    for name in given.keys() & said if isinstance(said, Mapping) else ():
+        raise DatasetError(f"prepare has {name}={said[name]!r}, which the data set itself says ({given[name]!r})")
+    return checked(Preparation, "prepare", {**said, **given} if isinstance(said, Mapping) else said)

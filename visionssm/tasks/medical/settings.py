@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from visionssm.data.arguments import are_numbers, is_number
 from visionssm.data.errors import DatasetError
 
 INTENSITIES = ("none", "unit", "minmax", "window", "fixed", "zscore", "nonzero")
@@ -51,9 +52,14 @@ class PreparationSettings:
         for name, count in (("percentiles", 2), ("window", 2), ("spacing", 3), ("size", 2)):
             value = getattr(self, name)
             if value is not None:
-                if not isinstance(value, (list, tuple)) or len(value) != count:
-                    raise DatasetError(f"prepare: {name} must be {count} numbers, got {value!r}")
+                if not are_numbers(value, count, whole=name == "size"):
+                    remedy = "; give whole pixels, as (256, 256)" if name == "size" else ""
+                    raise DatasetError(f"prepare: {name} must be {count} numbers, got {value!r}{remedy}")
                 object.__setattr__(self, name, tuple(value))
+        for name in ("channels", "mean", "std", "order"):
+            value, whole = getattr(self, name), name in ("channels", "order")
+            if not is_number(value, whole=whole):
+                raise DatasetError(f"prepare: {name} must be a {'whole ' if whole else ''}number, got {value!r}")
         checks = {
             f"channels must be at least 1, got {self.channels}": self.channels >= 1,
             f"intensity={self.intensity!r} is unknown; choose one of {', '.join(INTENSITIES)}": self.intensity
@@ -120,7 +126,14 @@ class Inference:
     def __post_init__(self) -> None:
         for name in ("patch", "mirror"):
             value = getattr(self, name)
-            object.__setattr__(self, name, value if value is None else tuple(value))
+            if not (name == "patch" and value is None):
+                if not are_numbers(value, whole=True):
+                    raise ValueError(f"inference: {name} must be a list of whole numbers, got {value!r}")
+                object.__setattr__(self, name, tuple(value))
+        for name in ("overlap", "batch", "threshold"):
+            value, whole = getattr(self, name), name == "batch"
+            if not is_number(value, whole=whole):
+                raise ValueError(f"inference: {name} must be a {'whole ' if whole else ''}number, got {value!r}")
         if self.patch is not None and (not self.patch or min(self.patch) < 1):
             raise ValueError(f"patch={self.patch} must be sides of at least 1")
         if not 0 <= self.overlap < 1:

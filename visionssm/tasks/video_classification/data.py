@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from visionssm.data.arguments import checked
 from visionssm.data.errors import CorruptImageError, DatasetError, UnreadableFileError
 from visionssm.data.folders import files_below
 from visionssm.data.problems import Mistake, Problems, checked_classes, first_readable
 from visionssm.data.videos import CLIPS, SUFFIXES, clips_below, open_video
-from visionssm.tasks.video_classification.views import Views, checked, checked_augmentation
+from visionssm.tasks.video_classification.views import Views, checked_augmentation
 
 HELP = (
     "Give the folder of your videos with `--cfg-options train_dataloader.dataset.root=DIR "

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from visionssm.backbones.videomamba import VIDEO_VARIANTS, VideoMamba, create_video_classifier
 from visionssm.checkpoints import CheckpointError
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
 from visionssm.engine.task import View
 from visionssm.tasks.video_classification.base import BaseVideoClassifier
 from visionssm.tasks.video_classification.results import Clip
-from visionssm.tasks.video_classification.views import Views, checked
+from visionssm.tasks.video_classification.views import Views
 
 if TYPE_CHECKING:
     from visionssm.integrations.export import Exportable

@@ -5,14 +5,13 @@ Frames are chosen as in temporal segment networks (Wang et al. 2016, arXiv 1608.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from visionssm.data.errors import DatasetError
-from visionssm.data.spelling import closest
 from visionssm.data.videos import Video
 
 MAX_FRAMES, MAX_SIDE, MAX_VIEWS = 512, 1024, 64
@@ -104,18 +103,3 @@ class ViewSettings:
         side = min(height, width)
         parts = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
         return side, [(round((height - side) * part), round((width - side) * part)) for part in parts]
-
-
-def checked(kind: Any, what: str, given: Mapping[str, Any]) -> Any:
-    """A dataclass of these fields.
-
-    Raises:
-        DatasetError: a field is unknown or out of range.
-    """
-    if not isinstance(given, Mapping):
-        raise DatasetError(f"{what} must be a dict, got {given!r}")
-    known = [field.name for field in fields(kind)]
-    for key in given:
-        if key not in known:
-            raise DatasetError(f"{what} has the unknown key {key!r}; closest: {closest(str(key), known)}")
-    return kind(**given)

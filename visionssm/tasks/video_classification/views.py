@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.data.videos import Video
 from visionssm.tasks.video_classification.settings import (
@@ -18,7 +19,6 @@ from visionssm.tasks.video_classification.settings import (
     MAX_SIDE,
     MAX_VIEWS,
     ViewSettings,
-    checked,
     segment_frames,
 )
 
@@ -29,7 +29,6 @@ __all__ = [
     "Augmentation",
     "Views",
     "as_clip",
-    "checked",
     "checked_augmentation",
     "segment_frames",
 ]
