@@ -262,8 +262,7 @@ def test_exported_video_classifier_tells_the_classes_of_the_eager_one(channels: 
         levels = np.abs(samples[0].inputs - samples[1].inputs.numpy()) * 255 * 0.22
         assert levels.max() < 2.01, "both round twice, and PyTorch's weights have fewer bits"
         assert levels.mean() < 0.05
-        with torch.no_grad():
-            (expected,) = eager([samples[1]])
+        (expected,) = eager([samples[1]])  # outside of inference mode, as in a notebook
         (found,) = exported([samples[0]])
         assert [x for x, _ in found.best] == [x for x, _ in expected.best]
         np.testing.assert_allclose([x for _, x in found.best], [x for _, x in expected.best], atol=2e-3)

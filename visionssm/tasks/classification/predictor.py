@@ -47,7 +47,7 @@ class Classifier(BaseClassifier):
         """(classes,) of every image, in float32."""
         place = next(self.model.parameters(), torch.empty(0)).device
         batch = torch.stack([self.transform(image) for image in images]).to(place)
-        return list(self.model(batch).float().softmax(-1).cpu().numpy())
+        return list(self.model(batch).detach().float().softmax(-1).cpu().numpy())
 
     def view(self) -> View:
         """The model's maps; images are prepared as for prediction, or resized to a given size."""

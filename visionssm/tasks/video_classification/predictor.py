@@ -42,7 +42,7 @@ class VideoPredictor(BaseVideoClassifier):
     def probabilities(self, views: Tensor) -> np.ndarray:
         """(V, classes) of the views of a video, in float32."""
         place = next(self.model.parameters()).device
-        parts = [self.model(x.to(place)).float().softmax(-1).cpu() for x in views.split(_MOST_CLIPS)]
+        parts = [self.model(x.to(place)).detach().float().softmax(-1).cpu() for x in views.split(_MOST_CLIPS)]
         return torch.cat(parts).numpy()
 
     def view(self) -> View:
