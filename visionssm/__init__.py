@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 
 def _models_are_wanted() -> bool:
-    """Not by the console command, which imports what its parts need (see `visionssm_command`), and not where PyTorch is
-    not installed: `visionssm.prediction.exported` does without it."""
-    return "visionssm_command" not in sys.modules and importlib.util.find_spec("torch") is not None
+    """Not by the console command, which imports what its parts need (see `visionssm_command`), nor by
+    `python -m visionssm`, which is the same; and not where PyTorch is not installed: `visionssm.prediction.exported`
+    does without it."""
+    by_name = sys.argv[:1] == ["-m"] and not {"visionssm", "-mvisionssm"}.isdisjoint(sys.orig_argv)  # being looked up
+    return "visionssm_command" not in sys.modules and not by_name and importlib.util.find_spec("torch") is not None
 
 
 if TYPE_CHECKING or _models_are_wanted():

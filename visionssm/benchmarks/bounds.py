@@ -18,25 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from visionssm.benchmarks.choices import PAIRS
 from visionssm.benchmarks.flops import create_for_size
 from visionssm.benchmarks.timing import CLOCKS, Clock, medians_in_turn, progress
 
 PRODUCTS, DENSE, DEPTHWISE = "matrix products", "dense convolutions", "depth-wise convolutions"
 SCANS, SUMS, ATTENTION, MOVED = "scans", "deformable sums", "attention", "maps and norms"
 KINDS = (PRODUCTS, DENSE, DEPTHWISE, SCANS, SUMS, ATTENTION, MOVED)
-PAIRS = {
-    "vim_tiny": "deit_tiny_patch16_224",
-    "plstm_vis_t": "deit_tiny_patch16_224",
-    "efficientvmamba_tiny": "convnext_femto",
-    "hrvmamba_nano": "convnext_pico",
-    "localvim_tiny": "convnext_nano",
-    "localvmamba_tiny": "deit_small_patch16_224",
-    "groupmamba_tiny": "deit_small_patch16_224",
-    "vssd_tiny": "deit_small_patch16_224",
-    "msvmamba_tiny": "swin_tiny_patch4_window7_224",
-}
-"""Models that are slower than their peers, and the peers."""
-
 _LIBRARY = {
     "mm": PRODUCTS,
     "addmm": PRODUCTS,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.backbones.convs5.model import ConvS5, ConvS5Config
+from visionssm.benchmarks.choices import SIZES
 from visionssm.benchmarks.figures import new_figure, save
 from visionssm.benchmarks.memory import growth
 from visionssm.benchmarks.timing import medians_in_turn, progress
@@ -28,7 +29,6 @@ from visionssm.benchmarks.video_peers import ConvLSTM, FrameAttention, FramePred
 
 VIM, DEIT, DEIT_MATRIX = "Vim-T", "DeiT-T", "DeiT-T, attention as a matrix"
 IMAGE_NETWORKS = {VIM: "vim_tiny", DEIT: "deit_tiny_patch16_224", DEIT_MATRIX: "deit_tiny_patch16_224"}
-SIZES = (224, 512, 1248)
 GOALS = {224: 1.6, 1248: 0.33}
 """Of Vim's time over DeiT's, by image size."""
 

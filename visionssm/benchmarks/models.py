@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.backbones import list_models
+from visionssm.benchmarks.choices import DEFAULT_MODELS, REFERENCE
 from visionssm.benchmarks.figures import Point, label_points, new_figure, save
 from visionssm.benchmarks.flops import create_for_size, multiply_adds_of
 from visionssm.benchmarks.memory import growth
 from visionssm.benchmarks.published import figures
 from visionssm.benchmarks.timing import CLOCKS, median, medians_in_turn, progress
 
-REFERENCE = "swin_tiny_patch4_window7_224"
 PEERS = (
     "convnext_femto",
     "deit_tiny_patch16_224",
@@ -39,7 +39,6 @@ PEERS = (
     "swin_base_patch4_window7_224",
     "deit_base_patch16_224",
 )
-DEFAULT_MODELS = ("efficientvmamba_tiny", "msvmamba_nano", "spatialmamba_tiny", "vim_tiny", "vmamba_tiny_s1l8")
 ATTEMPTS = 3  # to measure a model while nothing else runs
 DISTURBED = 1.3  # times the reference's usual latency
 SAME_OPERATIONS = 1.25  # a peer has at most so many times more or fewer operations than the model that it is for

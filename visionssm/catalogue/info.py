@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from visionssm.data.spelling import closest
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,17 @@ class ModelInfo:
     def architecture(self) -> str:
         """The name without the checkpoint's tag."""
         return self.name.partition(".")[0]
+
+
+def named_among(infos: Iterable[ModelInfo], name: str, task: str | None = None) -> ModelInfo:
+    """The first model of a name, or of an architecture, among some.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = set()
+    for info in infos:
+        if name in (info.name, info.architecture) and task in (None, info.task):
+            return info
+        known |= {info.name, info.architecture}
+    raise ValueError(f"there is no model {name!r}; closest: {closest(name, known)}; `visionssm models` lists all")

@@ -18,7 +18,7 @@ from visionssm.backbones.hrvmamba import PAPER as HRVMAMBA
 from visionssm.backbones.videomamba import PAPER as VIDEOMAMBA
 from visionssm.backbones.videomamba import VIDEO_VARIANTS
 from visionssm.benchmarks.published import figures
-from visionssm.catalogue.info import ModelInfo
+from visionssm.catalogue.info import ModelInfo, named_among
 from visionssm.checkpoints import OfficialCfg
 from visionssm.data.spelling import closest
 from visionssm.heads.medical import PUBLISHED, list_segmenters
@@ -81,11 +81,7 @@ def model_info(name: str, *, task: str | None = None) -> ModelInfo:
         >>> info.scores, info.license, info.download
         ({'top1': 82.3}, 'cc-by-nc-sa-4.0', 'automatic')
     """
-    for info in entries():
-        if name in (info.name, info.architecture) and task in (None, info.task):
-            return info
-    known = {info.name for info in entries()} | {info.architecture for info in entries()}
-    raise ValueError(f"there is no model {name!r}; closest: {closest(name, known)}; `visionssm models` lists all")
+    return named_among(entries(), name, task)
 
 
 @cache

@@ -22,7 +22,8 @@ from visionssm.checkpoints.load import (
     load_pretrained_file,
     save_converted,
 )
-from visionssm.checkpoints.read import WRAPPER_KEYS, CheckpointError, read_checkpoint, unwrap_state_dict
+from visionssm.checkpoints.read import WRAPPER_KEYS, read_checkpoint, unwrap_state_dict
+from visionssm.data.errors import CheckpointError
 
 __all__ = [
     "WRAPPER_KEYS",

@@ -30,7 +30,8 @@ from timm.models import _builder as timm_builder
 from timm.models._hub import HF_WEIGHTS_NAME, download_from_hf, get_cache_dir
 
 from visionssm.checkpoints import shared
-from visionssm.checkpoints.read import WRAPPER_KEYS, CheckpointError, read_checkpoint
+from visionssm.checkpoints.read import WRAPPER_KEYS, read_checkpoint
+from visionssm.data.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionssm.checkpoints.read import CheckpointError, check_kind, some
+from visionssm.checkpoints.read import check_kind, some
+from visionssm.data.errors import CheckpointError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from visionssm.checkpoints import sealed
 from visionssm.checkpoints.fetch import preferred_keys
 from visionssm.checkpoints.fitting import Mismatch, check_values, classifier_keys, compare, layer_names
-from visionssm.checkpoints.read import CheckpointError, read_checkpoint, some, unwrap_state_dict
+from visionssm.checkpoints.read import read_checkpoint, some, unwrap_state_dict
+from visionssm.data.errors import CheckpointError
 from visionssm.files import complete_or_absent
 
 _logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def load_official(model: ModelT, source: Source, *, prefer: Sequence[str] | None
         >>> visionssm.load_official(timm.create_model("vim_nano_test"), "weights.pth")
         Traceback (most recent call last):
         ...
-        visionssm.checkpoints.read.CheckpointError: ...does not fit vim_nano_test; nothing was loaded...
+        visionssm.data.errors.CheckpointError: ...does not fit vim_nano_test; nothing was loaded...
     """
     inner = _inner(model)
     state = convert_state_dict(inner, source, prefer=prefer)

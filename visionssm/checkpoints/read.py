@@ -15,6 +15,7 @@ from visionssm.checkpoints.archives import read_legacy, read_zip
 from visionssm.checkpoints.extent import MAX_DEPTH, Record
 from visionssm.checkpoints.makers import UnfitTensor
 from visionssm.checkpoints.pickles import UnsafePickleError
+from visionssm.data.errors import CheckpointError
 
 WRAPPER_KEYS: tuple[str, ...] = (
     "model",
@@ -33,20 +34,6 @@ _PARTS = ("_parameters", "_buffers", "_modules")
 """What PyTorch's modules consist of, by the names of their attributes."""
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel / AveragedModel, torch.compile
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is unreadable, refused, or does not fit the model.
-
-    Names from the file stand in the message as printable text: terminals obey control characters.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", _escaped, message))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def read_checkpoint(path: str | Path) -> Any:

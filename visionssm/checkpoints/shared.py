@@ -16,7 +16,8 @@ from filelock import FileLock
 from huggingface_hub import list_repo_files
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from visionssm.checkpoints.read import CheckpointError, read_checkpoint
+from visionssm.checkpoints.read import read_checkpoint
+from visionssm.data.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
 

@@ -13,35 +13,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from visionssm.benchmarks import (
-    bounds,
-    convolution,
-    deformable,
-    estimators,
-    headlines,
-    kernels,
-    medical,
-    models,
-    networks,
-    pointcloud,
-    pose,
-    published,
-    restoration,
-    segmenters,
-    video,
-    yolo,
-    yolo_sizes,
-)
-from visionssm.benchmarks.gpu import overhead, scans, setting, stages, tuning
-from visionssm.benchmarks.timing import CLOCKS, machine, read_rows, table, write_json
+from visionssm.benchmarks import choices
 from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
-from visionssm.kernels.tiles import path_of
 
 
 def _positive(text: str) -> int:
@@ -51,181 +26,26 @@ def _positive(text: str) -> int:
     return number
 
 
-def _kernels(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return kernels.run(batches=tuple(options.batches), seconds=options.seconds)
-
-
-def _cores(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return kernels.cores(seconds=options.seconds)
-
-
-def _convolution(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return convolution.run(batches=tuple(options.batches), seconds=options.seconds)
-
-
-def _deformable(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return deformable.run(batches=tuple(options.batches), seconds=options.seconds)
-
-
-def _models(options: argparse.Namespace) -> list[dict[str, Any]]:
-    setting = models.Setting(
-        reference=options.reference,
-        batch=options.batch,
-        throughput_batch=options.throughput_batch,
-        size=options.size,
-        seconds=min(options.seconds, 1.0) if options.fast else options.seconds,
-        clock=options.clock,
-        with_memory=not options.fast,
-    )
-    rows = models.run(
-        options.models,
-        setting,
-        peers=options.peers,
-        done=read_rows(options.json) if options.resume else (),
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-    if options.png:
-        models.scatter(rows, options.png)
-    return rows
-
-
-def _bounds(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return bounds.run(
-        {name: bounds.PAIRS[name] for name in options.models},
-        size=options.size,
-        seconds=options.seconds,
-        clock=options.clock,
-        done=read_rows(options.json) if options.resume else (),
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-
-
-def _published(options: argparse.Namespace) -> list[dict[str, Any]]:
-    tables = ((x.HEADER, x.rows()) for x in (published, estimators, yolo_sizes, segmenters))
-    print("\n\n".join("\n".join((*header, *rows)) for header, rows in tables))
-    return []
-
-
-def _networks(options: argparse.Namespace) -> list[dict[str, Any]]:
-    if options.png:
-        costs = networks.cost_of_size(seconds=options.seconds)
-        networks.draw_cost(costs, options.png)
-        print(table(costs))
-    return networks.run(options.models or (), seconds=options.seconds)
-
-
-def _hybrids(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return networks.beside_identity(seconds=options.seconds)
-
-
-def _overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return overhead.run()
-
-
-def _tune(minutes: float) -> None:
-    name = torch.cuda.get_device_name(scans.require_gpu())
-    rows = tuning.tune(setting.ON_GPU, path_of(name), name, minutes=minutes)
-    print(f"{path_of(name)}: {len(rows)} tiles that are faster than the default")
-
-
-def _headlines(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = headlines.run(
-        sizes=options.sizes,
-        seconds=options.seconds,
-        done=read_rows(options.json) if options.resume else (),
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-    if options.png:
-        headlines.draw(rows, options.png)
-    return rows
-
-
-def _pointcloud(options: argparse.Namespace) -> list[dict[str, Any]]:
-    scale = pointcloud.TINY if options.dry_run else None
-    rows, parts = pointcloud.run(
-        seconds=options.seconds,
-        clock=options.clock,
-        scale=scale,
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-    print(table(parts) + "\n")
-    write_json(Path(options.json).with_suffix(".parts.json"), parts)
-    return rows
-
-
-def _yolo(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return yolo.run(seconds=options.seconds, clock=options.clock, scale=yolo.TINY if options.dry_run else None)
-
-
-def _pose(options: argparse.Namespace) -> list[dict[str, Any]]:
-    scale = pose.TINY if options.dry_run else None
-    return pose.run(seconds=options.seconds, clock=options.clock, scale=scale)
-
-
-def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return medical.run(
-        parts=options.only or tuple(medical.PARTS),
-        known=read_rows(options.json) if options.only else (),
-        seconds=options.seconds,
-        clock=options.clock,
-        scale=medical.TINY if options.dry_run else None,
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-
-
-def _restoration(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return restoration.run(
-        seconds=options.seconds,
-        clock=options.clock,
-        scale=restoration.TINY if options.dry_run else None,
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-
-
-def _video(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return video.run(
-        seconds=options.seconds,
-        clock=options.clock,
-        scale=video.TINY if options.dry_run else None,
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
-
-
-def _gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
-    if options.tune:
-        _tune(options.minutes)
-        return []
-    if not options.all:
-        return scans.run(batches=tuple(options.batches), dtypes=tuple(options.dtypes))
-    if not options.dry_run:
-        scans.require_gpu()
-    results = stages.run_all(options.out, minutes=options.minutes, dry_run=options.dry_run, only=options.only)
-    print(results.with_suffix(".md").read_text())
-    return []
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = parser_of("benchmark", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
+    common.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's)")
 
-    for name, run, what in (
-        ("kernels", _kernels, "the selective scan on the CPU against published implementations"),
-        ("convolution", _convolution, "Vim's causal convolution on the CPU: PyTorch's own against other ways"),
-        ("deformable", _deformable, "HRVMamba's deformable sum on the CPU against grid_sample"),
+    for name, what in (
+        ("kernels", "the selective scan on the CPU against published implementations"),
+        ("convolution", "Vim's causal convolution on the CPU: PyTorch's own against other ways"),
+        ("deformable", "HRVMamba's deformable sum on the CPU against grid_sample"),
     ):
         operator = commands.add_parser(name, parents=[common], help=what)
         operator.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
         operator.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
         operator.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
-        operator.set_defaults(run=run)
 
     cores = commands.add_parser("cores", parents=[common], help="the scan of a single image on one thread and on all")
     cores.add_argument("--seconds", type=float, default=6.0, help="time for each row (default: 6)")
     cores.add_argument("--json", default="work_dirs/benchmark_cores.json", help="where to write the figures")
-    cores.set_defaults(run=_cores)
 
     whole = commands.add_parser(
         "models", parents=[common], help="whole models on the CPU beside timm's models of the same FLOPs"
@@ -234,8 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         nargs="+",
         metavar="PATTERN",
-        default=list(models.DEFAULT_MODELS),
-        help=f"registered variants, shell patterns (default: {' '.join(models.DEFAULT_MODELS)})",
+        default=list(choices.DEFAULT_MODELS),
+        help=f"registered variants, shell patterns (default: {' '.join(choices.DEFAULT_MODELS)})",
     )
     whole.add_argument(
         "--peers", nargs="*", metavar="NAME", help="timm models beside them (default: usual ones of the same FLOPs)"
@@ -243,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     whole.add_argument(
         "--reference",
         metavar="NAME",
-        default=models.REFERENCE,
+        default=choices.REFERENCE,
         help="timm model that each is timed in turn with (default: %(default)s)",
     )
     whole.add_argument("--batch", type=_positive, default=1, help="images at a time for the latency (default: 1)")
@@ -261,14 +81,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     whole.add_argument(
         "--clock",
-        choices=list(CLOCKS),
+        choices=choices.CLOCKS,
         default="wall",
         help="what is measured: time that passes, or the processor's of this process, while others use the machine",
     )
     whole.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     whole.add_argument("--json", default="work_dirs/benchmark_models.json", help="where to write the figures")
     whole.add_argument("--png", help="also draw GFLOPs against latency")
-    whole.set_defaults(run=_models)
 
     least = commands.add_parser(
         "bounds",
@@ -276,14 +95,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="what slow models must cost on the CPU: their operators alone, and their peers'",
     )
     least.add_argument(
-        "--models", nargs="+", choices=list(bounds.PAIRS), default=list(bounds.PAIRS), help="which (default: all)"
+        "--models", nargs="+", choices=list(choices.PAIRS), default=list(choices.PAIRS), help="which (default: all)"
     )
     least.add_argument("--size", type=_positive, default=224, help="side of the images (default: 224)")
     least.add_argument("--seconds", type=float, default=3.0, help="time for a model beside its peer (default: 3)")
-    least.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+    least.add_argument("--clock", choices=choices.CLOCKS, default="wall", help="as of models")
     least.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     least.add_argument("--json", default="work_dirs/benchmark_bounds.json", help="where to write the figures")
-    least.set_defaults(run=_bounds)
 
     inside = commands.add_parser(
         "networks", parents=[common], help="what the scan costs inside VMamba on the CPU, beside Swin"
@@ -294,14 +112,12 @@ def make_parser() -> argparse.ArgumentParser:
     inside.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
     inside.add_argument("--json", default="work_dirs/benchmark_networks.json", help="where to write the figures")
     inside.add_argument("--png", help="also measure and draw how the cost grows with the image")
-    inside.set_defaults(run=_networks)
 
     hybrids = commands.add_parser(
         "hybrids", parents=[common], help="what the scan costs inside MambaVision on the CPU, beside Swin"
     )
     hybrids.add_argument("--seconds", type=float, default=8.0, help="time for each row (default: 8)")
     hybrids.add_argument("--json", default="work_dirs/benchmark_hybrids.json", help="where to write the figures")
-    hybrids.set_defaults(run=_hybrids)
 
     papers = commands.add_parser(
         "headlines",
@@ -309,43 +125,41 @@ def make_parser() -> argparse.ArgumentParser:
         help="the papers' headline results: Vim beside DeiT, ConvS5 beside ConvLSTM and a Transformer",
     )
     papers.add_argument(
-        "--sizes", type=_positive, nargs="+", default=list(headlines.SIZES), help="sides of images (224 512 1248)"
+        "--sizes", type=_positive, nargs="+", default=list(choices.SIZES), help="sides of images (224 512 1248)"
     )
     papers.add_argument("--seconds", type=float, default=30.0, help="time for each row (default: 30)")
     papers.add_argument("--resume", action="store_true", help="go on with the run of which --json holds the first rows")
     papers.add_argument("--json", default="work_dirs/benchmark_headlines.json", help="where to write the figures")
     papers.add_argument("--png", help="also draw time against image size and length of the context")
-    papers.set_defaults(run=_headlines)
 
-    for name, run, seconds, what in (
-        ("pointcloud", _pointcloud, 6.0, "LION's operators and parts on the CPU beside attention and references"),
-        ("yolo", _yolo, 30.0, "Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"),
-        ("pose", _pose, 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
-        ("medical", _medical, 10.0, "medical segmentation on the CPU beside itself without scans and MONAI's DynUNet"),
-        ("restoration", _restoration, 10.0, "image restoration on the CPU beside itself without scans"),
-        ("video", _video, 10.0, "VideoMamba on the CPU, images and clips, beside itself without scans"),
+    for name, seconds, what in (
+        ("pointcloud", 6.0, "LION's operators and parts on the CPU beside attention and references"),
+        ("yolo", 30.0, "Mamba-YOLO on the CPU beside itself without scans and torchvision's detectors"),
+        ("pose", 45.0, "HRVMamba's pose estimator on the CPU beside timm's HRNet, and what is around it"),
+        ("medical", 10.0, "medical segmentation on the CPU beside itself without scans and MONAI's DynUNet"),
+        ("restoration", 10.0, "image restoration on the CPU beside itself without scans"),
+        ("video", 10.0, "VideoMamba on the CPU, images and clips, beside itself without scans"),
     ):
         task = commands.add_parser(name, parents=[common], help=what)
         task.add_argument(
             "--seconds", type=float, default=seconds, help="time for what is measured in turn (default: %(default)g)"
         )
-        task.add_argument("--clock", choices=list(CLOCKS), default="wall", help="as of models")
+        task.add_argument("--clock", choices=choices.CLOCKS, default="wall", help="as of models")
         task.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
         task.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
         if name == "medical":
             task.add_argument(
                 "--only",
                 nargs="+",
-                choices=list(medical.PARTS),
+                choices=choices.MEDICAL_PARTS,
                 help="measure these parts alone and keep the other figures of the file",
             )
-        task.set_defaults(run=run)
 
     on_gpu = commands.add_parser(
         "gpu", parents=[common], help="the selective scan on a CUDA or ROCm GPU, beside mamba_ssm's where installed"
     )
     on_gpu.add_argument("--batches", type=_positive, nargs="+", default=[1, 32], help="batch sizes (default: 1 32)")
-    on_gpu.add_argument("--dtypes", nargs="+", choices=scans.DTYPES, default=["float32", "bfloat16"])
+    on_gpu.add_argument("--dtypes", nargs="+", choices=choices.DTYPES, default=["float32", "bfloat16"])
     on_gpu.add_argument(
         "--all",
         action="store_true",
@@ -358,21 +172,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     on_gpu.add_argument("--minutes", type=float, default=8.0, help="for --all and --tune (default: 8)")
     on_gpu.add_argument("--out", default="work_dirs/gpu", metavar="DIR", help="for --all (default: work_dirs/gpu)")
-    on_gpu.add_argument("--only", nargs="*", default=(), choices=stages.STAGES, help="stages of --all")
+    on_gpu.add_argument("--only", nargs="*", default=(), choices=choices.STAGES, help="stages of --all")
     on_gpu.add_argument(
         "--dry-run", action="store_true", help="--all, tiny, on the CPU in Triton's interpreter: do the stages work?"
     )
     on_gpu.add_argument("--json", default="work_dirs/benchmark_gpu.json", help="where to write the figures")
-    on_gpu.set_defaults(run=_gpu)
 
     python = commands.add_parser(
         "overhead", parents=[common], help="Python's microseconds for a call of the scan on a GPU; needs none"
     )
     python.add_argument("--json", default="work_dirs/benchmark_overhead.json", help="where to write the figures")
-    python.set_defaults(run=_overhead)
 
-    readme = commands.add_parser("published", parents=[common], help="published figures beside ours, as in the README")
-    readme.set_defaults(run=_published)
+    commands.add_parser("published", parents=[common], help="published figures beside ours, as in the README")
     return parser
 
 
@@ -380,13 +191,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = make_parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    from visionssm.cli.measuring import measure
+
     try:
-        rows = options.run(options)
-        if rows:
-            print(table(models.shown(rows) if options.command == "models" else rows))
-            print("\n" + ", ".join(f"{name} {value}" for name, value in machine().items()))
-            write_json(options.json, rows)
+        measure(options)
     except (ValueError, ImportError, OSError) as error:
         tell(error)
         return 2

@@ -14,13 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import visionssm.backbones  # noqa: F401  registers the models
-from visionssm.checkpoints import create_official, save_converted
 from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
-from visionssm.engine.checkpoint import DESCRIPTION, read_trained
-from visionssm.engine.description import description_of
-from visionssm.engine.plain import to_plain
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.destination.suffix != ".safetensors":
         parser.error(f"DST must end in .safetensors, got {options.destination}")
+    import visionssm.backbones  # noqa: F401  registers the models
+    from visionssm.checkpoints import create_official, save_converted
+    from visionssm.engine.checkpoint import DESCRIPTION, read_trained
+    from visionssm.engine.description import description_of
+    from visionssm.engine.plain import to_plain
+
     try:
         content = read_trained(options.source)
         about = description_of(content) if isinstance(content, Mapping) else {}

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
-from torch import Tensor
-
-import visionssm.backbones  # noqa: F401  registers the models
 from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
-from visionssm.integrations.export import Exportable, ExportError, export_archive, export_onnx, in_half
-from visionssm.prediction import load_predictor
-from visionssm.tasks.classification.predictor import registered_classifier
 
-FORMATS: Mapping[str, Callable[..., float]] = {"onnx": export_onnx, "pt2": export_archive}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from visionssm.integrations.export import Exportable
+
+FORMATS = ("onnx", "pt2")
 
 USUAL_SHAPE = (1, 3, 512, 512)
 """Of an image for a network that does not say what it was trained on."""
@@ -72,6 +70,12 @@ def find(
         ValueError: the source is neither a file nor a registered model.
         ExportError: what the checkpoint holds cannot be exported.
     """
+    import timm
+
+    import visionssm.backbones  # noqa: F401  registers the models
+    from visionssm.integrations.export import ExportError
+    from visionssm.prediction import load_predictor, registered_classifier
+
     predictor: Any
     if not Path(source).exists() and timm.is_model(source):
         predictor = registered_classifier(source, pretrained=pretrained)
@@ -117,10 +121,13 @@ def export(
         ImportError, ExportError: see `export_onnx`.
         ValueError: the network takes one input at a time, or has no such sides.
     """
+    from visionssm.integrations.export import export_archive, export_onnx
+
     dynamic = dynamic or exportable.always_open
     example = make_example(exportable, dynamic=dynamic, size=size, batch_size=batch_size)
     version = {} if opset is None else {"opset": opset}
-    difference = FORMATS[kind](exportable, path, example, dynamic=dynamic, **version)
+    writer: Any = {"onnx": export_onnx, "pt2": export_archive}[kind]
+    difference = writer(exportable, path, example, dynamic=dynamic, **version)
     return Written(path, tuple(example.shape), tuple(exportable.axes.values()) if dynamic else (), difference)
 
 
@@ -182,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.opset is not None and options.format != "onnx":
         parser.error(f"--opset is of ONNX's operators; a {options.format} file has none")
+
+    from visionssm.integrations.export import ExportError, in_half
 
     try:
         exportable = find(

@@ -19,7 +19,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from visionssm.catalogue import TASKS, ModelInfo, entries, model_info
+from visionssm.catalogue.index import indexed
+from visionssm.catalogue.info import ModelInfo, named_among
 from visionssm.catalogue.tables import SHOWN, as_csv, as_json, shown_rows
 from visionssm.cli.errors import stoppable, tell
 from visionssm.cli.options import parser_of
@@ -34,7 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = parser_of("models", __doc__)
     parser.add_argument("pattern", nargs="?", default="*", help="a name or a shell pattern in quotes; all by default")
     parser.add_argument("--pretrained", action="store_true", help="only those whose weights are published")
-    parser.add_argument("--task", choices=TASKS, help="only those of a task")
+    parser.add_argument(
+        "--task", choices=list(dict.fromkeys(info.task for info in indexed())), help="only those of a task"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print all that is known, as JSON")
     form.add_argument("--csv", action="store_true", help="print a table for spreadsheets, with timm's column names")
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     found = [
         info
-        for info in entries()
+        for info in indexed()
         if options.task in (None, info.task)
         and (info.download is not None or not options.pretrained)
         and (fnmatch.fnmatch(info.name, options.pattern) or fnmatch.fnmatch(info.architecture, options.pattern))
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not found:
             if not any(mark in options.pattern for mark in "*?["):
-                model_info(options.pattern)  # says what is closest
+                named_among(indexed(), options.pattern)  # says what is closest
             raise ValueError(f"no model matches {options.pattern!r} with these options; `visionssm models` lists all")
     except ValueError as error:
         tell(error)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from visionssm.checkpoints import CheckpointError
-from visionssm.data.errors import DatasetError
+from visionssm.data.errors import CheckpointError, DatasetError
 from visionssm.extras import MissingExtraError
 from visionssm.processes import LostProcessError
 
