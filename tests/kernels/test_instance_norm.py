@@ -59,6 +59,9 @@ def test_compiled_passes_are_the_formula(shape: tuple[int, ...], added: bool, la
     assert torch.equal(over, y)
     differentiable = instance_norm_leaky(*inputs, slope=SLOPE, overwrite=True)
     assert differentiable.data_ptr() != inputs[0].data_ptr()
+    frozen = instance_norm_leaky(*(x.detach() for x in inputs), slope=SLOPE, overwrite=True)
+    assert torch.equal(frozen, y)
+    assert torch.equal(instance_norm_leaky(*inputs, slope=SLOPE), y)  # x is as it was: what follows may need gradients
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
@@ -123,3 +126,6 @@ def test_shapes_that_disagree_are_refused() -> None:
             instance_norm_leaky(*wrong, slope=SLOPE)
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         instance_norm_leaky(x[..., :1, :1], weight, bias, slope=SLOPE)
+    for negative in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="slope"):
+            instance_norm_leaky(x, weight, bias, slope=negative)

@@ -14,7 +14,14 @@ import visionssm
 from tests.heads.medical.recorded import check_case
 from tests.reference_cases import Case, every_case, gradient_norms, recorded_case
 from visionssm.heads.medical import Plan, UMamba
-from visionssm.heads.medical.umamba import ABDOMEN_CT, MICROSCOPY, MambaLayer, UpsampleConv, checkpoint_filter_fn
+from visionssm.heads.medical.umamba import (
+    ABDOMEN_CT,
+    MICROSCOPY,
+    MambaLayer,
+    ResidualBlock,
+    UpsampleConv,
+    checkpoint_filter_fn,
+)
 
 
 def case_model(case: Case) -> UMamba:
@@ -230,3 +237,14 @@ def test_what_a_hook_keeps_of_a_convolution_is_not_overwritten() -> None:
 def test_unknown_place_of_mamba_is_an_error() -> None:
     with pytest.raises(ValueError, match="mamba='both'; choose 'bot' or 'enc'"):
         visionssm.create_segmenter("umamba_bot2d", mamba="both")
+
+
+def test_second_convolution_learns_the_same_where_the_first_is_frozen() -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock(16, 16, (3, 3), (1, 1), shortcut=False)
+    x, weight = torch.randn(1, 16, 8, 8), torch.randn(1, 16, 8, 8)
+    (expected,) = torch.autograd.grad(block(x), block.conv2.weight, weight)
+    block.conv1.requires_grad_(False)
+    block.norm1.requires_grad_(False)
+    (found,) = torch.autograd.grad(block(x), block.conv2.weight, weight)
+    torch.testing.assert_close(found, expected)

@@ -65,9 +65,10 @@ class ResidualBlock(nn.Module):
             y = channels_last_of_any(y)
         kind = CONVOLUTIONS[x.ndim - 2]
         inner = _normed(self.norm1, y, overwrite=plain(self.conv1, kind))
-        with made_again(inner, partial(_normed, self.norm1, y)) if fused else nullcontext():
+        again = partial(_normed, self.norm1, y)
+        with made_again(inner, again, reads=(y, *self.norm1.parameters())) if fused else nullcontext():
             z = self.conv2(inner)
-        del y, inner
+        del y, inner, again
         return _normed(self.norm2, z, x if self.conv3 is None else self.conv3(x), overwrite=plain(self.conv2, kind))
 
 
@@ -200,7 +201,7 @@ class Decoder(nn.Module):
         for level, (enlarge, stage, head, uses_skip, skip) in enumerate(parts):
             join = partial(_joined, enlarge, x, skip if uses_skip else None)
             joined = join()
-            with made_again(joined, join):
+            with made_again(joined, join, reads=(x, *([skip] if uses_skip else []), *enlarge.parameters())):
                 x = stage(joined)
             del joined
             if every or level == len(self.stages) - 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from visionssm.kernels.backend import runs_compiled
@@ -43,15 +44,15 @@ def instance_norm_leaky(
         x: (B, C, *sides) map, any float dtype.
         weight, bias: (C,).
         added: (B, C, *sides), or None for nothing.
-        slope: of negative numbers, from 0 to 1.
+        slope: of negative numbers, at least 0.
         eps: what the variance is kept away from zero by.
-        overwrite: whether `x` is not needed any more, so that without gradients the result may take its memory.
+        overwrite: whether `x` is not needed any more, so that where gradients are off the result may take its memory.
 
     Returns:
         (B, C, *sides).
 
     Raises:
-        ValueError: shapes or devices disagree, or a map of one pixel, which has no variance.
+        ValueError: shapes or devices disagree, the slope is negative, or a map of one pixel, which has no variance.
 
     Examples:
         >>> import torch
@@ -64,6 +65,8 @@ def instance_norm_leaky(
     check_shape("bias", bias, ("C",), {"C": x.shape[1]})
     if added is not None and added.shape != x.shape:
         raise ValueError(f"added has shape {tuple(added.shape)}; expected that of x, {tuple(x.shape)}")
+    if not slope >= 0:  # the backward pass takes the signs from the result
+        raise ValueError(f"slope={slope} must be at least 0")
     if not runs_fused(x, weight, bias, added):
         return instance_norm_leaky_reference(x, weight, bias, added, slope, eps)
     from visionssm.kernels.instance_norm import cpu
@@ -72,7 +75,8 @@ def instance_norm_leaky(
     if may_need_gradients(tokens):
         y: Tensor = cpu.Differentiable.apply(*tokens, slope, eps)  # type: ignore[no-untyped-call]
     else:
-        y = cpu.forward(*tokens, slope, eps, overwrite)[0]
+        # With gradients on, an operator that follows may need them and make its input again of `x`.
+        y = cpu.forward(*tokens, slope, eps, overwrite and not torch.is_grad_enabled())[0]
     return y.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
