@@ -311,3 +311,16 @@ def test_wrong_scores_are_named(scores: Tensor, options: dict[str, int], message
 def test_rows_of_boxes_are_asked_for() -> None:
     with pytest.raises(ValueError, match=r"boxes has shape \(7,\); expected \(N, 7=7\)"):
         rotated_nms(some_boxes(1)[0], torch.zeros(1), 0.5)
+
+
+@backends
+def test_overlaps_do_not_depend_on_the_unit_of_length(backend: str) -> None:
+    boxes = some_boxes(6, spread=4.0)
+    with use_backend(backend):
+        for function in (rotated_iou, rotated_iou_3d):
+            expected = function(boxes[:, None], boxes)
+            for unit in (1e-9, 1e6):
+                small = torch.cat([unit * boxes[:, :6], boxes[:, 6:]], 1)
+                torch.testing.assert_close(function(small[:, None], small), expected)
+    nothing = torch.zeros(7)
+    assert rotated_iou(nothing, nothing) == rotated_iou_3d(nothing, nothing) == 0

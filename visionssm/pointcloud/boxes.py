@@ -42,6 +42,11 @@ class Detections(NamedTuple):
     labels: Tensor
 
 
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least, as heads say their numbers: places in metres or cells have no room in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def wrapped(angle: Tensor, offset: float = 0.5, period: float = 2 * math.pi) -> Tensor:
     """The angle plus a multiple of the period, in [−offset·period, (1 − offset)·period)."""
     return angle - torch.floor(angle / period + offset) * period

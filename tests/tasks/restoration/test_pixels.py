@@ -21,6 +21,7 @@ from visionssm.tasks.restoration.metric import RestorationMetric
 from visionssm.tasks.restoration.photo import quantised, read_photo, write_png
 from visionssm.tasks.restoration.resize import resized
 from visionssm.tasks.restoration.textures import RenderedTextures, TexturesSpec, render
+from visionssm.tasks.restoration.tiles import tiled
 
 SPEC = {"size": 48, "train": 4, "val": 2, "test": 1}
 
@@ -169,7 +170,8 @@ def test_given_bad_images_are_paired_by_name_and_their_size_is_checked(folder: P
         ({"degradation": {"type": "downscale", "scale": 5}}, "scale must be 2, 3 or 4, got 5"),
         ({"degradation": {"type": "downscale", "factor": 2}}, "downscale does not take these arguments"),
         ({"degradation": {"type": "noise", "sigma": (9, 3)}}, "sigma must be a number, or two rising ones"),
-        ({"degradation": {"type": "jpeg", "quality": 0}}, "quality must be a number"),
+        ({"degradation": {"type": "jpeg", "quality": 0}}, "quality must be a whole number"),
+        ({"degradation": {"type": "jpeg", "quality": [10, 40.5]}}, "quality must be a whole number"),
         ({"degradation": {"type": "given"}}, "goes with inputs"),
         ({"inputs": "."}, "goes with inputs"),
         ({"inputs": "missing"}, "looked for the folder"),
@@ -234,6 +236,16 @@ def test_tiles_of_a_narrow_network_are_the_whole_image_and_of_a_constant_one_sea
     assert all(max(shape) <= 24 for shape in seen)
     constant = restored(lambda x: torch.full((1, 3, *(2 * n for n in x.shape[2:])), 0.3), image, 2, Tiling(24, 10))
     torch.testing.assert_close(constant, torch.full_like(constant, 0.3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("tile", [8, 33, 64])
+def test_shares_of_tiles_add_up_to_one_for_any_side_and_overlap(tile: int) -> None:
+    for overlap in range(0, tile // 2 + 1, max(1, tile // 16)):
+        for side in range(1, 4 * tile):
+            total = tiled(
+                lambda _top, _left, rows, columns: np.ones((1, rows, columns)), (1, 1, side), 1, Tiling(tile, overlap)
+            )
+            np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_tiles_without_overlap_touch_and_wrong_ones_are_refused() -> None:

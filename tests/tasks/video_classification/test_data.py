@@ -68,6 +68,9 @@ def test_lists_have_numbers_or_names_after_spaces_commas_or_tabs(tmp_path: Path)
     assert [(x.name, x.label) for x in data.videos] == [("a.npy", 1), ("b c.npy", 0), ("ü.npy", 2)]
     assert data.classes == ["0", "1", "2"]
     assert VideoClips(tmp_path, annotations="list.txt", classes=["x", "y", "z"]).classes == ["x", "y", "z"]
+    quoted = f"'a.npy', 1\n\"b c.npy\",0 \nü.npy{' ' * 20_000}2\n"  # as some write lists; the spaces take no time
+    (tmp_path / "quoted.txt").write_text(quoted, encoding="utf-8")
+    assert VideoClips(tmp_path, annotations="quoted.txt", views=VIEWS).videos == data.videos
     (tmp_path / "names.txt").write_text("a.npy runs\nb c.npy jumps\n")
     named = VideoClips(tmp_path, annotations="names.txt")
     assert (named.classes, [x.label for x in named.videos]) == (["jumps", "runs"], [1, 0])
@@ -77,20 +80,29 @@ def test_all_mistakes_of_a_list_are_told_at_once(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.npy")
     np.save(tmp_path / "none.npy", np.zeros((0, 4, 4), np.uint8))
     (tmp_path / "damaged.npy").write_bytes(b"no array")
-    lines = ["good.npy 0", "good.npy 9", "absent.npy 1", "none.npy 1", "damaged.npy 0", "../out.npy 1", "alone"]
+    lines = [
+        "good.npy 0",
+        "good.npy 9",
+        "absent.npy 1",
+        "none.npy 1",
+        "damaged.npy 0",
+        "../out.npy 1",
+        "alone",
+        f"a{' ' * 20_000},",
+    ]
     (tmp_path / "list.txt").write_text("\n".join(lines))
     arguments: dict[str, Any] = {"annotations": "list.txt", "classes": ["no", "yes"], "views": VIEWS}
     with pytest.raises(DatasetError) as caught:
         VideoClips(tmp_path, **arguments)
     told = str(caught.value)
     for part in (
-        "has 6 mistakes",
+        "has 7 mistakes",
         "1 labels that are not from 0 to 1: 9 of 'good.npy'",
         "1 missing videos: 'absent.npy'",
         "1 videos without frames: 'none.npy'",
         "1 unreadable videos: 'damaged.npy'",
         "1 paths that lead out of root: '../out.npy'",
-        "1 lines that are not 'path label': line 7 ('alone')",
+        f"2 lines that are not 'path label': line 7 ('alone'), line 8 ('a{' ' * 39}')",
         "wrong='skip'",
     ):
         assert part in told

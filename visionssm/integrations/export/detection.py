@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, roi_align
 
-from visionssm.integrations.export.exportable import Exportable, ExportError
+from visionssm.integrations.export.exportable import Exportable, ExportError, largest
 
 Size = tuple[int, int]
 
@@ -370,11 +370,13 @@ def object_difference(actual: Sequence[Tensor], expected: Mapping[str, Tensor]) 
         difference = float(apart[number, nearest])
         if "masks" in found and math.isfinite(difference):
             masks = expected["masks"][number] - found["masks"][nearest]
-            difference = max(difference, float(masks.abs().max()))
+            difference = largest((difference, float(masks.abs().max())))
         differences.append(difference)
         apart[:, nearest] = math.inf  # it belongs to one object only
     missing = max(apart.shape) - len(differences)
     undecided = int(_UNDECIDED * max(apart.shape)) - missing
     if undecided < 0:
         return math.inf
+    if math.isnan(largest(differences)):
+        return math.nan
     return max(sorted(differences)[: len(differences) - undecided], default=0.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,11 +33,17 @@ class ExportError(RuntimeError):
 
 
 def relative_difference(actual: Sequence[Tensor], expected: Any) -> float:
-    """The largest difference of one or several tensors, relative to the largest value of each."""
-    worst = 0.0
-    for x, y in zip(actual, as_list(expected), strict=True):
-        worst = max(worst, float((x - y).abs().max() / y.abs().max()))
-    return worst
+    """The largest difference of one or several tensors, relative to the largest value of each; inf of other shapes."""
+    pairs = list(zip(actual, as_list(expected), strict=True))
+    if any(x.shape != y.shape for x, y in pairs):
+        return math.inf
+    return largest(float((x - y).abs().max() / y.abs().max()) for x, y in pairs)
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest of some differences, NaN if one is: `max` takes another in its place. 0 of none."""
+    found = list(differences)
+    return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
 
 def as_list(outputs: Any) -> list[Tensor]:

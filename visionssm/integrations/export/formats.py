@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from visionssm.files import complete_or_absent
 from visionssm.integrations.export.archive import ABOUT
-from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list
+from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list, largest
 from visionssm.integrations.export.onnx_norms import translations
 
 LEAST_OPSET = 18  # older operators have no form of what the exporter writes
@@ -246,7 +246,7 @@ def _checked(
                 exported = load(temporary, changed)
                 with _buffers(exportable.network, changed):
                     differences.append(exportable.compared(_run(exported, example), example))
-        worst = float("nan") if any(x != x for x in differences) else max(differences)
+        worst = largest(differences)
         if not worst <= exportable.limit:
             raise ExportError(
                 f"the exported model differs from eager by {worst:.2g} of the largest output "

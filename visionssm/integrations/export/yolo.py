@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from visionssm.integrations.export.detection import (
     suppressed_places,
     telling_threshold,
 )
-from visionssm.integrations.export.exportable import Exportable, description
+from visionssm.integrations.export.exportable import Exportable, description, largest
 
 USUAL_SIDE = 640
 
@@ -145,7 +146,9 @@ def _difference_of_points(actual: Sequence[Tensor], expected: tuple[Tensor, Tens
     """
     boxes, scores, labels = actual
     own_boxes, own_scores = expected
+    if boxes.shape != own_boxes.shape or not scores.shape == labels.shape == own_scores.shape[:-1]:
+        return math.inf
     side = own_boxes.amax().clamp(min=1)
     of_label = own_scores.gather(-1, labels[..., None])[..., 0]
     differences = ((boxes - own_boxes) / side, scores - own_scores.amax(-1), scores - of_label)
-    return max(float(x.abs().max()) for x in differences)
+    return largest(float(x.abs().max()) for x in differences)

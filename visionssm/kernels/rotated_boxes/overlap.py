@@ -14,7 +14,7 @@ from torch import Tensor
 from visionssm.kernels.backend import reference_requested
 from visionssm.kernels.rotated_boxes.reference import overlap_reference
 
-SMALLEST = 1e-8  # what IoUs are divided by, at least
+SMALLEST = 1e-100  # what IoUs are divided by, at least: boxes without an area share none of it
 
 
 def bev_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -11,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from visionssm.data.arguments import checked
 from visionssm.pointcloud.boxes import Detections, Truth, decode, encode, nearest_bev_iou, suppressed, wrapped
+=======
+from visionssm.pointcloud.boxes import Detections, Truth, decode, encode, nearest_bev_iou, precise, suppressed, wrapped
+>>>>>>> 2969370 (Heads of LION say places in float32 under autocast; checks of exported files know NaN and other shapes; seams of tiles, overlaps of tiny boxes and long lines of lists are right)
 from visionssm.pointcloud.voxels import Grid
 
 DIRECTION_OFFSET = 0.78539
@@ -118,7 +122,7 @@ class AnchorHead(nn.Module):
     def forward(self, x: Tensor) -> AnchorPredictions:
         """(B, in_channels, Y, X) map to predictions."""
         return AnchorPredictions(
-            *(conv(x).permute(0, 2, 3, 1) for conv in (self.conv_cls, self.conv_box, self.conv_dir_cls))
+            *(precise(conv(x)).permute(0, 2, 3, 1) for conv in (self.conv_cls, self.conv_box, self.conv_dir_cls))
         )
 
     def anchors(self, predictions: AnchorPredictions) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.kernels import rotated_iou_3d
-from visionssm.pointcloud.boxes import Detections, Truth, suppressed
+from visionssm.pointcloud.boxes import Detections, Truth, precise, suppressed
 from visionssm.pointcloud.voxels import Grid
 
 MOST_BOXES = 500
@@ -107,7 +107,7 @@ class CenterHead(nn.Module):
     def forward(self, x: Tensor) -> CenterPredictions:
         """(B, in_channels, Y, X) map to predictions."""
         x = self.shared_conv(x)
-        return {name: branch(x) for name, branch in self.heads_list[0].items()}  # type: ignore[operator]
+        return {name: precise(branch(x)) for name, branch in self.heads_list[0].items()}  # type: ignore[operator]
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import neighbour_table, sparse_conv
-from visionssm.pointcloud.boxes import Detections, Truth, suppressed
+from visionssm.pointcloud.boxes import Detections, Truth, precise, suppressed
 from visionssm.pointcloud.heads.center import (
     LEAST_OVERLAP,
     LEAST_RADIUS,
@@ -110,7 +110,7 @@ class SparseCenterHead(nn.Module):
                 "kind flat, on a grid that it makes flat"
             )
         groups = [
-            {name: branch(x, sites) for name, branch in branches.items()}  # type: ignore[operator]
+            {name: precise(branch(x, sites)) for name, branch in branches.items()}  # type: ignore[operator]
             for branches in self.heads_list
         ]
         return SparsePredictions(sites, groups)

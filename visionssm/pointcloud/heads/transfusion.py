@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionssm.kernels import rotated_iou_3d
-from visionssm.pointcloud.boxes import BOX, VELOCITY, Detections, Truth, suppressed
+from visionssm.pointcloud.boxes import BOX, VELOCITY, Detections, Truth, precise, suppressed
 from visionssm.pointcloud.heads.anchor import focal_loss
 from visionssm.pointcloud.heads.assignment import least_cost
 from visionssm.pointcloud.heads.center import LEAST_OVERLAP, LEAST_RADIUS, draw_peak, heat_loss, peak_radius
@@ -127,7 +127,7 @@ class TransFusionHead(nn.Module):
     def forward(self, x: Tensor) -> QueryPredictions:
         """(B, in_channels, Y, X) map to predictions."""
         features = self.shared_conv(x.mT)  # x first, as in the published weights
-        heat = self.heatmap_head(features)
+        heat = precise(self.heatmap_head(features))
         peaks = self.peaks(heat.detach()).flatten(2)
         cells = peaks.shape[2]
         best = peaks.flatten(1).argsort(descending=True, stable=True)[:, : self.queries]
@@ -137,8 +137,10 @@ class TransFusionHead(nn.Module):
         query = query + self.class_encoding(F.one_hot(labels, self.classes).mT.to(query.dtype))
         places = _places(features)
         at = places[:, cell].movedim(0, 1)  # (B, 2, P)
-        query = self.decoder(query, at, flat, places[None], _around(cell, *features.shape[2:]))
-        branches = {name: branch(query) for name, branch in self.prediction_head.items()}
+        query = self.decoder(
+            query, at.to(flat.dtype), flat, places[None].to(flat.dtype), _around(cell, *features.shape[2:])
+        )
+        branches = {name: precise(branch(query)) for name, branch in self.prediction_head.items()}
         branches["center"] = branches["center"] + at
         return QueryPredictions(heat, labels, peaks.gather(2, cell[:, None].expand(-1, self.classes, -1)), branches)
 
@@ -402,8 +404,9 @@ class Attention(nn.Module):
 def _places(features: Tensor) -> Tensor:
     """(2, X·Y) x and y of the middles of the cells of (B, C, X, Y) features."""
     columns, rows = features.shape[2:]
-    x = torch.arange(columns, device=features.device, dtype=features.dtype) + 0.5
-    y = torch.arange(rows, device=features.device, dtype=features.dtype) + 0.5
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    x = torch.arange(columns, device=features.device, dtype=dtype) + 0.5
+    y = torch.arange(rows, device=features.device, dtype=dtype) + 0.5
     return torch.stack([x[:, None].expand(columns, rows), y.expand(columns, rows)]).flatten(1)
 
 

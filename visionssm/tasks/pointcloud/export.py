@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.integrations.export import Exportable, ExportError, description
+from visionssm.integrations.export.exportable import relative_difference
 from visionssm.pointcloud.detector import LionDetector
 from visionssm.pointcloud.heads.anchor import AnchorHead, AnchorPredictions
 from visionssm.pointcloud.heads.center import CenterHead
@@ -166,4 +167,4 @@ def _difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         return float("inf")
     if not len(actual[1]):
         return 0.0
-    return max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(actual[:2], expected[:2], strict=True))
+    return relative_difference(actual[:2], expected[:2])

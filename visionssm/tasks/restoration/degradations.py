@@ -7,7 +7,7 @@ A degradation of a part of an image is that part of the degraded image, if the p
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -115,7 +115,7 @@ class Jpeg:
     quality: int | tuple[int, int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quality", _range("quality", self.quality, 1, 100))
+        object.__setattr__(self, "quality", _range("quality", self.quality, 1, 100, kinds=(int,)))
 
     def __call__(self, clean: Pixels, generator: np.random.Generator) -> Pixels:
         """See `Degradation`."""
@@ -178,12 +178,13 @@ def plain(degradation: Degradation) -> dict[str, Any]:
     return {"type": kind, **fields}
 
 
-def _range(name: str, value: Any, low: float, high: float) -> Any:
+def _range(name: str, value: Any, low: float, high: float, kinds: Sequence[type] = (int, float)) -> Any:
     listed = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    fits = len(listed) == 2 and all(type(x) in (int, float) for x in listed)
+    fits = len(listed) == 2 and all(type(x) in kinds for x in listed)
     if not fits or not low <= listed[0] <= listed[1] <= high:
+        number = "number" if float in kinds else "whole number"
         raise DatasetError(
-            f"degradation: {name} must be a number, or two rising ones, from {low} to {high}, got {value!r}"
+            f"degradation: {name} must be a {number}, or two rising ones, from {low} to {high}, got {value!r}"
         )
     return listed if isinstance(value, (list, tuple)) else value
 

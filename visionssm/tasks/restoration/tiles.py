@@ -66,7 +66,11 @@ def tiled(
 
 
 def _shares(starts: list[int], length: int, scale: int) -> list[np.ndarray]:
-    """How much every pixel of every tile along a side counts; they add up to 1 at every pixel of the image."""
+    """How much every pixel of every tile along a side counts; they add up to 1 at every pixel of the image.
+
+    Where three tiles lie over each other, as they may with an overlap of more than a third, the first may still fade
+    into the second where that fades into the third; so they are divided by their sum.
+    """
     size, ends = scale * length, [scale * (start + length) for start in starts]
     shares = []
     for number, start in enumerate(starts):
@@ -77,7 +81,10 @@ def _shares(starts: list[int], length: int, scale: int) -> list[np.ndarray]:
         if number < len(starts) - 1:
             share = share * (1 - _fade(pixels, scale * starts[number + 1], ends[number]))
         shares.append(share)
-    return shares
+    total = np.zeros(ends[-1], np.float32)
+    for start, end, share in zip(starts, ends, shares, strict=True):
+        total[scale * start : end] += share
+    return [share / total[scale * start : end] for start, end, share in zip(starts, ends, shares, strict=True)]
 
 
 def _fade(pixels: np.ndarray, start: int, end: int) -> np.ndarray:

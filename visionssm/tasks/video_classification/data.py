@@ -178,7 +178,20 @@ def _clips_below(folder: Path) -> list[Path]:
     return sorted({*clips_below(folder, known), *own} - {folder})
 
 
-_LINE = re.compile(r"\s*(?P<name>.*\S)\s*[\s,]\s*(?P<label>[^\s,]+)\s*")
+def _name_and_label(line: str) -> tuple[str, str]:
+    """The last word of a line, and what is before it and the space or comma between; the name is empty of no line.
+
+    Not by a regular expression, whose time would grow with the third power of the spaces in a row.
+    """
+    line = line.strip()
+    label = (line.replace(",", " ").split() or [""])[-1]
+    if not line.endswith(label):  # by a comma
+        return "", ""
+    before = line[: len(line) - len(label)]
+    name = before.rstrip()
+    while name.endswith(","):
+        name = name[:-1].rstrip()
+    return name.strip("\"'"), label
 
 
 def _of_list(
@@ -193,14 +206,13 @@ def _of_list(
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = _LINE.fullmatch(line)
-        name = match["name"].strip("\"'").rstrip(",") if match else ""
-        if match is None or not name:
+        name, label = _name_and_label(line)
+        if not name:
             problems.add("lines that are not 'path label'", f"line {number} ({line.strip()[:40]!r})")
         elif not Path(normpath(root / name)).is_relative_to(normpath(root)):
             problems.add("paths that lead out of root", repr(name))
         else:
-            read.append((name, match["label"]))
+            read.append((name, label))
     if not read:
         raise DatasetError(f"{str(source)!r} has no line 'path label'" + (f":\n{problems}" if problems.count else ""))
     numbered = all(re.fullmatch(r"-?[0-9]{1,9}", label) for _, label in read)
