@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from visionssm.data.arguments import checked
-from visionssm.pointcloud.boxes import Detections, Truth, decode, encode, nearest_bev_iou, suppressed, wrapped
-=======
 from visionssm.pointcloud.boxes import Detections, Truth, decode, encode, nearest_bev_iou, precise, suppressed, wrapped
->>>>>>> 2969370 (Heads of LION say places in float32 under autocast; checks of exported files know NaN and other shapes; seams of tiles, overlaps of tiny boxes and long lines of lists are right)
 from visionssm.pointcloud.voxels import Grid
 
 DIRECTION_OFFSET = 0.78539
