@@ -14,6 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 QUICKLY = "from tests.kernels.quick_interpreter import quicken\nquicken()\n"
+# `visionssm.kernels` without `visionssm` itself, whose models and timm take longer to import than PyTorch.
+KERNELS_ALONE = f"""
+import sys, types
+package = types.ModuleType("visionssm")
+package.__path__ = [{str(ROOT / "visionssm")!r}]
+sys.modules["visionssm"] = package
+"""
 
 
 def environment(*folders: Path, **variables: str) -> dict[str, str]:
@@ -39,7 +46,7 @@ def interpreted(code: str) -> str:
 
 def errors_of_cases(module: str) -> Any:
     """The JSON that a module of interpreted cases prints."""
-    return json.loads(interpreted(f"import runpy\nrunpy.run_module({module!r}, run_name='__main__')"))
+    return json.loads(interpreted(f"{KERNELS_ALONE}import runpy\nrunpy.run_module({module!r}, run_name='__main__')"))
 
 
 def _version(package: str) -> tuple[int, ...]:

@@ -15,6 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+
+def start_autograd() -> None:
+    """Let copies of this process run backward passes, whatever it does until then.
+
+    The first backward pass of a process starts a thread for every GPU, and copies of a process with such threads may
+    run none. Tracing with fake tensors makes PyTorch see a GPU where there is none; so a pass has to come before it.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
+start_autograd()  # when tests are collected, which is before the first one
 
 
 @dataclass(frozen=True)
@@ -65,8 +78,6 @@ def _child(rank: int, count: int, port: int, work: Callable[[int], Any], folder:
             own = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": count, "SLURM_NNODES": 1}
             own |= {"SLURM_NODELIST": "node01"}
         os.environ |= {key: str(value) for key, value in own.items()} | {"MASTER_PORT": str(port)}
-        import torch
-
         torch.set_num_threads(1)
         status = work(rank)
         return 0 if status is None else int(status)

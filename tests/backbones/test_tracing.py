@@ -99,7 +99,7 @@ def test_levels_of_graphs_and_hooks_are_those_of_the_getter(name: str, feature_c
 def test_jit_trace_is_right_at_its_size_and_never_wrong_at_others(name: str) -> None:
     model = _model(name)
     file = io.BytesIO()
-    torch.jit.save(torch.jit.trace(model, _image()), file)
+    torch.jit.save(torch.jit.trace(model, _image(), check_trace=False), file)  # which traces twice more
     file.seek(0)
     traced = torch.jit.load(file)
     torch.testing.assert_close(traced(_image()), model(_image()))

@@ -13,7 +13,7 @@ from types import FrameType
 import pytest
 import torch
 
-from tests.children import ROOT, interpreted
+from tests.children import KERNELS_ALONE, ROOT, interpreted
 from visionssm.benchmarks.gpu import scans as gpu
 from visionssm.benchmarks.gpu import stages
 from visionssm.benchmarks.kernels import Inputs, Shape, ours
@@ -68,7 +68,7 @@ print(json.dumps(rows))
 
 
 def test_dry_run_in_the_interpreter_gives_a_row_for_every_dtype_and_pass() -> None:
-    rows = json.loads(interpreted(CHILD))
+    rows = json.loads(interpreted(KERNELS_ALONE + CHILD))
     passes = ("forward", "forward + backward")
     assert [(r["dtype"], r["pass"]) for r in rows] == [(t, p) for t in ("float32", "bfloat16") for p in passes]
     assert {r["batch"] for r in rows} == {2}

@@ -163,6 +163,8 @@ def test_fast_command_writes_a_row_for_every_chosen_model_and_the_figure(
 
 def test_published_command_prints_the_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(published, "multiply_adds_of", lambda *_: (4_900_000_000, 30_250_000))
+    for other in (estimators, yolo_sizes, segmenters):  # each has a test of its own, which counts
+        monkeypatch.setattr(other, "rows", lambda: iter(()))
     assert _tool().main(["published"]) == 0
     first, *others = capsys.readouterr().out.split("\n\n")
     printed = first.splitlines()

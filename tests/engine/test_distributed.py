@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.engine.processes import run_on_two_processes
 from tests.engine.tiny import logged, weights, write_config
+from tests.forks import run_forked
 from visionssm.cli.launch import train
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
+def train_on_two_copies(config: Path, work_dir: Path, options: Mapping[str, Any]) -> None:
+    def work(rank: int) -> None:
+        train(config, work_dir=work_dir, launcher="pytorch", options=options)
+
+    ended = run_forked(2, work, work_dir.parent / "said")
+    assert [x.status for x in ended] == [0, 0], "".join(x.err[-3000:] for x in ended)
+
+
+def train_under_torchrun(config: Path, work_dir: Path, options: Mapping[str, Any]) -> None:
+    texts = [f"{key}={value}" for key, value in options.items()]
+    run_on_two_processes(config, "--work-dir", str(work_dir), "--cfg-options", *texts)
+
+
+@pytest.mark.parametrize(
+    "train_on_two", [train_on_two_copies, pytest.param(train_under_torchrun, marks=pytest.mark.slow)]
+)
+def test_two_processes_equal_one_with_the_doubled_batch(train_on_two: Callable[..., None], tmp_path: Path) -> None:
     write_config(tmp_path)
     options = {"train_dataloader.num_batch_per_epoch": 3, "model.drop_path_rate": 0.0}
-    texts = [f"{key}={value}" for key, value in options.items()]
     one, two = tmp_path / "one", tmp_path / "two"
     train(tmp_path / "tiny.py", work_dir=one, options={**options, "train_dataloader.batch_size": 32})
-    run_on_two_processes(tmp_path / "tiny.py", "--work-dir", str(two), "--cfg-options", *texts)
+    train_on_two(tmp_path / "tiny.py", two, options)
 
     losses = logged(one, "loss")
     assert len(losses) == 6

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+import tests.forks  # noqa: F401  after it, copies of this process can differentiate
 from visionssm.kernels import deformable_sum, linear_recurrence, non_causal_ssd, routes, selective_scan
 
 METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
+# A spawned process imports everything again; where there is no fork, as on Windows, it is not slow.
+MARKED = [pytest.param(m, marks=[pytest.mark.slow] * (m == "spawn" and "fork" in METHODS)) for m in METHODS]
 fork_warning = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 
 
@@ -90,7 +93,7 @@ def test_two_threads_differentiate_at_the_same_time() -> None:
 
 
 @fork_warning
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MARKED)
 def test_two_processes_compute_at_the_same_time(method: str) -> None:
     wanted = [results(seed) for seed in range(4)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
@@ -100,7 +103,7 @@ def test_two_processes_compute_at_the_same_time(method: str) -> None:
 
 
 @fork_warning
-@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m == "spawn")) for m in METHODS])
+@pytest.mark.parametrize("method", MARKED)
 def test_workers_of_a_data_loader_compute_what_the_parent_computes(method: str) -> None:
     wanted = torch.stack([results(index) for index in range(len(Scans()))])
     loader = DataLoader(Scans(), batch_size=2, num_workers=2, multiprocessing_context=method, timeout=240)
