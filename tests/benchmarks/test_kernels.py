@@ -47,24 +47,56 @@ def test_cores_are_compared_and_left_as_they_were() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_candidates_take_turns_and_slow_ones_run_once() -> None:
-    calls: list[str] = []
-    now = [0.0]
+class Calls:
+    """Candidates on a made-up clock: each call takes as long as it is said to take, the first one to compile too."""
 
-    def candidate(name: str, seconds: float) -> Callable[[], object]:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.now = 0.0
+
+    def candidate(self, name: str, seconds: float, *, compiles: float = 0.0) -> Callable[[], object]:
         def run() -> None:
-            calls.append(name)
-            now[0] += seconds
+            self.now += seconds + (0.0 if name in self.names else compiles)
+            self.names.append(name)
 
         return run
 
-    candidates = {"a": candidate("a", 0.001), "b": candidate("b", 0.002), "slow": candidate("slow", 0.05)}
-    medians = medians_in_turn(candidates, seconds=0.05, clock=lambda: now[0])
-    assert calls[:3] == ["a", "b", "slow"]
-    assert calls.count("slow") == 1
-    turns = [name for i, name in enumerate(calls[3:]) if i == 0 or name != calls[i + 2]]
+    def clock(self) -> float:
+        return self.now
+
+
+def test_candidates_take_turns_and_slow_ones_run_as_seldom_as_can_be() -> None:
+    """Once where they have nothing to compile, and twice else: the first call may have compiled something."""
+    calls = Calls()
+    named = {"a": 0.001, "b": 0.002, "slow": 0.05, "minutes": 250.0}
+    candidates = {name: calls.candidate(name, seconds) for name, seconds in named.items()}
+    medians = medians_in_turn(candidates, seconds=0.05, clock=calls.clock, once=("minutes", "not measured here"))
+    assert calls.names[:5] == ["a", "b", "slow", "minutes", "slow"]
+    assert calls.names.count("slow") == 2
+    assert calls.names.count("minutes") == 1
+    turns = [name for i, name in enumerate(calls.names[5:]) if i == 0 or name != calls.names[i + 4]]
     assert turns[:4] == ["a", "b", "a", "b"]
-    assert medians == pytest.approx({"a": 0.001, "b": 0.002, "slow": 0.05})
+    assert medians == pytest.approx(named)
+
+
+def test_a_first_call_that_compiles_is_no_figure() -> None:
+    calls = Calls()
+    candidates = {
+        "quick": calls.candidate("quick", 0.001, compiles=30.0),
+        "slow": calls.candidate("slow", 0.05, compiles=30.0),
+        "some": calls.candidate("some", 0.002, compiles=0.02),
+    }
+    medians = medians_in_turn(candidates, seconds=0.05, clock=calls.clock)
+    assert medians == pytest.approx({"quick": 0.001, "slow": 0.05, "some": 0.002})
+    assert calls.names.count("slow") == 2
+    assert calls.names.count("quick") > 3
+
+
+def test_a_candidate_that_is_called_once_takes_turns_where_it_is_quick() -> None:
+    calls = Calls()
+    medians = medians_in_turn({"a": calls.candidate("a", 0.001)}, seconds=0.05, clock=calls.clock, once=("a",))
+    assert calls.names.count("a") > 3
+    assert medians == pytest.approx({"a": 0.001})
 
 
 def test_table_and_file_hold_every_row(tmp_path: Path) -> None:

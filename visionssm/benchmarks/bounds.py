@@ -206,8 +206,6 @@ def run(
         networks = [x for x in (name, peer) if x]
         models = {x: create_for_size(x, size) for x in networks}
         runs = {x: partial(_infer, model, torch.rand(1, 3, size, size)) for x, model in models.items()}
-        for once in runs.values():
-            once()  # the kernels are compiled or loaded now: a first call that takes long would count else
         whole = medians_in_turn(runs, seconds=seconds, clock=CLOCKS[clock])
         found = bound(name, size, seconds=seconds / 50, clock=CLOCKS[clock])
         rows[name] = row(name, peer, found, whole[name])

@@ -170,11 +170,11 @@ def measure(shape: Shape, *, seconds: float, backward: bool) -> dict[str, Any]:
     if backward:
         x.require_grad()
         candidates |= {name: forward_backward(scan, x) for name, scan in rivals.items()}
-        times = medians_in_turn(candidates, seconds=seconds)
+        times = medians_in_turn(candidates, seconds=seconds, once=("sequential", "mambapy"))
     else:
         candidates |= {name: partial(scan, x) for name, scan in rivals.items()}
         with torch.no_grad():
-            times = medians_in_turn(candidates, seconds=seconds)
+            times = medians_in_turn(candidates, seconds=seconds, once=("sequential", "mambapy"))
     return {
         "scan": shape.name,
         "batch": shape.batch,

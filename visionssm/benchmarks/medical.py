@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.networks import scanning_with
-from visionssm.benchmarks.timing import CLOCKS, medians_in_turn, progress, ratio_row
+from visionssm.benchmarks.timing import CLOCKS, STEP_BY_STEP, medians_in_turn, progress, ratio_row
 from visionssm.extras import needs_extra
 from visionssm.heads.medical import Plan, Segmenter, create_segmenter, plan
 from visionssm.tasks.medical.inference import Inference, probabilities
@@ -274,7 +274,14 @@ def run(
 
     def in_turn(what: str, candidates: Runs, times: float = 1.0) -> dict[str, float]:
         progress(f"{what} …")
-        return medians_in_turn(candidates, seconds=times * seconds, min_rounds=1, turn=scale.turn, clock=CLOCKS[clock])
+        return medians_in_turn(
+            candidates,
+            seconds=times * seconds,
+            min_rounds=1,
+            turn=scale.turn,
+            clock=CLOCKS[clock],
+            once=STEP_BY_STEP,
+        )
 
     rows = list(known)
     for part in parts:

@@ -43,6 +43,8 @@ HYBRIDS = {
 GROWTH_SIZES = (224, 448, 896)
 INFERENCE_SCANS = ("ours", "identity", "sequential", "published")
 TRAINING_SCANS = ("ours", "identity", "sequential", "published")
+STEP_BY_STEP = ("sequential", "published")
+"""Scans that take seconds to minutes and have nothing to compile."""
 TURN = 0.4  # seconds: a few inferences, so that none is measured on the caches that another network leaves
 
 
@@ -167,9 +169,8 @@ def inference(
     runs["swin"] = partial(_infer, swin, images)
     if compiled:
         fast: Any = torch.compile(model, fullgraph=True)
-        _infer(fast, images)
         runs["compiled"] = partial(_infer, fast, images)
-    times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+    times = medians_in_turn(runs, seconds=seconds, turn=TURN, once=STEP_BY_STEP)
     return _row(name, f"inference, batch 1, {size}²", times)
 
 
@@ -179,7 +180,7 @@ def training(name: str, *, batch: int = 4, size: int = 224, seconds: float = 60.
     model, swin = create(name, size), create(SWIN, size)
     runs: dict[str, Callable[[], object]] = {scan: partial(_train, model, images, scan) for scan in TRAINING_SCANS}
     runs["swin"] = partial(_train, swin, images)
-    times = medians_in_turn(runs, seconds=seconds, turn=TURN)
+    times = medians_in_turn(runs, seconds=seconds, turn=TURN, once=STEP_BY_STEP)
     memory = {scan: training_memory(name, scan, batch=batch, size=size) for scan in ("ours", "identity")}
     row = _row(name, f"training step, batch {batch}, {size}²", times)
     if memory["ours"]:
@@ -206,8 +207,6 @@ def beside_identity(
             model, other = create(name, size).train(training), create(peer, size).train(training)
             runs = {scan: partial(step, model, images, scan) for scan in ("ours", "identity")}
             runs["peer"] = partial(step, other, images)
-            for run in runs.values():
-                run()  # compiles kernels
             times = medians_in_turn(runs, seconds=seconds, turn=TURN)
             rows.append(
                 {

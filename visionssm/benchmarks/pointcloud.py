@@ -282,7 +282,6 @@ def stages(scale: Scale) -> list[Row]:
             with torch.inference_mode():
                 made[:] = [run()]
 
-        call()  # compiles
         seconds = medians_in_turn({name: call}, seconds=0.0, clock=CLOCKS["processor"])[name]
         grown = growth(call)
         rows.append({"part": name, "ms": seconds * 1e3, "voxels": voxels(made[0]), "MiB": grown and grown / 2**20})

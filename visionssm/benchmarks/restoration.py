@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visionssm.benchmarks.networks import scanning_with
-from visionssm.benchmarks.timing import CLOCKS, medians_in_turn, progress, ratio_row
+from visionssm.benchmarks.timing import CLOCKS, STEP_BY_STEP, medians_in_turn, progress, ratio_row
 from visionssm.heads.restoration import create_restorer
 
 Row = dict[str, Any]
@@ -79,6 +79,7 @@ def run(
             min_rounds=1,
             turn=scale.turn,
             clock=CLOCKS[clock],
+            once=STEP_BY_STEP,
         )
         rows.append(ratio_row(what, "≤ 1.5", times, "ours", "identity scans"))
         if layout:

@@ -13,7 +13,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, ssdlite320_mob
 
 from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.networks import scanning_with
-from visionssm.benchmarks.timing import CLOCKS, medians_in_turn, progress, ratio_row
+from visionssm.benchmarks.timing import CLOCKS, STEP_BY_STEP, medians_in_turn, progress, ratio_row
 from visionssm.heads.yolo import MambaYolo, create_yolo, decode, suppress
 from visionssm.heads.yolo.assign import CANDIDATES, OVERLAP_POWER, SCORE_POWER, Assignment, assign
 from visionssm.heads.yolo.boxes import complete_iou
@@ -159,7 +159,7 @@ def run(*, seconds: float = 30.0, clock: str = "wall", scale: Scale | None = Non
 
     def in_turn(what: str, candidates: Mapping[str, Callable[[], object]], turn: float = TURN) -> dict[str, float]:
         progress(f"{what} …")
-        return medians_in_turn(candidates, seconds=seconds, turn=turn, clock=CLOCKS[clock])
+        return medians_in_turn(candidates, seconds=seconds, turn=turn, clock=CLOCKS[clock], once=STEP_BY_STEP)
 
     torch.manual_seed(0)
     model = create_yolo(scale.name).eval()
