@@ -223,3 +223,19 @@ def test_checkpoints_are_named_after_their_data_and_frames() -> None:
         visionssm.create_video_classifier("videomamba_tinny")
     with pytest.raises(ValueError, match=r"no checkpoint 'videomamba_nano\.k400_f8'"):
         visionssm.create_video_classifier("videomamba_nano", pretrained=True)
+
+
+def test_table_of_frames_in_float64_is_resampled_in_float64() -> None:
+    table = torch.randn(1, 8, 4, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(table.mT, size=12, mode="linear", align_corners=False).mT
+    torch.testing.assert_close(videomamba.resample_steps(table, 12), expected, rtol=0, atol=1e-12)
+
+
+def test_model_without_a_classifier_starts_from_an_image_model_with_one() -> None:
+    image = timm.create_model("videomamba_img_nano_test")
+    model = visionssm.create_video_classifier(
+        "videomamba_nano", num_classes=0, img_size=64, patch_size=16, embed_dim=48, num_frames=2
+    )
+    videomamba.start_from_images(model, image.state_dict())
+    assert torch.equal(model.norm.weight, image.norm.weight)
+    assert torch.equal(model.layers[3].mixer.in_proj.weight, image.layers[3].mixer.in_proj.weight)

@@ -161,3 +161,9 @@ def test_directions_stay_apart_where_somebody_looks_or_tokens_are_many(monkeypat
         handle.remove()
         monkeypatch.setattr(mamba, "MOST_SIDE_BY_SIDE", 2 * 2 * 9 * 2 * DIM - 1)
         torch.testing.assert_close(module(tokens), joined)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_no_sequence_at_all_gives_none(grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        assert BidirectionalMamba(DIM)(torch.zeros(0, 5, DIM)).shape == (0, 5, DIM)

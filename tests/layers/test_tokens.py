@@ -67,3 +67,12 @@ def test_a_table_without_class_token_is_resampled_whole() -> None:
     table = torch.ones(1, 6, 2)
     assert resample_positions(table, (2, 3), (4, 5)).shape == (1, 20, 2)
     torch.testing.assert_close(resample_positions(table, (2, 3), (4, 5)), torch.ones(1, 20, 2))
+
+
+def test_table_in_float64_is_resampled_in_float64_and_of_half_precision_in_float32() -> None:
+    table = torch.randn(1, 16, 3, dtype=torch.float64)
+    maps = table.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    expected = F.interpolate(maps, size=(5, 7), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(resample_positions(table, (4, 4), (5, 7)), expected, rtol=0, atol=1e-12)
+    half = resample_positions(table.half(), (4, 4), (5, 7))
+    assert torch.equal(half, resample_positions(table.half().float(), (4, 4), (5, 7)).half())

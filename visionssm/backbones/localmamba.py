@@ -311,7 +311,11 @@ class LocalVim(StreamBackbone):
 
     @torch.jit.ignore
     def set_input_size(self, img_size: tuple[int, int]) -> None:
-        """Resample the tables of positions and angles for images of (H, W) pixels, to train on at this size."""
+        """Resample the tables of positions and angles for images of (H, W) pixels, to train on at this size.
+
+        Angles are not among the weights, and those of a model made for this size differ from resampled ones: load what
+        was trained so into a model of the first size on which this was called too.
+        """
         turns = self._turns(self.patch_embed.grid_size(img_size))
         super().set_input_size(img_size)
         if turns is not None:

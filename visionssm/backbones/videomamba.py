@@ -299,7 +299,8 @@ def resample_steps(table: Tensor, steps: int) -> Tensor:
     """A (1, steps, C) table of positions in time for another number of steps, linear between the middles of steps."""
     if table.shape[1] == steps:
         return table
-    resampled = F.interpolate(table.float().mT, size=steps, mode="linear", align_corners=False).mT
+    precise = table.to(torch.promote_types(table.dtype, torch.float32))
+    resampled = F.interpolate(precise.mT, size=steps, mode="linear", align_corners=False).mT
     return resampled.to(table.dtype)
 
 
@@ -332,8 +333,9 @@ def start_from_images(model: VideoMamba, source: str | Path | Mapping[str, Any])
     if kernel is not None and kernel.dim() == 4:
         tubelet = model.tubelet_size
         state["patch_embed.proj.weight"] = F.pad(kernel.unsqueeze(2), (0, 0) * 2 + (tubelet // 2, (tubelet - 1) // 2))
-    own = {key: value for key, value in model.state_dict().items() if key.startswith(("head.", "temporal_pos_"))}
-    return load_official(model, {key: value for key, value in state.items() if key not in own} | own)
+    kept = ("head.", "temporal_pos_")
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(kept)}
+    return load_official(model, {key: value for key, value in state.items() if not key.startswith(kept)} | own)
 
 
 def _cfg(file: str = "", *, size: int = 224, **overrides: Any) -> OfficialCfg:

@@ -18,7 +18,7 @@ def checked_images(x: Tensor, in_chans: int, least: int) -> Tensor:
         least: rows and columns that an image has to have.
 
     Raises:
-        ValueError: `x` has another shape.
+        ValueError: `x` has another shape, or whole numbers.
     """
     if torch.compiler.is_compiling():  # sizes may be open
         return x
@@ -33,6 +33,11 @@ def checked_images(x: Tensor, in_chans: int, least: int) -> Tensor:
     if min(x.shape[2:]) < least:
         height, width = x.shape[2:]
         raise ValueError(f"an image of {height}x{width} pixels is too small; give at least {least}x{least}")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype}, expected floating-point pixels, normalised as the model takes them: x.float() / 255 of"
+            " 8-bit ones are in [0, 1]"
+        )
     return x
 
 

@@ -140,7 +140,7 @@ class BidirectionalMamba(Mamba):
         """Whether one call may stand for both scans: in inference on CPUs, of few tokens, and nobody looks at them."""
         return (
             type(x) is Tensor  # of another type are the symbols of a graph's tracer
-            and 2 * x.numel() <= MOST_SIDE_BY_SIDE
+            and 0 < 2 * x.numel() <= MOST_SIDE_BY_SIDE
             and plain(self.ahead, TokenScan)
             and plain(self.back, BackwardTokenScan)
             and not torch.is_grad_enabled()

@@ -37,7 +37,7 @@ def made_again(x: Tensor, recipe: Recipe, *, reads: Iterable[Tensor]) -> Iterato
         >>> torch.autograd.grad(y.sum(), x)
         (tensor([8., 8., 8.]),)
     """
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or traced((x,)) or transformed():
+    if not torch.is_grad_enabled() or traced((x,)) or transformed() or torch.is_autocast_enabled(x.device.type):
         yield
         return
     place, described = x.data_ptr(), (x.shape, x.stride(), x.dtype)  # and not `x` itself, which is to be freed

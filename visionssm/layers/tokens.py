@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import lecun_normal_, resample_abs_pos_embed
+import torch.nn.functional as F
+from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
 from visionssm.kernels.routes import n_cells
@@ -117,9 +118,10 @@ def resample_positions(
         old_slot = class_slots[0]
         class_entry = table[:, old_slot : old_slot + 1]
         patches = torch.cat([table[:, :old_slot], table[:, old_slot + 1 :]], dim=1)
-    resampled = resample_abs_pos_embed(
-        patches, list(new_grid), list(old_grid), num_prefix_tokens=0, interpolation="bicubic", antialias=False
-    )
+    precise = patches.to(torch.promote_types(table.dtype, torch.float32))
+    maps = precise.unflatten(1, (old_grid[0], old_grid[1])).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=list(new_grid), mode="bicubic", align_corners=False)
+    resampled = maps.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
     if class_slots is None or class_entry is None:
         return resampled
     return insert_token(resampled, class_entry, class_slots[1])

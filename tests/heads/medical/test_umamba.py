@@ -248,3 +248,9 @@ def test_second_convolution_learns_the_same_where_the_first_is_frozen() -> None:
     block.norm1.requires_grad_(False)
     (found,) = torch.autograd.grad(block(x), block.conv2.weight, weight)
     torch.testing.assert_close(found, expected)
+
+
+def test_shapes_of_a_network_without_data_are_those_with_it() -> None:
+    model = visionssm.create_segmenter("umamba_enc2d_nano").train()
+    expected = [y.shape for y in model(torch.randn(1, 1, 64, 64))]
+    assert [y.shape for y in model.to("meta")(torch.empty(1, 1, 64, 64, device="meta"))] == expected

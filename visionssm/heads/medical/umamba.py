@@ -117,7 +117,8 @@ class MambaLayer(nn.Module):
 
     def _precise(self, x: Tensor) -> Tensor:
         kind = x.device.type
-        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        # Tensors without data have no autocast, and asking for it raises.
+        if kind != "meta" and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
             with torch.autocast(kind, enabled=False):
                 return self._mixed(x.float())
         return self._mixed(x)

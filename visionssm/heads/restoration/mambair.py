@@ -270,8 +270,6 @@ class MambaIR(nn.Module):
             ValueError: `x` has another shape, no pixels, or whole numbers.
         """
         x = checked_images(x, self.in_chans, 1)
-        if not x.is_floating_point():
-            raise ValueError(f"x is {x.dtype}, expected floating-point pixels in [0, 1]: x.float() / 255 of 8-bit ones")
         centred = x.permute(0, 2, 3, 1) - self.mean
         shallow = self.conv_first(centred)
         image = self.reconstruct(shallow + self.features(shallow), centred) + self.mean
