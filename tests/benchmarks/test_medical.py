@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from visionssm.benchmarks.medical import TINY, Scale, dynunet, merged, noise, windows
+from visionssm.benchmarks.medical import TINY, Scale, dynunet, noise, windows
 from visionssm.benchmarks.networks import scanning_with
+from visionssm.benchmarks.timing import merged
 from visionssm.cli.benchmark import main
 from visionssm.heads.medical import create_segmenter
 from visionssm.tasks.medical.inference import Inference, probabilities

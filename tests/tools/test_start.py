@@ -10,7 +10,7 @@ import pytest
 
 from visionssm import catalogue, visualization
 from visionssm.backbones import list_models
-from visionssm.benchmarks import choices, medical
+from visionssm.benchmarks import choices, medical, restoration
 from visionssm.benchmarks.gpu import scans, stages
 from visionssm.benchmarks.timing import CLOCKS
 from visionssm.catalogue.index import as_text, from_text, indexed
@@ -99,5 +99,6 @@ def test_choices_of_the_command_line_are_those_of_what_it_starts() -> None:
     assert sorted(visualization.ROUTES) == list(ROUTES)
     assert tuple(CLOCKS) == choices.CLOCKS
     assert tuple(medical.PARTS) == choices.MEDICAL_PARTS
+    assert tuple(restoration.PARTS) == choices.RESTORATION_PARTS
     assert tuple(scans.DTYPES) == choices.DTYPES
     assert tuple(stages.STAGES) == choices.STAGES

@@ -23,5 +23,6 @@ SIZES = (224, 512, 1248)
 
 CLOCKS = ("wall", "processor")
 MEDICAL_PARTS = ("images", "windows", "scans", "patches")
+RESTORATION_PARTS = ("light", "classic", "frame")
 DTYPES = ("float32", "bfloat16", "float16")
 STAGES = ("ceilings", "correctness", "scans", "networks", "others")

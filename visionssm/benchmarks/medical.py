@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from visionssm.benchmarks.memory import fresh_growth
 from visionssm.benchmarks.networks import scanning_with
-from visionssm.benchmarks.timing import CLOCKS, STEP_BY_STEP, medians_in_turn, progress, ratio_row
+from visionssm.benchmarks.timing import CLOCKS, STEP_BY_STEP, medians_in_turn, merged, progress, ratio_row
 from visionssm.extras import needs_extra
 from visionssm.heads.medical import Plan, Segmenter, create_segmenter, plan
 from visionssm.tasks.medical.inference import Inference, probabilities
@@ -288,13 +288,3 @@ def run(
         rows = merged(rows, PARTS[part](scale, in_turn))
         keep(rows)
     return rows
-
-
-def merged(known: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
-    """Known rows with those in the place of which new ones were measured replaced, and the rest of these behind."""
-
-    def what(row: Row) -> tuple[str, str, str]:
-        return row["figure"], row["a"], row["b"]
-
-    new = {what(row): row for row in measured}
-    return [*(new.pop(what(row), row) for row in known), *new.values()]

@@ -182,6 +182,19 @@ def ratio_row(figure: str, goal: str, values: Mapping[str, float], a: str, b: st
     }
 
 
+def merged(known: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Known rows with those in the place of which new ones were measured replaced, and the rest of these behind.
+
+    Rows are those of `ratio_row`.
+    """
+
+    def what(row: Mapping[str, Any]) -> tuple[str, str, str]:
+        return row["figure"], row["a"], row["b"]
+
+    new = {what(row): row for row in measured}
+    return [*(new.pop(what(row), row) for row in known), *new.values()]
+
+
 def progress(text: str) -> None:
     """A line on stderr, so that stdout holds the table alone."""
     print(text, file=sys.stderr, flush=True)

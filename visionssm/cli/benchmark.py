@@ -147,11 +147,12 @@ def make_parser() -> argparse.ArgumentParser:
         task.add_argument("--clock", choices=choices.CLOCKS, default="wall", help="as of models")
         task.add_argument("--dry-run", action="store_true", help="tiny sizes: does everything run?")
         task.add_argument("--json", default=f"work_dirs/benchmark_{name}.json", help="where to write the figures")
-        if name == "medical":
+        parts = {"medical": choices.MEDICAL_PARTS, "restoration": choices.RESTORATION_PARTS}.get(name)
+        if parts:
             task.add_argument(
                 "--only",
                 nargs="+",
-                choices=choices.MEDICAL_PARTS,
+                choices=parts,
                 help="measure these parts alone and keep the other figures of the file",
             )
 

@@ -172,6 +172,8 @@ def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _restoration(options: argparse.Namespace) -> list[dict[str, Any]]:
     return restoration.run(
+        parts=options.only or tuple(restoration.PARTS),
+        known=read_rows(options.json) if options.only else (),
         seconds=options.seconds,
         clock=options.clock,
         scale=restoration.TINY if options.dry_run else None,
