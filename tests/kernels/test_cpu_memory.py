@@ -38,6 +38,8 @@ from visionssm.kernels.position_norm.cpu_kernels import position_norm_forward
 from visionssm.kernels.selective_scan.cpu_backward import scan_backward
 from visionssm.kernels.selective_scan.cpu_forward import scan_forward
 from visionssm.kernels.ssd.cpu_kernels import ssd_backward, ssd_forward
+from visionssm.kernels.step_scan import step_scan, steps_of
+from visionssm.kernels.step_scan.cpu_kernels import step_scan_forward
 from visionssm.kernels.ttt_linear.cpu_kernels import ttt_backward, ttt_forward
 
 GUARD = 2 * LANES  # floats around every block
@@ -145,6 +147,21 @@ def _multi_scale(channels: int) -> Call:
     return call
 
 
+def _steps(channels: int, d_state: int, rank: int) -> Call:
+    order = routes.zigzags(5, 7, device="cpu")
+    inputs = [normal(2, 35, channels), normal(2, 35, rank), normal(rank, channels), -normal(channels, d_state).exp()]
+    rest = [normal(2, 35, 4, d_state), normal(2, 35, d_state)]
+
+    def call() -> list[Tensor]:
+        u, low, weight, a = inputs
+        with torch.no_grad():
+            return [
+                step_scan(u, LowRank(low, weight), a, *rest, d=a[:, 0], dt_bias=a[:, 0], steps=steps_of(order)).clone()
+            ]
+
+    return call
+
+
 CASES: dict[str, Call] = {
     "scan": _scan(32, 3, 0),
     "scan of low rank": _scan(48, 2, 5),
@@ -156,6 +173,8 @@ CASES: dict[str, Call] = {
     "scan outside the map": _scan(32, 3, 0, window=True),
     "scan in bfloat16": _scan(32, 3, 0, torch.bfloat16),
     "scan in float16, low rank": _scan(24, 2, 3, torch.float16, window=True),
+    "scan of steps": _steps(48, 3, 2),
+    "scan of steps with more states than channels": _steps(16, 35, 5),
     "ssd": _ssd(32, 16),
     "ssd of odd sizes": _ssd(21, 19),
     "gated linear attention": _gated(32, 16),
@@ -174,6 +193,7 @@ CASES: dict[str, Call] = {
 CASES_OF: dict[Kernel, str] = {
     scan_forward: "scan",
     scan_backward: "scan",
+    step_scan_forward: "scan of steps",
     ssd_forward: "ssd",
     ssd_backward: "ssd",
     gated_forward: "gated",

@@ -4,10 +4,10 @@ The four routes are snakes, so that every step goes to a neighbour; a learned ve
 reached a token is added to its B. All four share every other parameter. There is no MLP and no class token.
 
 The published models re-order only what is scanned: at step t, dt, B and C are those of the row-major token t, whatever
-token the route visits then. A scan along a route reads all of them at the token it visits, so they are brought to the
-tokens at whose steps they are used, by the table read the other way round (`routes.visits`). That moves R + 2N numbers
-per token and route; to re-order u in front of the scan, and its results behind it, would move 4C: in the published
-sizes 44 to 60 numbers instead of 768 to 1792. And the scan adds the four routes up itself.
+token the route visits then (`step_scan`). So decays are the same along all routes, and in inference on CPUs they are
+computed once. A scan that reads all vectors at the token that it visits gets them brought there: R + 2N numbers per
+token and route; to re-order u in front of the scan, and its results behind it, would move 4C: in the published sizes 44
+to 60 numbers instead of 768 to 1792. And the scan adds the four routes up itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from visionssm.backbones._base import StateDict, imagenet_cfg, init_linear_, reg
 from visionssm.backbones._keys import rename_keys
 from visionssm.backbones._plain import PlainBackbone
 from visionssm.checkpoints import OfficialCfg
-from visionssm.kernels import LowRank, routes, selective_scan
+from visionssm.kernels import LowRank, routes
+from visionssm.kernels.step_scan import Steps, step_scan, steps_of
 from visionssm.layers.conv import MapConv2d, PreciseConv2d, activated
 from visionssm.layers.image import checked_images
 from visionssm.layers.leaf import leaf_module
@@ -44,16 +45,16 @@ N_MOVES = 5
 
 
 class Snakes(NamedTuple):
-    """The routes of a map, and what tells at each token when they visit it.
+    """The routes of a map.
 
     Attributes:
         order: (4, 1, L) table for the scan.
-        steps: for each token and route, the number of the step that visits it, (L·4,).
-        moves: for each token and route, the kind of that step, (L·4,): see `N_MOVES`.
+        steps: what the scan has to know of it.
+        moves: for each step and route, the kind of that step, (L·4,): see `N_MOVES`.
     """
 
     order: Tensor
-    steps: Tensor
+    steps: Steps
     moves: Tensor
 
 
@@ -69,9 +70,7 @@ def moves(order: Tensor, width: int) -> Tensor:
 def snakes(height: int, width: int, *, device: torch.device | str | None = None) -> Snakes:
     """The four routes: rows from the top left and backwards, columns from the top left and backwards."""
     order = routes.zigzags(height, width, device=device)
-    steps = routes.visits(order, height * width)
-    kinds = moves(order, width).gather(-1, steps)
-    return Snakes(order, steps[:, 0].T.flatten(), kinds[:, 0].T.flatten())
+    return Snakes(order, steps_of(order), moves(order, width)[:, 0].T.flatten())
 
 
 @leaf_module  # the input checks branch on sizes
@@ -110,27 +109,19 @@ class SnakeMixer(nn.Module):
         """Scan a (B, H, W, D) map along the four routes; their sum, (B, L, D)."""
         table = snakes(u.shape[1], u.shape[2], device=u.device)
         pixels = u.flatten(1, 2)
-        row_major = linear(self.x_proj, pixels)
-        at_tokens = row_major.index_select(1, table.steps).unflatten(1, (-1, self.n_routes))  # (B, L, K, R + 2N)
-        dt, b, c = at_tokens.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, b, c = linear(self.x_proj, pixels).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         directions = self.direction_Bs.index_select(0, table.moves).unflatten(0, (-1, self.n_routes))
         at_least_float32 = torch.promote_types(self.A_logs.dtype, torch.float32)
-
-        def shared(x: Tensor) -> Tensor:
-            return x.expand(self.n_routes, *x.shape)
-
-        y = selective_scan(
+        return step_scan(
             pixels,
-            LowRank(dt, shared(self.dt_proj.weight.T)),
-            shared(-torch.exp(self.A_logs.to(at_least_float32))),
-            b + directions.to(b.dtype),
+            LowRank(dt, self.dt_proj.weight.T),
+            -torch.exp(self.A_logs.to(at_least_float32)),
+            b[:, :, None] + directions.to(b.dtype),
             c,
-            order=table.order,
-            d=shared(self.Ds),
-            dt_bias=shared(2 * self.dt_proj.bias),  # the projection adds it, and so does the scan
+            d=self.Ds,
+            dt_bias=2 * self.dt_proj.bias,  # the projection adds it, and so does the scan
+            steps=table.steps,
         )
-        assert isinstance(y, Tensor)
-        return y
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""

@@ -357,8 +357,10 @@ def test_files_with_open_sides_equal_eager(run: Path, tmp_path: Path, kind: str)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # minutes on two cores of its own
+@pytest.mark.timeout(1800)  # minutes of one core
 def test_a_small_network_is_a_decibel_better_than_bicubic_on_textures_that_it_has_not_seen(tmp_path: Path) -> None:
     config = shipped_config("mambair_nano_x2_textures")
-    train(config, work_dir=tmp_path)
-    assert evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test")["gain"] >= 1
+    options = {"env_cfg.cpu_threads": 1}  # two threads wait for each other where others use the cores
+    train(config, work_dir=tmp_path, options=options)
+    found = evaluate(config, tmp_path / "best.pth", work_dir=tmp_path / "test", options=options)
+    assert found["gain"] >= 1
