@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tests.engine.every_task  # noqa: F401  registers all types
 from tests.configs import shipped_config, shipped_configs
 from visionssm.checkpoints import CheckpointError
 from visionssm.cli import predict, test, train

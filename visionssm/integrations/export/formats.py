@@ -15,6 +15,7 @@ from visionssm.files import complete_or_absent
 from visionssm.integrations.export.archive import ABOUT
 from visionssm.integrations.export.exportable import Exportable, ExportError, as_exportable, as_list, largest
 from visionssm.integrations.export.onnx_norms import translations
+from visionssm.integrations.export.onnx_rules import linear_rules
 
 LEAST_OPSET = 18  # older operators have no form of what the exporter writes
 LEAST_OPEN = {"batch": 2, "height": 64, "width": 64}
@@ -76,7 +77,7 @@ def export_onnx(
     shapes = (dict(exportable.axes),) if dynamic else None
     traced = _traced(exportable, image, dynamic)
     outputs = None if exportable.outputs is None else list(exportable.outputs)
-    with torch.no_grad(), _explained("ONNX", dynamic), warnings.catch_warnings():
+    with torch.no_grad(), linear_rules(), _explained("ONNX", dynamic), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the exporter's notes on shared dimension names
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's use of the exporter
         program = torch.onnx.export(
