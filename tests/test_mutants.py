@@ -221,7 +221,7 @@ records.mkdir()
 tests = record(pathlib.Path("tests/data/test_clip.py"), copy, records)
 path = copy / "visionssm/data/clip.py"
 source = path.read_text()
-judge = Judge(copy, budget=30, patience=100)
+judge = Judge(copy, budget=30, patience=600)
 every = {mutant.change().splitlines()[-1].strip("+ "): mutant for mutant in mutants_of(path, copy)}
 verdicts = {text: judge.verdict(every[text], [tests]) for text in sys.argv[2:]}
 recorded = {x.name.partition("::")[2]: sorted(x.lines.get("visionssm/data/clip.py", ())) for x in tests}

@@ -143,14 +143,14 @@ HOSTILE = {
 def test_hostile_pickle_is_refused_or_harmless_in_good_time_and_memory(tmp_path: Path, name: str) -> None:
     pickled, message = HOSTILE[name]
     path = write(tmp_path, zipped(pickled))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     if message is None:
         read_checkpoint(path)
     else:
         with pytest.raises(CheckpointError, match=message) as caught:
             read_checkpoint(path)
         assert len(str(caught.value)) < 1000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kilobytes"
 
 

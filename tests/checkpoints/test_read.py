@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -91,6 +91,7 @@ GOOD["legacy"] = saved({"w": torch.ones(4000)}, _use_new_zipfile_serialization=F
 
 
 @pytest.mark.parametrize("kind", sorted(GOOD))
+@settings(deadline=None)
 @given(share=st.floats(0, 0.999))
 def test_every_truncation_is_an_error_of_ours(
     kind: str, tmp_path_factory: pytest.TempPathFactory, share: float
@@ -100,6 +101,7 @@ def test_every_truncation_is_an_error_of_ours(
         read_checkpoint(write(path, GOOD[kind][: int(share * len(GOOD[kind]))]))
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=300))
 def test_arbitrary_bytes_are_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     with pytest.raises(CheckpointError):
@@ -128,6 +130,7 @@ def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
+@settings(deadline=None)
 @given(
     wrappers=st.lists(st.sampled_from(["model", "state_dict", "model_ema", "ema_model", "module"]), max_size=3),
     prefixes=st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=3),

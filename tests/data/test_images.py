@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -78,6 +78,7 @@ def test_cmyk_jpeg_is_read_as_rgb(tmp_path: Path) -> None:
     assert red[1:].max() < 60
 
 
+@settings(deadline=None)
 @given(value=st.integers(0, 65535))
 def test_16_bit_values_are_scaled_by_the_full_range(tmp_path_factory: pytest.TempPathFactory, value: int) -> None:
     pixels = np.full((2, 2), value, np.uint16)
@@ -144,6 +145,7 @@ def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
+@settings(deadline=None)
 @given(width=st.integers(1, 70), height=st.integers(1, 70), max_pixels=st.integers(1, 900))
 def test_result_never_exceeds_max_pixels_and_keeps_its_shape(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, width: int, height: int, max_pixels: int
@@ -204,6 +206,7 @@ def test_truncated_image_is_unreadable_at_any_length(tmp_path: Path) -> None:
                 read_image(path)
 
 
+@settings(deadline=None)
 @given(
     content=st.binary(max_size=200),
     start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM"]),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coder
 
@@ -15,6 +15,7 @@ from visionssm.data.masks import check_mask, decode_mask, uncompressed_rle
 HEIGHT, WIDTH = 20, 30
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), density=st.floats(0, 1), height=st.integers(1, 40), width=st.integers(1, 300))
 def test_run_lengths_of_any_mask_are_accepted_and_decoded(seed: int, density: float, height: int, width: int) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
@@ -128,6 +128,7 @@ def test_isolated_randomness_restores_after_an_error() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=3))
 def test_mixed_seed_is_a_32_bit_function_of_all_numbers(numbers: list[int]) -> None:
     seed = mixed_seed(*numbers)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionssm.data.text import printable
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_names_of_any_bytes_are_shown_as_printable_text(name: bytes) -> None:
     assert printable(os.fsdecode(name)).isprintable()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_without_control_characters_is_shown_as_it_is(text: str) -> None:
     shown = printable(text)

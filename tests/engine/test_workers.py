@@ -111,7 +111,8 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(
         "        there = pathlib.Path(runner.work_dir, 'there')\n"
         "        if runner.iter in (3, 5) and not there.exists():\n"
         "            there.touch()\n"
-        "            time.sleep(2)\n"
+        "            while not there.with_name('sent').exists():\n"
+        "                time.sleep(0.02)\n"
     )
     more = WORKERS + "custom_imports = dict(imports=['slow'])\ncustom_hooks.append(dict(type='SlowHook'))\n"
     work = tmp_path / "run"
@@ -126,7 +127,8 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(run.pid, number)
-    assert run.wait(timeout=120) == status, (tmp_path / "err").read_text()
+    (work / "sent").touch()
+    assert run.wait(timeout=300) == status, (tmp_path / "err").read_text()
     told = (tmp_path / "err").read_text()
     assert "Traceback" not in told
     assert told.rstrip().endswith(f"{saved}; go on with --resume")

@@ -132,7 +132,8 @@ def test_a_signal_ends_the_run_after_a_step_and_resuming_ends_as_if_it_had_not_c
         "    def before_train_iter(self, runner, **_):\n"
         "        if runner.iter == 3:\n"
         "            pathlib.Path(runner.work_dir, 'there').touch()\n"
-        "            time.sleep(3)\n"
+        "            while not pathlib.Path(runner.work_dir, 'sent').exists():\n"
+        "                time.sleep(0.02)\n"
     )
     more = "custom_imports = dict(imports=['slow'])\ncustom_hooks.append(dict(type='SlowHook'))\n"
     work = tmp_path / "run"
@@ -145,7 +146,8 @@ def test_a_signal_ends_the_run_after_a_step_and_resuming_ends_as_if_it_had_not_c
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.send_signal(number)
-    assert run.wait(timeout=120) == status
+    (work / "sent").touch()
+    assert run.wait(timeout=300) == status
     assert "go on with --resume" in (tmp_path / "err").read_text()
     assert (work / LAST).read_text() == "iter_4.pth"
     train(write_config(tmp_path), work_dir=work, resume=True)

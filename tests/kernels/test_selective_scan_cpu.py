@@ -349,7 +349,7 @@ METHODS = [
 def test_child_process_scans_after_its_parent_has(method: str) -> None:
     expected = _small_scan(1)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
-        assert torch.equal(pool.submit(_small_scan_in_child, 1).result(timeout=120), expected)
+        assert torch.equal(pool.submit(_small_scan_in_child, 1).result(timeout=240), expected)
 
 
 def test_compiled_graph_with_a_route_outside_the_map_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is only published for Linux")
@@ -72,6 +72,7 @@ def test_walking_in_parts_compiles_with_few_spills(d_state: int, target: str) ->
         assert report.spill_bytes <= allowed(name, 6, target), (name, report)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(0, 70000), st.integers(1, 64), st.integers(0, 300))
 def test_parts_cover_the_sequence_once(programs: int, n_steps: int, d_state: int, multiprocessors: int) -> None:
     parts = gpu.parts_for(programs, n_steps, d_state, multiprocessors)

@@ -37,7 +37,7 @@ def test_as_many_threads_as_torch_uses_work_together() -> None:
     workers: set[int] = set()
 
     def work() -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=240)
         workers.add(threading.get_ident())
 
     threads.run(work, tasks=8)
@@ -73,7 +73,7 @@ def test_error_in_a_helper_is_raised_in_the_caller() -> None:
     caller, together = threading.get_ident(), threading.Barrier(3)
 
     def work() -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=240)
         if threading.get_ident() != caller:
             raise ValueError("a helper failed")
 

@@ -85,7 +85,7 @@ def test_two_threads_differentiate_at_the_same_time() -> None:
     together = threading.Barrier(2)
 
     def work(seed: int) -> bool:
-        together.wait(timeout=60)
+        together.wait(timeout=240)
         return all(close(results(seed), wanted[seed]) for _ in range(10))
 
     with ThreadPoolExecutor(2) as pool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionssm.layers.tokens import PatchEmbedding, insert_token, resample_positions
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.integers(1, 20))
 def test_grid_size_is_that_of_the_convolution(rows: int, columns: int, patch_size: int, stride: int) -> None:
     height, width = patch_size + rows, patch_size + columns

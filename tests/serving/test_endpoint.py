@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -72,7 +73,7 @@ def ask(
     port: int, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, method: str | None = None
 ) -> tuple[int, Any, http.client.HTTPMessage]:
     """Status, content and headers of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
         answer = connection.getresponse()
@@ -235,6 +236,7 @@ def load(port: int, service: Service, requests: int) -> tuple[int, list[int]]:
 
     def one(number: int) -> int:
         if number == requests // 10 or number == requests - 1:
+            gc.collect()
             grown.append(psutil.Process().memory_info().rss)
         return ask(port, "/predict?pictures=true", *bodies[number % 8])[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import json
@@ -262,6 +263,7 @@ def test_memory_stays_flat_over_many_answers(service: Service) -> None:
     def rounds(count: int) -> int:
         for number in range(count):
             service.answer(contents[number % 8], pictures=True)
+        gc.collect()
         return int(process.memory_info().rss)
 
     before = rounds(30)
