@@ -18,8 +18,10 @@ from visionssm.tasks.restoration.degradations import degradation_of, plain
 from visionssm.tasks.restoration.inference import Tiling, restored
 from visionssm.tasks.restoration.measures import luma, measured, psnr, ssim
 from visionssm.tasks.restoration.metric import RestorationMetric
-from visionssm.tasks.restoration.photo import quantised, read_photo, write_png
+from visionssm.tasks.restoration.model import ImageRestorer
+from visionssm.tasks.restoration.photo import Photo, quantised, read_photo, write_png
 from visionssm.tasks.restoration.resize import resized
+from visionssm.tasks.restoration.results import OfPixels, restored_photo
 from visionssm.tasks.restoration.textures import RenderedTextures, TexturesSpec, render
 from visionssm.tasks.restoration.tiles import tiled
 
@@ -379,3 +381,20 @@ def test_figures_are_means_of_images_beside_those_of_bicubic_interpolation(tmp_p
         RestorationMetric(channel="luma")
     with pytest.raises(ValueError, match="nothing to evaluate"):
         RestorationMetric().compute_metrics([])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_network_of_numbers_that_are_none_makes_no_picture(wrong: float) -> None:
+    photo = Photo(np.full((4, 5, 3), 0.5, np.float32), None, 8, None, Path("x.png"))
+
+    def network(pixels: np.ndarray) -> np.ndarray:
+        found = pixels.copy()
+        found[2, 3, 0] = wrong
+        return found
+
+    with pytest.raises(ValueError, match="NaN or infinite numbers"):
+        restored_photo(photo, OfPixels(3, 1, network))
+    model = ImageRestorer("mambair_nano_denoise").eval()
+    torch.nn.init.constant_(next(model.parameters()), wrong)
+    with torch.no_grad(), pytest.raises(ValueError, match="NaN or infinite numbers"):
+        model.answers([torch.zeros(3, 8, 8)])

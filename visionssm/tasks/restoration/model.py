@@ -17,6 +17,7 @@ from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
 from visionssm.heads.restoration import MambaIR
 from visionssm.tasks.restoration.inference import Tiling, restored
+from visionssm.tasks.restoration.results import check_finite
 
 LOSSES = ("l1", "charbonnier")
 _EPS = 1e-3
@@ -108,10 +109,15 @@ class ImageRestorer(TaskModel):
         index: Any = None,
         **_: Any,
     ) -> list[dict[str, Any]]:
-        """`index`, and uint8 images (H, W, C): `inputs`, `restored` and, where it is known, `clean`."""
+        """`index`, and uint8 images (H, W, C): `inputs`, `restored` and, where it is known, `clean`.
+
+        Raises:
+            ValueError: the network gives NaN or infinite numbers.
+        """
         rows = []
         for number, image in enumerate(inputs):
             found = restored(self.model, image, self.model.scale, self.tiling)
+            check_finite(bool(found.isfinite().all()))
             row: dict[str, Any] = {
                 "index": number if index is None else int(index[number]),
                 "inputs": levels(image),

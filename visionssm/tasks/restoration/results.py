@@ -93,11 +93,23 @@ class OfPixels:
     apply: Callable[[np.ndarray], np.ndarray]
 
 
+def check_finite(finite: bool) -> None:
+    """Raise ValueError unless all that a network gave is finite: as levels of a picture, NaN would be black."""
+    if not finite:
+        raise ValueError(
+            "the network gives NaN or infinite numbers, which are no picture: its training diverged, or half precision "
+            "overflows; take an earlier checkpoint, or float32"
+        )
+
+
 def restored_photo(photo: Photo, network: OfPixels) -> RestoredImage:
     """A photo restored, in its own precision; transparency is enlarged by bicubic interpolation.
 
     Networks of grey images restore the luma of colours, and the chroma is enlarged likewise; those of colours restore
     grey images as colours whose channels are averaged.
+
+    Raises:
+        ValueError: the network gives NaN or infinite numbers, which no picture has.
     """
     scale, channels = network.scale, photo.pixels.shape[2]
     if channels == network.channels:
@@ -109,6 +121,7 @@ def restored_photo(photo: Photo, network: OfPixels) -> RestoredImage:
         luma = network.apply(ycc[..., :1])
         ycc = np.concatenate([luma, resized(ycc[..., 1:], scale)], 2)
         found = ycc @ np.linalg.inv(TO_YCC).T
+    check_finite(bool(np.isfinite(found).all()))
     parts = [found]
     if photo.alpha is not None:
         parts.append(resized(photo.alpha, scale)[..., None])
