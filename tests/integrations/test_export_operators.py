@@ -157,7 +157,11 @@ every_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda x: x.
 IMAGE = torch.randn(2, 3, 34, 37, generator=torch.Generator().manual_seed(1)) / 4
 
 
-@every_operator
+@pytest.mark.parametrize(
+    "operator",  # of scans, test_export.py exports a whole network
+    [pytest.param(x, marks=pytest.mark.slow) if x is _SelectiveScan else x for x in OPERATORS],
+    ids=lambda x: x.__name__.lstrip("_"),
+)
 def test_onnx_graph_of_standard_operators_runs_at_any_batch_and_size(operator: type[nn.Module], tmp_path: Path) -> None:
     import onnx
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,14 @@ def _command() -> Callable[[list[str]], int]:
 
 
 visualize = _command()
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time, by the panel and by the pixel."""
+    monkeypatch.setattr(visualization, "save", functools.partial(visualization.save, dpi=60))
+    features = functools.partial(visualization.figure_of_features, n_channels=1)
+    monkeypatch.setattr(visualization, "figure_of_features", features)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,7 +119,13 @@ def _class_names(model: nn.Module) -> list[str]:
     subset = infer_imagenet_subset(model)
     if subset is None:
         return [f"class {index}" for index in range(cast(int, model.num_classes))]
-    return list(ImageNetInfo(subset).label_descriptions())
+    return list(_descriptions(subset))
+
+
+@functools.cache
+def _descriptions(subset: str) -> tuple[str, ...]:
+    """Of a set of ImageNet's classes; timm reads its files anew each time."""
+    return tuple(ImageNetInfo(subset).label_descriptions())
 
 
 def _classifier(model: nn.Module, classes: Sequence[str], config: Mapping[str, Any]) -> Classifier:
