@@ -68,6 +68,11 @@ def reference_requested() -> bool:
     return _chosen() == "reference"
 
 
+def export_requested() -> bool:
+    """Whether the user chose the form with loops that exporters know, for runtimes of core operators alone."""
+    return _chosen() == "export"
+
+
 def select_backend(x: Tensor) -> str:
     """Backend for operators on `x`: the override, else Triton for CUDA/ROCm, compiled for CPU, else reference.
 
