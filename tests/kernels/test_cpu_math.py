@@ -13,6 +13,7 @@ from visionssm.kernels.cpu import math as cpu_math
 from visionssm.kernels.cpu import threads
 from visionssm.kernels.cpu.kernel import Kernel, kernel
 from visionssm.kernels.cpu.math import LANES, load, load_spread, put, store, total
+from visionssm.kernels.cpu.sums import add_four, sums_by_four
 
 
 @kernel
@@ -49,6 +50,13 @@ def _floor(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
 def _sums_of_scaled_blocks(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
     for i in range(0, count, LANES):
         put(y, i // LANES, total(load(x, i) * load_spread(x, 0)))
+
+
+@kernel
+def _sums_of_four_rows(tasks, counter, x, y, count):  # type: ignore[no-untyped-def]
+    for i in range(0, count, 4 * LANES):
+        rows = (load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES))
+        add_four(y, i // LANES, sums_by_four(rows[0], rows[1], rows[2], rows[3]))
 
 
 def _apply(kernel: Kernel, x: Tensor) -> Tensor:
@@ -111,6 +119,14 @@ def test_not_a_number_stays_one() -> None:
 def test_total_adds_all_lanes() -> None:
     x = torch.arange(1.0, 4 * LANES + 1) / 8
     torch.testing.assert_close(_apply(_sums_of_scaled_blocks, x)[:4], x.view(4, LANES).sum(1) * x[0])
+
+
+def test_four_vectors_are_summed_at_once_and_added_to_what_is_there() -> None:
+    x = torch.arange(1.0, 8 * LANES + 1) ** 2  # exact in float32, and no two sums the same
+    y = torch.arange(10.0)
+    threads.run_kernel(_sums_of_four_rows, 1, x=x.data_ptr(), y=y.data_ptr(), count=x.numel())
+    torch.testing.assert_close(y[:8], x.view(8, LANES).sum(1) + torch.arange(8.0), rtol=0, atol=0)
+    assert y[8:].tolist() == [8, 9]
 
 
 def test_gelu_is_exact_to_a_ten_millionth_and_keeps_its_limits() -> None:

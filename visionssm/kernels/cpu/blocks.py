@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from visionssm.kernels.cpu.math import LANES, WORD, inlined, load, put, scalar, spread, store, words
+from visionssm.kernels.cpu.math import LANES, WORD, inlined, load, prefetch, put, scalar, spread, store, words
 
 FLOAT = 4  # bytes
 
@@ -46,6 +46,13 @@ def copy(source, target, count):
         store(target, i, load(source, i))
     for i in range(whole, count):
         put(target, i, scalar(source, i))
+
+
+@inlined
+def fetch(address, count):
+    """Have `count` floats brought into the caches for later; the address may be any."""
+    for i in range(0, count, LANES):
+        prefetch(address, i)
 
 
 @inlined

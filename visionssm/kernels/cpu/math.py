@@ -251,6 +251,17 @@ def take_ticket(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
+@emits(types.void, types.intp, types.intp)
+def prefetch(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """Have the line of memory with float `index` brought into the caches, for later; the address may be any."""
+    byte = ir.IntType(8).as_pointer()
+    pointer = builder.bitcast(ir_pointer(builder, address, index, ir_float), byte)
+    kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, *(ir.Constant(ir.IntType(32), x) for x in (0, 3, 1))])  # to read, keep, data
+    return context.get_dummy_value()
+
+
 @emits(vector, types.float32)
 def spread(_: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The same number in every lane."""

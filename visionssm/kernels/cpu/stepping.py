@@ -57,6 +57,10 @@ def take_ticket(address: int) -> int:
     return counter.value - 1
 
 
+def prefetch(address: int, index: int) -> None:
+    pass
+
+
 def spread(value: np.float32) -> Lanes:
     return np.full(LANES, value, np.float32)
 
@@ -99,6 +103,14 @@ def total(x: Lanes) -> np.float32:
 
 def sums_of_rows(address: int) -> Lanes:
     return _floats(address, 0, LANES * LANES).reshape(LANES, LANES).sum(1, dtype=np.float32)
+
+
+def sums_by_four(x0: Lanes, x1: Lanes, x2: Lanes, x3: Lanes) -> Lanes:
+    return np.concatenate([x.reshape(4, 4).sum(0, dtype=np.float32) for x in (x0, x1, x2, x3)])
+
+
+def add_four(address: int, index: int, x: Lanes) -> None:
+    _floats(address, index, 4)[:] += x.reshape(4, 4).sum(1, dtype=np.float32)
 
 
 # --- half precision ---------------------------------------------------------------------------------------------------

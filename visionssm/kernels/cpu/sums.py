@@ -42,3 +42,31 @@ def sums_of_rows(_: Any, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     numbers, sums = rows[0]
     in_order = [numbers.index(i) for i in range(LANES)]
     return builder.shuffle_vector(sums, sums, ir.Constant(ir_int_lanes, in_order))
+
+
+@emits(vector, vector, vector, vector, vector)
+def sums_by_four(_: Any, builder: ir.IRBuilder, x0: ir.Value, x1: ir.Value, x2: ir.Value, x3: ir.Value) -> ir.Value:
+    """Of each of four vectors, every fourth lane added: lanes 4i to 4i+3 are what is left of vector i."""
+    low = [*range(8), *range(LANES, LANES + 8)]  # halves of two vectors, side by side
+    high = [i + 8 for i in low]
+    first, second = _pairs(builder, x0, x1, low, high), _pairs(builder, x2, x3, low, high)
+    even = [i for start in range(0, 2 * LANES, 8) for i in range(start, start + 4)]  # every other quarter of both
+    return _pairs(builder, first, second, even, [i + 4 for i in even])
+
+
+def _pairs(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, some: list[int], others: list[int]) -> ir.Value:
+    """Some lanes of two vectors, and others of them, added."""
+    parts = (builder.shuffle_vector(x, y, ir.Constant(ir_int_lanes, lanes)) for lanes in (some, others))
+    return builder.fadd(*parts)
+
+
+@emits(types.void, types.intp, types.intp, vector)
+def add_four(context: Any, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, x: ir.Value) -> ir.Value:
+    """Add the sum of lanes 4i to 4i+3 to the float at index + i, for i from 0 to 3."""
+    four = ir.VectorType(ir.IntType(32), 4)
+    parts = [builder.shuffle_vector(x, x, ir.Constant(four, [i, i + 4, i + 8, i + 12])) for i in range(4)]
+    sums = builder.fadd(builder.fadd(parts[0], parts[1]), builder.fadd(parts[2], parts[3]))
+    place = ir_pointer(builder, address, index, ir_float)
+    place = builder.bitcast(place, ir.VectorType(ir_float, 4).as_pointer())
+    builder.store(builder.fadd(builder.load(place, align=4), sums), place, align=4)
+    return context.get_dummy_value()

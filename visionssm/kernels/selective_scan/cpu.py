@@ -22,7 +22,6 @@ from visionssm.kernels.selective_scan.cpu_forward import CHUNK, PANEL, scan_forw
 from visionssm.kernels.selective_scan.scan import Scan
 
 _FORWARD_TILE_FLOATS = 6 * 1024  # states, matrix and panel of a forward tile: about half of a first-level cache
-_BACKWARD_TILE_FLOATS = 160 * 1024  # what a backward tile keeps of a chunk: part of a second-level cache
 _MAX_TILE = 128
 _AXES = ("batch", "pixel", "route")
 _MAX_SUMS_FLOATS = 1 << 20  # part of a last-level cache
@@ -83,8 +82,7 @@ def backward(
     ranges = min(blocks, n_threads // math.gcd(groups, n_threads)) if groups else 1
     range_size = math.ceil(blocks / ranges) * LANES
     ranges = math.ceil(route_channels / range_size)
-    tile_limit = max(1, _BACKWARD_TILE_FLOATS // (CHUNK * (2 * d_state + 6) * LANES)) * LANES
-    tile = min(range_size, _MAX_TILE, tile_limit)
+    tile = _even_tile(range_size, 1, _MAX_TILE, 1)
 
     new = scan.a.new_empty  # float32
     grad_u = scan.u.new_empty(scan.u.shape)

@@ -2,7 +2,8 @@
 
 A task is one image and one tile of channels; it walks every route, so merging routes is a plain addition. A tile is
 walked in panels of `PANEL` steps: first the panel's step sizes (low-rank product, bias, softplus), then the recurrence,
-sixteen channels at a time with their state in the first-level cache.
+sixteen channels at a time with their state in the first-level cache. Meanwhile the next panel's rows are brought into
+the caches: along columns they lie so far apart that the processor does not foresee them.
 
 Names: `x` is the byte address of tensor x, `x_batch x_pixel x_route` its strides in elements over batch, pixels and
 routes. A step outside the map reads a row of zeros and writes to a row that nobody reads, so the loops know nothing of
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from visionssm.kernels.cpu.blocks import FLOAT, clear, copy, gather_transposed, scatter_transposed
+from visionssm.kernels.cpu.blocks import FLOAT, clear, copy, fetch, gather_transposed, scatter_transposed
 from visionssm.kernels.cpu.half import item_size, narrow, widen
 from visionssm.kernels.cpu.kernel import kernel_with
 from visionssm.kernels.cpu.math import (
@@ -171,6 +172,14 @@ def scan_forward(
                                 rows[1, j] = widened(rows[1, j], dt_copy + j * tile * FLOAT, count, vector_kind)
                             if vector_kind != 0:
                                 widen_vectors(rows, j, vectors, rank, d_state, vector_kind)
+                    for visit in range(t + PANEL, min(t + 2 * PANEL, n_steps)):
+                        pixel = integer(order, (k * n_sequences + s) * n_steps + visit)
+                        fetch(u + (batch * u_batch + pixel * u_pixel + k * u_route + first) * map_item, count)
+                        fetch(dt + (batch * dt_batch + pixel * dt_pixel + k * dt_route) * vector_item, rank)
+                        fetch(b + (batch * b_batch + pixel * b_pixel + k * b_route) * vector_item, d_state)
+                        fetch(c + (batch * c_batch + pixel * c_pixel + k * c_route) * vector_item, d_state)
+                        if sums_apart == 0:
+                            fetch(y + (batch * y_batch + pixel * y_pixel + k * y_route + first) * FLOAT, count)
                     _panel_step_sizes(rows, steps, w_tile, rank, bias_tile, tile, width, delta, drive)
                     _panel_recurrence(rows, steps, a_tile, skip_tile, h, d_state, tile, width, delta, drive)
                     if states != 0 and (t + steps) % CHUNK == 0:
