@@ -70,7 +70,7 @@ def matrix(centre: npt.ArrayLike, scale: npt.ArrayLike, rotation: float, size: t
 
     Examples:
         >>> matrix([30, 60], [75, 100], 0, (256, 192)).round(2).tolist()
-        [[2.56, 0.0, 19.2], [0.0, 2.56, -25.6]]
+        [[2.56, 0.0, 19.2], [-0.0, 2.56, -25.6]]
     """
     centre, scale = np.asarray(centre, dtype=np.float64), np.asarray(scale, dtype=np.float64)
     if centre.shape != (2,) or scale.shape != (2,):

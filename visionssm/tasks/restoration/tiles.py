@@ -68,23 +68,18 @@ def tiled(
 def _shares(starts: list[int], length: int, scale: int) -> list[np.ndarray]:
     """How much every pixel of every tile along a side counts; they add up to 1 at every pixel of the image.
 
-    Where three tiles lie over each other, as they may with an overlap of more than a third, the first may still fade
-    into the second where that fades into the third; so they are divided by their sum.
+    A tile counts by as much as has faded into it and has not faded on into the next one. No more can fade on than has
+    faded in, also where three tiles lie over each other, as they may with an overlap of more than a third.
     """
-    size, ends = scale * length, [scale * (start + length) for start in starts]
-    shares = []
-    for number, start in enumerate(starts):
-        pixels = np.arange(size, dtype=np.float32) + np.float32(scale * start + 0.5)
-        share = np.ones(size, np.float32)
-        if number > 0:
-            share = share * _fade(pixels, scale * start, ends[number - 1])
-        if number < len(starts) - 1:
-            share = share * (1 - _fade(pixels, scale * starts[number + 1], ends[number]))
-        shares.append(share)
-    total = np.zeros(ends[-1], np.float32)
-    for start, end, share in zip(starts, ends, shares, strict=True):
-        total[scale * start : end] += share
-    return [share / total[scale * start : end] for start, end, share in zip(starts, ends, shares, strict=True)]
+    ends = [scale * (start + length) for start in starts]
+    pixels = np.arange(ends[-1], dtype=np.float32) + np.float32(0.5)
+    shares, into = [], np.ones_like(pixels)
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        last = number == len(starts) - 1
+        on = np.zeros_like(into) if last else np.minimum(into, _fade(pixels, scale * starts[number + 1], end))
+        shares.append((into - on)[scale * start : end])
+        into = on
+    return shares
 
 
 def _fade(pixels: np.ndarray, start: int, end: int) -> np.ndarray:
