@@ -14,6 +14,7 @@ from torch import nn
 
 import visionssm.tasks
 from visionssm.checkpoints import CheckpointError
+from visionssm.cli.launch import prepare
 from visionssm.engine import task as contract
 from visionssm.engine.task import Metric, Task, all_tasks, find_task, located, register_task
 from visionssm.engine.types import offered_names, register_types, use_tasks
@@ -65,6 +66,18 @@ def test_configs_register_the_types_of_the_tasks_that_they_name_alone(toy: Task)
     registered = MODELS._module_dict.pop("ToyModel")
     assert used == [toy]
     assert registered is nn.Linear
+
+
+def test_configs_get_settings_of_their_tasks_where_they_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(name="set", makes_predictor="x:y", config={"given": [1], "kept": 2})
+    monkeypatch.setattr("visionssm.engine.types.use_tasks", lambda cfg: [task])
+    (tmp_path / "config.py").write_text("kept = 3\n")
+    cfg = prepare(tmp_path / "config.py", work_dir=tmp_path / "run")
+    assert (cfg.given, cfg.kept, cfg.work_dir) == ([1], 3, str(tmp_path / "run"))
+    cfg.given.append(2)
+    assert task.config["given"] == [1]
 
 
 def test_metrics_of_tasks_become_mmengines() -> None:

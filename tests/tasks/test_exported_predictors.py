@@ -220,6 +220,14 @@ def test_exported_restorer_writes_the_picture_of_the_eager_one(tmp_path: Path) -
     assert Image.open(tmp_path / "rgb.png.restored.png").size == (56, 40)
 
 
+def test_file_whose_images_are_of_another_scale_than_it_says_is_refused(tmp_path: Path) -> None:
+    restorer = Restorer(visionssm.create_restorer("mambair_nano_denoise").eval())
+    exported = replace(exported_restorer(graph_of(restorer.exportable())), scale=2)
+    image(28, 20).save(tmp_path / "photo.png")
+    with pytest.raises(ExportedFileError, match=r"of shape \(3, 20, 28\), where \(3, 40, 56\) was expected"):
+        exported([exported.read(tmp_path / "photo.png")])
+
+
 def test_restorer_that_was_exported_for_one_size_takes_larger_images_in_tiles_of_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     eager = Restorer(visionssm.create_restorer("mambair_nano_denoise").eval())

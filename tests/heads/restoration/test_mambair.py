@@ -169,6 +169,13 @@ def test_wrong_images_and_names_are_told() -> None:
         visionssm.create_restorer("mambair")
 
 
+def test_network_without_arguments_is_the_classic_one() -> None:
+    with torch.device("meta"):
+        default, published = MambaIR(), visionssm.create_restorer("mambair_sr_x2")
+    assert str(default) == str(published)
+    assert [x.shape for x in default.state_dict().values()] == [x.shape for x in published.state_dict().values()]
+
+
 def test_blocks_drop_more_towards_the_end() -> None:
     model = visionssm.create_restorer("mambair_nano_x2", depths=(1, 2), drop_path_rate=0.2)
     assert [m.drop_prob for m in model.modules() if isinstance(m, DropPath)] == pytest.approx([0, 0.1, 0.2])
