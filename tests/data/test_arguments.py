@@ -29,7 +29,7 @@ def test_dataclass_gets_the_fields_that_are_given() -> None:
     [
         (
             {"side": 8, "overlpa": 0.25},
-            "^window has the unknown key 'overlpa' with the value 0.25; closest: 'overlap'; known",
+            "^window: unknown key 'overlpa' with the value 0.25; closest: 'overlap'; known",
         ),
         ({"side": 8, "q": {}}, "closest: none is similar; known are axes, overlap, side$"),
         ({"side": 8, "area": 3}, "unknown key 'area'"),

@@ -35,7 +35,7 @@ def checked(kind: type[_Kind], what: str, given: Any, error: type[ValueError] = 
         >>> checked(Window, "window", {"sides": 4})
         Traceback (most recent call last):
         ...
-        visionssm.data.errors.DatasetError: window has the unknown key 'sides' with the value 4; closest: 'side'; ...
+        visionssm.data.errors.DatasetError: window: unknown key 'sides' with the value 4; closest: 'side'; ...
     """
     if not isinstance(given, Mapping):
         raise error(f"{what} must be a dict, got {given!r:.80}")
@@ -44,7 +44,7 @@ def checked(kind: type[_Kind], what: str, given: Any, error: type[ValueError] = 
         if key not in known:
             found = closest(str(key), known)
             others = f"; known are {', '.join(known)}" if found.startswith("'") else ""
-            raise error(f"{what} has the unknown key {key!r} with the value {value!r:.80}; closest: {found}{others}")
+            raise error(f"{what}: unknown key {key!r} with the value {value!r:.80}; closest: {found}{others}")
     needed = [
         field.name
         for field in fields(kind)  # type: ignore[arg-type]

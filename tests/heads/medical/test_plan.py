@@ -125,7 +125,7 @@ def test_data_that_cannot_be_planned_for_are_refused(spacings: Any, shapes: Any,
     [
         (
             {"patch": (32, 32), "width": (8, 16), "strides": (1, 2)},
-            r"plan has the unknown key 'width' with the value \(8, 16\); closest: 'widths'; known are patch, widths",
+            r"plan: unknown key 'width' with the value \(8, 16\); closest: 'widths'; known are patch, widths",
         ),
         ({"patch": (32, 32)}, "plan lacks widths, strides; it has patch"),
         ([32, 32], r"plan must be a dict, got \[32, 32\]"),

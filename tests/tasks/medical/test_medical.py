@@ -204,12 +204,12 @@ def test_missing_packages_are_told_with_the_command_that_installs_them(monkeypat
         ({"inference": {"mirror": (2,)}}, "mirror=.* must be axes from 0 to 1"),
         (
             {"inference": {"overlpa": 0.5}},
-            "inference has the unknown key 'overlpa' with the value 0.5; closest: 'overlap'",
+            "inference: unknown key 'overlpa' with the value 0.5; closest: 'overlap'",
         ),
         ({"inference": {"overlap": "0.5"}}, "inference: overlap must be a number, got '0.5'"),
         ({"inference": {"batch": 2.5}}, "inference: batch must be a whole number, got 2.5"),
         ({"inference": {"patch": 8}}, "inference: patch must be a list of whole numbers, got 8"),
-        ({"name": "umamba_enc2d_nano", "changes": {"plan": {"patchs": 8}}}, "model: plan has the unknown key 'patchs'"),
+        ({"name": "umamba_enc2d_nano", "changes": {"plan": {"patchs": 8}}}, "model: plan: unknown key 'patchs'"),
     ],
 )
 def test_models_that_do_not_fit_are_told(changes: dict[str, Any], told: str) -> None:

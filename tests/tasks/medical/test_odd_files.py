@@ -21,6 +21,7 @@ from visionssm.prediction import find_files, predict_files, write_predictions
 from visionssm.tasks.medical.inference import Inference
 from visionssm.tasks.medical.predictor import MedicalSegmenter
 from visionssm.tasks.medical.preparation import Preparation
+from visionssm.tasks.medical.results import Segmented
 from visionssm.tasks.medical.scan import read_scan, read_volume, write_labels
 
 VALUES = np.random.default_rng(0).normal(100, 40, (20, 24, 6)).astype(np.float32)
@@ -49,6 +50,7 @@ def with_nan() -> np.ndarray:
     [
         (np.zeros((5, 6, 4, 3), np.float32), r"it has 4 dimensions \(5×6×4×3\), where 3 are expected"),
         (with_nan(), "1 of 2880 voxels are not finite"),
+        (np.full((5, 6, 4), 1e39), "120 of 120 voxels are not finite .*more than float32 holds"),
         (np.zeros((5, 6, 4), np.complex64), "its voxels are complex64"),
         (np.zeros((5, 6, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "no plain numbers"),
     ],
@@ -63,6 +65,52 @@ def test_files_that_are_no_volumes_are_told(content: bytes, tmp_path: Path) -> N
     (tmp_path / "scan.nii.gz").write_bytes(content)
     with pytest.raises(UnreadableFileError, match="it is no NIfTI file"):
         read_volume(tmp_path / "scan.nii.gz")
+
+
+def test_files_whose_name_says_wrongly_whether_they_are_compressed_are_told_the_right_one(tmp_path: Path) -> None:
+    volume(tmp_path / "plain.nii").rename(tmp_path / "plain.nii.gz")
+    volume(tmp_path / "small.nii.gz").rename(tmp_path / "small.nii")
+    with pytest.raises(UnreadableFileError, match=r"it is not compressed: name it \.nii$"):
+        read_volume(tmp_path / "plain.nii.gz")
+    with pytest.raises(UnreadableFileError, match=r"it is compressed by gzip: name it \.nii\.gz$"):
+        read_volume(tmp_path / "small.nii")
+
+
+@pytest.mark.parametrize("size", [0.0, -2.0, np.nan])
+def test_voxels_of_no_size_are_refused_unless_an_affine_tells_it(
+    size: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = nibabel.Nifti1Image(VALUES, None)
+    content = bytearray(image.to_bytes())
+    content[80:92] = np.full(3, size, np.float32).tobytes()  # pixdim of three axes
+    (tmp_path / "scan.nii").write_bytes(content)
+    if size < 0:  # its sign means nothing
+        assert read_volume(tmp_path / "scan.nii").spacing == (2.0, 2.0, 2.0)
+    else:
+        with pytest.raises(UnreadableFileError, match="does not say how large its voxels are"):
+            read_volume(tmp_path / "scan.nii")
+    content[254:256] = np.int16(1).tobytes()  # sform_code
+    for axis in range(3):
+        content[280 + 16 * axis : 296 + 16 * axis] = (3 * np.eye(4, dtype=np.float32)[axis]).tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    assert read_volume(tmp_path / "scan.nii").spacing == (3.0, 3.0, 3.0)
+    assert capfd.readouterr().err == "", "nibabel's remarks do not say which file they are of"
+
+
+@pytest.mark.parametrize("name", ["IM0001", "slice.dcm", "head.mha", "head.NRRD"])
+def test_other_medical_formats_are_told_what_they_are_to_be(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(bytes(128) + (b"DICM" if "." not in name else b"some") + bytes(99))
+    with pytest.raises(
+        UnreadableFileError, match=r"DICOM or of another medical format than NIfTI: convert it to .nii.gz"
+    ):
+        read_scan(tmp_path / name, 1)
+
+
+def test_only_volumes_have_a_size_in_mm() -> None:
+    assert MedicalSegmenter.columns == ("class", "pixels", "mm3")
+    names, ones = ("background", "liver"), np.ones((1, 2), int)
+    assert Segmented(names, ones[None], (2, 2, 3), True).rows() == [("liver", 2, 24.0)]
+    assert Segmented(names, ones, (1, 1), False).rows() == [("liver", 2, "")]
 
 
 def test_files_that_cannot_be_read_stop_nothing_and_are_in_the_table(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_told(options: dict[str, Any], told: str) -> None:
 @pytest.mark.parametrize(
     ("prepare", "told"),
     [
-        ({"sise": (8, 8)}, r"prepare has the unknown key 'sise' with the value \(8, 8\); closest: 'size'"),
+        ({"sise": (8, 8)}, r"prepare: unknown key 'sise' with the value \(8, 8\); closest: 'size'"),
         ({"channels": 3}, r"prepare has channels=3, which the data set itself says \(1\)"),
         ([("size", 3)], "prepare must be a dict, got"),
     ],

@@ -26,7 +26,7 @@ class BaseMedicalSegmenter:
         threshold: least probability of the foreground, of networks with a single class; None for the training's.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("class", "pixels", "size")
+    columns: ClassVar[tuple[str, ...]] = ("class", "pixels", "mm3")
     has_masks: ClassVar[bool] = True
 
     model: Any

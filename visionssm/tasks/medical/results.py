@@ -34,9 +34,9 @@ class Segmented:
     is_volume: bool
 
     def rows(self) -> list[Row]:
-        """Class, pixels or voxels, and their size, mm³ of a volume, of every class but the background."""
+        """Class, pixels or voxels, and of a volume how many mm³ they are, of every class but the background."""
         unit = float(np.prod(self.spacing))
-        return [(name, count, count * unit) for name, count in self._counts() if count]
+        return [(name, count, count * unit if self.is_volume else "") for name, count in self._counts() if count]
 
     def plain(self) -> dict[str, Any]:
         """{"classes": [{"class": …, "voxels": …, "mm3": …}]}; of images "pixels" and no size."""

@@ -19,6 +19,8 @@ from visionssm.files import complete_or_absent
 
 NIFTI = (".nii", ".nii.gz")
 MOST_VOXELS = 2**29
+_OTHER_FORMATS = (".dcm", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".hdr", ".img")
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,19 @@ def read_volume(path: str | Path) -> Scan:
         import nibabel
     path = regular_file(path)
     try:
-        is_second, _ = nibabel.Nifti2Image.path_maybe_image(path)
-        image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_filename(path)
-        shape = tuple(int(n) for n in image.shape)
+        with nibabel.imageglobals.LoggingOutputSuppressor():  # it mends headers, without saying of which file
+            is_second, _ = nibabel.Nifti2Image.path_maybe_image(path)
+            image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_filename(path)
+            shape = tuple(int(n) for n in image.shape)
+            sizeless = _has_no_sizes(image)
     except Exception as error:  # of damaged files whatever comes: EOFError, zlib.error, HeaderDataError, …
-        raise UnreadableFileError(path, f"it is no NIfTI file ({_told(error)})") from error
+        raise UnreadableFileError(path, f"it is no NIfTI file ({_told(error)}){_misnamed(path)}") from error
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise UnreadableFileError(path, f"it has {len(shape)} dimensions ({_times(shape)}), where 3 are expected")
     if min(shape) < 1 or np.prod(shape, dtype=float) > MOST_VOXELS:
         raise UnreadableFileError(path, f"{_times(shape)} voxels are none or too many; {MOST_VOXELS:,} are read")
+    if sizeless:
+        raise UnreadableFileError(path, "its header does not say how large its voxels are (pixdim is 0 or no number)")
     try:
         volume = np.asarray(image.dataobj)
         grid = Grid(image.affine, image.header, nibabel.io_orientation(image.affine), shape)
@@ -101,13 +107,41 @@ def read_volume(path: str | Path) -> Scan:
         raise UnreadableFileError(path, f"its voxels are {volume.dtype}, no plain numbers")
     if not np.isfinite(grid.affine).all() or np.isnan(grid.turns).any():
         raise UnreadableFileError(path, "its affine does not say where the voxels are")
-    if volume.dtype.kind == "f" and not np.isfinite(volume).all():
-        wrong = int(np.count_nonzero(~np.isfinite(volume)))
-        raise UnreadableFileError(path, f"{wrong} of {volume.size} voxels are not finite (NaN or infinite)")
+    if wrong := not_finite(volume):
+        raise UnreadableFileError(
+            path, f"{wrong} of {volume.size} voxels are not finite (NaN, infinite, or more than float32 holds)"
+        )
     sizes = np.sqrt((grid.affine[:3, :3] ** 2).sum(0))
     order = np.argsort(grid.turns[:, 0])  # of the file's axes, that of x, of y, of z
     spacing = tuple(float(sizes[order[axis]]) for axis in (2, 1, 0))
     return Scan(grid.upright(volume)[None], spacing, grid)
+
+
+def _has_no_sizes(image: Any) -> bool:
+    """Whether a header has no affine and no sizes either, for which nibabel puts ones."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    told = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    return not told and not (np.isfinite(sizes) & (sizes > 0)).all()
+
+
+def _misnamed(path: Path) -> str:
+    """A remedy for files whose name says wrongly whether they are compressed."""
+    with path.open("rb") as file:
+        start = file.read(348)
+    named = path.name.lower().endswith(".gz")
+    if not named and start[:2] == _GZIP:
+        return "; it is compressed by gzip: name it .nii.gz"
+    sized = any(start[:4] == size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
+    return "; it is not compressed: name it .nii" if named and sized else ""
+
+
+def not_finite(pixels: np.ndarray) -> int:
+    """How many values are NaN, infinite or too large for float32, in which networks compute."""
+    if pixels.dtype.kind != "f":
+        return 0
+    return int(np.count_nonzero(~(np.abs(pixels) <= np.finfo(np.float32).max)))
 
 
 def read_scan(path: Path, channels: int) -> Scan:
@@ -123,9 +157,22 @@ def read_scan(path: Path, channels: int) -> Scan:
         return read_channels(channel_paths(path, channels))
     if channels not in (1, 3):
         raise UnreadableFileError(path, f"an image has 1 or 3 channels, the model takes {channels}")
-    image = read_image(path, "L" if channels == 1 else "RGB", max_pixels=MAX_DECODED_PIXELS)
+    try:
+        image = read_image(path, "L" if channels == 1 else "RGB", max_pixels=MAX_DECODED_PIXELS)
+    except UnreadableFileError as error:
+        if not _is_of_other_format(path):
+            raise
+        reason = "it is DICOM or of another medical format than NIfTI: convert it to .nii.gz, DICOM with dcm2niix"
+        raise UnreadableFileError(path, reason) from error
     pixels = np.asarray(image)
     return Scan(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), (1.0, 1.0))
+
+
+def _is_of_other_format(path: Path) -> bool:
+    if path.name.lower().endswith(_OTHER_FORMATS):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def channel_paths(path: Path, channels: int) -> list[Path]:

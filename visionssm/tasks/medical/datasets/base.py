@@ -15,6 +15,7 @@ from visionssm.data.errors import CorruptImageError, DatasetError, UnreadableFil
 from visionssm.data.label_images import some
 from visionssm.data.problems import Mistake, Problems, checked_classes, first_readable
 from visionssm.tasks.medical.preparation import Preparation
+from visionssm.tasks.medical.scan import not_finite
 from visionssm.tasks.medical.transforms import build_transforms
 
 
@@ -187,10 +188,8 @@ def check_pair(pair: Pair, channels: int, num_classes: int) -> None:
     if pair.pixels.shape[1:] != pair.labels.shape:
         shapes = " and ".join("×".join(map(str, x)) for x in (pair.pixels.shape[1:], pair.labels.shape))
         raise Mistake("labels of another shape than their image", shapes)
-    if pair.pixels.dtype.kind == "f":
-        wrong = int(np.count_nonzero(~np.isfinite(pair.pixels)))
-        if wrong:
-            raise Mistake("images with values that are not finite", f"{wrong} of {pair.pixels.size}")
+    if wrong := not_finite(pair.pixels):
+        raise Mistake("images with values that are not finite", f"{wrong} of {pair.pixels.size}")
     check_labels(pair.labels, range(num_classes))
 
 
