@@ -137,7 +137,7 @@ def test_all_mistakes_of_masked_images_are_told_at_once_and_left_out_when_asked(
         ({"channels": 2}, "channels must be 1 .grey. or 3"),
         ({"values": [0]}, "values=.0. must be 2 different numbers"),
         ({"classes": ["lesion"]}, "classes must be 2 to 255 names"),
-        ({"prepare": {"sizes": 3}}, "prepare has the unknown key 'sizes' with the value 3; closest: 'size'"),
+        ({"prepare": {"sizes": 3}}, "prepare: unknown key 'sizes' with the value 3; closest: 'size'"),
         ({"repeat": 0}, "repeat must be at least 1"),
     ],
 )
