@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import visionssm
 from visionssm import catalogue, visualization
 from visionssm.backbones import list_models
 from visionssm.benchmarks import choices, medical, restoration
@@ -68,12 +69,12 @@ def test_the_package_as_a_command_starts_like_the_command() -> None:
     assert not imported & {"torch", "timm"}
 
 
-def test_a_module_of_the_package_that_is_run_has_the_models() -> None:
-    code = (
-        "import runpy, sys; sys.argv = ['-m']; import visionssm; print(callable(visionssm.selective_scan), 'timm' in "
-    )
-    run = [sys.executable, "-c", code + "sys.modules)"]
-    assert subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split() == ["True", "True"]
+@pytest.mark.parametrize(("module", "wanted"), [("visionssm", False), ("visionssm.kernels", True), ("pytest", True)])
+def test_other_modules_that_are_run_have_the_models(module: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "visionssm_command", raising=False)
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module])
+    assert visionssm._models_are_wanted() is wanted
 
 
 def test_the_index_of_models_is_what_the_registry_says() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
-from visionssm.cli.errors import tell
+from visionssm.cli.errors import stoppable, tell
 from visionssm.data.spelling import closest
 
 COMMANDS = {
@@ -38,7 +37,12 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command `visionssm NAME …`; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+@stoppable
+def run(given: list[str]) -> int:
+    """One of `COMMANDS` with its arguments, or what is told of them all."""
     if given[:1] in (["-h"], ["--help"]):
         print(usage())
         return 0
@@ -52,13 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given:
             tell(ValueError(f"there is no command {given[0]!r}; closest: {closest(given[0], COMMANDS)}"))
         return 2
-    try:
-        status = int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))
-        sys.stdout.flush()
-    except BrokenPipeError:  # who reads has read enough, as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # what a shell says of SIGPIPE
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 128 + 2
-    return status
+    return int(importlib.import_module(f"visionssm.cli.{given[0]}").main(given[1:]))

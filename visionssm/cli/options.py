@@ -20,9 +20,20 @@ def parser_of(name: str, told: str | None) -> argparse.ArgumentParser:
         name: of the command.
         told: the module's docstring.
     """
-    return argparse.ArgumentParser(
-        command(name), description=told, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(command(name), description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses empty words: a folder of the name "" would be the one that one is in."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's."""
+        given = list(sys.argv[1:] if args is None else args)
+        for number, word in enumerate(given):
+            if not str(word).strip():
+                behind = f", behind {given[number - 1]}," if number else ""
+                self.error(f"argument {number + 1}{behind} is empty: is a variable not set?")
+        return super().parse_known_args(given, namespace)
 
 
 def command(name: str) -> str:

@@ -50,6 +50,8 @@ def find_config(given: str | Path) -> Path:
         'vmamba_nano_digits.py'
     """
     path = Path(given).expanduser()
+    if not path.parts:
+        raise ConfigError(f"{str(given)!r} names no configuration; visionssm train --list shows all")
     if path.is_file() or path.is_absolute():
         return path
     if len(path.parts) == 1 and path.suffix != ".py":
@@ -77,7 +79,8 @@ def copy_config(given: str | Path, folder: str | Path) -> list[Path]:
         what was written, the configuration first; below `folder` it lies as it does below `configs`.
 
     Raises:
-        ConfigError: it is not one of the package's, or a file of that name is there with other contents.
+        ConfigError: it is not one of the package's, or a file of that name is there with other contents, or the folder
+            cannot be written into.
     """
     start = find_config(given).resolve()
     if not start.is_relative_to(shipped_root()):
@@ -94,10 +97,15 @@ def copy_config(given: str | Path, folder: str | Path) -> list[Path]:
             raise ConfigError(
                 f"{str(target)!r} is there already and differs; nothing was copied, choose another folder"
             )
-    for file, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with complete_or_absent(target) as partial:
-            shutil.copyfile(file, partial)
+    try:
+        for file, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with complete_or_absent(target) as partial:
+                shutil.copyfile(file, partial)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write configurations into {str(folder)!r} ({error.strerror or error}); name another folder"
+        ) from error
     return list(targets.values())
 
 
