@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from tests.pointcloud.frames import KITTI, with_real_frames
 from tests.pointcloud.test_reference_cases import TOLERANCE, features_of, loaded, recorded
-from tests.reference_cases import Case, every_case, gradient_norms, relative_gradient_error
+from tests.reference_cases import Case, every_case, gradient_norms, recorded_case, relative_gradient_error
+from visionssm.pointcloud.backbone import BACKBONES
 from visionssm.pointcloud.bev import seen_from_above
 from visionssm.pointcloud.boxes import Truth, encode
 from visionssm.pointcloud.detector import LionDetector
@@ -103,6 +105,14 @@ def detector_of(case: Case) -> LionDetector:
         },
         head={"kind": "anchor", "anchors": anchors_of(model["DENSE_HEAD"])},
     )
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_windows_and_groups_are_the_published_ones_unless_told(kind: str) -> None:
+    published = recorded_case("lion", "kitti_mamba_frame000008").data["init"]["MODEL"]["BACKBONE_3D"]
+    usual = {name: x.default for name, x in inspect.signature(BACKBONES[kind]).parameters.items()}
+    assert list(usual["group_sizes"]) == published["GROUP_SIZE"]
+    assert [list(window) for window in usual["windows"]] == published["WINDOW_SHAPE"]
 
 
 @every_case("LION centre head")

@@ -276,6 +276,16 @@ def test_exported_video_classifier_tells_the_classes_of_the_eager_one(channels: 
         np.testing.assert_allclose([x for _, x in found.best], [x for _, x in expected.best], atol=2e-3)
 
 
+@pytest.mark.parametrize("channels", [3, 1])
+def test_levels_of_a_normalised_clip_are_those_of_its_frames(channels: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 6, 5, channels), dtype=np.uint8)
+    mean, std = np.float32([0.4, 0.5, 0.6][:channels]), np.float32([0.2, 0.25, 0.3][:channels])
+    views = ArrayViews(channels=channels, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    found = views.levels(((frames.astype(np.float32) / 255 - mean) / std).transpose(3, 0, 1, 2))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.broadcast_to(frames, (4, 6, 5, 3)))
+
+
 def test_views_of_a_file_are_bounded_like_those_of_a_checkpoint() -> None:
     with pytest.raises(ValueError, match="clips must be a whole number from 1 to"):
         ArrayViews(clips=10**9)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import tests.engine.every_task  # noqa: F401  registers all types
+import visionssm
 from tests.configs import shipped_config, shipped_configs
 from visionssm.checkpoints import CheckpointError
 from visionssm.cli import predict, test, train
@@ -138,6 +139,15 @@ def test_a_file_that_asks_for_more_than_a_description_is_refused(run: Path, tmp_
         torch.save(checkpoint, tmp_path / "odd.pth")
         with pytest.raises(CheckpointError):
             load_predictor(tmp_path / "odd.pth")
+
+
+def test_a_network_of_one_output_has_two_classes_where_its_file_names_none(tmp_path: Path) -> None:
+    model = {"name": "vmunet_nano", "num_classes": 1, "in_chans": 1}
+    network = visionssm.create_segmenter("vmunet_nano", num_classes=1, in_chans=1)
+    weights = {f"model.{key}": x for key, x in network.state_dict().items()}
+    about = {"task": "medical", "model": model, "preparation": {"channels": 1}}
+    torch.save({"meta": {"visionssm": about}, "state_dict": weights}, tmp_path / "file.pth")
+    assert list(load_predictor(tmp_path / "file.pth").classes) == ["class 0", "class 1"]
 
 
 @pytest.mark.parametrize("path", shipped_configs("*_mni152.py"), ids=lambda path: path.stem)

@@ -192,6 +192,8 @@ def test_scenes_show_every_class_on_the_ground_with_points_in_most_boxes() -> No
         wider = torch.from_numpy(boxes + np.array([0, 0, 0, 0.1, 0.1, 0.1, 0]))
         counts = inside(torch.from_numpy(scene.points.astype(np.float64)), wider).sum(0)
         kinds |= {label.kind for label in scene.labels}
+        heights = [(label.kind == "Car", height) for label, height in zip(scene.labels, boxes[:, 5], strict=True)]
+        assert all(1.35 < height < 1.75 if is_car else 1.5 < height < 1.9 for is_car, height in heights)
         hit, total = hit + int((counts > 0).sum()), total + len(counts)
         bottoms = boxes[:, 2] - boxes[:, 5] / 2
         assert (np.abs(bottoms + 1.73) < 0.05 * np.hypot(boxes[:, 0], boxes[:, 1]) + 0.05).all()
