@@ -122,7 +122,8 @@ def restored_photo(photo: Photo, network: OfPixels) -> RestoredImage:
         ycc = np.concatenate([luma, resized(ycc[..., 1:], scale)], 2)
         found = ycc @ np.linalg.inv(TO_YCC).T
     check_finite(bool(np.isfinite(found).all()))
-    parts = [found]
+    levels = [quantised(found, photo.bits)]
+    del found  # four bytes a number, before transparency takes as much
     if photo.alpha is not None:
-        parts.append(resized(photo.alpha, scale)[..., None])
-    return RestoredImage(np.concatenate([quantised(part, photo.bits) for part in parts], 2), photo)
+        levels.append(quantised(resized(photo.alpha, scale)[..., None], photo.bits))
+    return RestoredImage(np.concatenate(levels, 2), photo)
