@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,48 @@ def test_frames_of_a_folder_go_by_their_numbers_and_hidden_files_are_none(tmp_pa
     files = [path.stem for path in videos.frame_files(tmp_path)]
     assert [name for name in files if name.startswith("frame")] == ["frame1", "frame2", "frame10"]
     assert sorted(files) == sorted(names)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_an_animation_that_is_cut_off_is_no_shorter_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip.{suffix}"
+    frames = [Image.fromarray(x) for x in np.random.default_rng(0).integers(0, 256, (6, 20, 30, 3), np.uint8)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    assert open_video(path).frames == 6
+    path.write_bytes(content + b"\0more")  # behind its end anything may stand
+    assert open_video(path).frames == 6
+    for kept in (len(content) - 1, len(content) // 2, len(content) // 5):
+        path.write_bytes(content[:kept])
+        with pytest.raises(UnreadableFileError):
+            open_video(path)
+
+
+@needs_av
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "avi"])
+def test_a_film_that_is_cut_off_is_no_shorter_one(tmp_path: Path, suffix: str) -> None:
+    import av
+
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libvpx" if suffix == "webm" else "mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for pixels in np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert open_video(path).frames == 12
+    for kept in (len(content) - 1, len(content) * 3 // 4, len(content) // 2):
+        path.write_bytes(content[:kept])
+        with pytest.raises(UnreadableFileError, match="cut off"):
+            open_video(path)
+
+
+def test_a_frame_that_is_there_in_two_formats_is_not_taken_twice(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png", "2.jpg"):
+        still(tmp_path / name)
+    with pytest.raises(UnreadableFileError, match=r"2\.jpg and 2\.png may be the same frame"):
+        open_video(tmp_path)
 
 
 def still(path: Path, level: int = 0) -> Path:

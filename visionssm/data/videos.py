@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from visionssm.data.endings import ends_early
 from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import files_below, regular_file
 from visionssm.data.images import MAX_DECODED_PIXELS, SUFFIXES, UnreadableImageError, read_image, to_8_bit
@@ -103,6 +104,11 @@ def _reasons(path: Path) -> Iterator[None]:
         raise UnreadableFileError(path, f"it is no clip ({type(error).__name__}: {error})") from error
 
 
+def _check_whole(path: Path) -> None:
+    if ends_early(path):
+        raise UnreadableFileError(path, "it is shorter than it says itself; the file is cut off")
+
+
 @dataclass(frozen=True)
 class FrameFolder:
     """Image files in a folder."""
@@ -115,6 +121,13 @@ class FrameFolder:
         files = frame_files(path)
         if not files:
             raise UnreadableFileError(path, "the folder has no image files")
+        named: dict[str, Path] = {}
+        for file in files:
+            other = named.setdefault(file.stem, file)
+            if other is not file:
+                raise UnreadableFileError(
+                    path, f"{other.name} and {file.name} may be the same frame; keep one kind of files in a folder"
+                )
         return cls(path, files)
 
     @property
@@ -259,6 +272,7 @@ class Animation:
             if image.width * image.height > MAX_DECODED_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels are too many")
             count = int(getattr(image, "n_frames", 1))
+        _check_whole(path)
         if count == 1:
             raise UnreadableFileError(path, "it is a single picture, not a clip; a folder of pictures is one")
         return cls(path, count)
@@ -288,6 +302,7 @@ class VideoFile:
                 raise ValueError(f"{stream.width}×{stream.height} pixels are too many")
             if not any(packet.size for packet in container.demux(stream)):
                 raise UnreadableFileError(path, "it has no frames")
+            _check_whole(path)
             return cls(path, int(stream.frames))
 
     @cached_property
