@@ -119,6 +119,13 @@ def test_networks_are_exported_with_open_batch_and_sides(name: str, kind: str, t
 
 
 @pytest.mark.slow
+def test_computed_routes_of_mhsvm_are_exported_with_open_sides(tmp_path: Path) -> None:
+    written = export(predictor("mhsvm_4h_nano", **TINY).exportable(), tmp_path / "best.onnx", "onnx", dynamic=True)
+    assert written.open_axes == ("batch", "height", "width")
+    assert written.difference == 0  # beyond what float32 itself explains, see difference_beside_eager
+
+
+@pytest.mark.slow
 def test_archive_of_scans_across_pieces_takes_sides_whose_pixels_the_pieces_do_not_divide(tmp_path: Path) -> None:
     found = predictor("segmamba_nano")
     written = export(found.exportable(), tmp_path / "best.pt2", "pt2", dynamic=True, size=(16, 24, 32))
