@@ -18,6 +18,7 @@ import numpy as np
 
 from visionssm.data.errors import UnreadableFileError
 from visionssm.data.folders import regular_file
+from visionssm.engine.finite import check_finite
 from visionssm.engine.task import Predictor, find_task, located, task_names
 
 MOST_CLASSES = 100_000
@@ -59,14 +60,16 @@ class Graph:
         Args:
             inputs: of `shape`, float32.
         Raises:
-            ValueError: the file is for inputs of another size.
+            ValueError: the file is for inputs of another size, or gives NaN or infinite numbers.
         """
         for given, fixed in zip(inputs.shape, self.shape):
             if isinstance(fixed, int) and given != fixed:
                 raise ValueError(
                     f"{self.path.name} is for inputs {self.shape}, this one is {inputs.shape}: export with --dynamic"
                 )
-        return dict(zip(self.outputs, self.run(inputs.astype(self.dtype, copy=False)), strict=True))
+        found = dict(zip(self.outputs, self.run(inputs.astype(self.dtype, copy=False)), strict=True))
+        check_finite(all(bool(np.isfinite(x).all()) for x in found.values()))
+        return found
 
     def output(self, inputs: np.ndarray, name: str) -> np.ndarray:
         """One of the outputs.

@@ -18,6 +18,7 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from visionssm.checkpoints import create_official
 from visionssm.data.spelling import closest
+from visionssm.engine.finite import check_finite
 from visionssm.engine.task import View
 from visionssm.tasks.classification.base import BaseClassifier
 from visionssm.tasks.classification.network import build_classifier
@@ -45,10 +46,16 @@ class Classifier(BaseClassifier):
     license: str | None = None
 
     def probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """(classes,) of every image, in float32."""
+        """(classes,) of every image, in float32.
+
+        Raises:
+            ValueError: the network gives NaN or infinite scores.
+        """
         place = next(self.model.parameters(), torch.empty(0)).device
         batch = torch.stack([self.transform(image) for image in images]).to(place)
-        return list(self.model(batch).detach().float().softmax(-1).cpu().numpy())
+        scores = self.model(batch).detach().float()
+        check_finite(bool(scores.isfinite().all()))
+        return list(scores.softmax(-1).cpu().numpy())
 
     def view(self) -> View:
         """The model's maps; images are prepared as for prediction, or resized to a given size."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
+from visionssm.engine.finite import check_finite
 from visionssm.extras import needs_extra
 from visionssm.tasks.medical.settings import INTENSITIES, PreparationSettings
 
@@ -53,7 +54,10 @@ class Preparation(PreparationSettings):
             threshold: least probability of the foreground, with a single class.
         Returns:
             (*sides) int64.
+        Raises:
+            ValueError: a score is NaN or infinite.
         """
+        check_finite(bool(scores.isfinite().all()))
         if tuple(scores.shape[1:]) != tuple(sides) and self.order == 3 and self.size is not None:
             return _zoomed(_numbers(scores, threshold)[None].float().cpu(), sides, order=0)[0].long().to(scores.device)
         if tuple(scores.shape[1:]) != tuple(sides):

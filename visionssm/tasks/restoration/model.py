@@ -15,9 +15,9 @@ import visionssm
 from visionssm.data.errors import DatasetError
 from visionssm.engine.adapter import TaskModel, metainfo_of
 from visionssm.engine.errors import ConfigError
+from visionssm.engine.finite import check_finite
 from visionssm.heads.restoration import MambaIR
 from visionssm.tasks.restoration.inference import Tiling, restored
-from visionssm.tasks.restoration.results import check_finite
 
 LOSSES = ("l1", "charbonnier")
 _EPS = 1e-3

@@ -11,6 +11,7 @@ import numpy as np
 
 from visionssm.data.images import UnreadableImageError
 from visionssm.drawing import save_picture
+from visionssm.engine.finite import check_finite
 from visionssm.engine.task import Row, Source
 from visionssm.tasks.restoration.photo import Photo, quantised, read_photo, write_png
 from visionssm.tasks.restoration.pictures import comparison
@@ -91,15 +92,6 @@ class OfPixels:
     channels: int
     scale: int
     apply: Callable[[np.ndarray], np.ndarray]
-
-
-def check_finite(finite: bool) -> None:
-    """Raise ValueError unless all that a network gave is finite: as levels of a picture, NaN would be black."""
-    if not finite:
-        raise ValueError(
-            "the network gives NaN or infinite numbers, which are no picture: its training diverged, or half precision "
-            "overflows; take an earlier checkpoint, or float32"
-        )
 
 
 def restored_photo(photo: Photo, network: OfPixels) -> RestoredImage:

@@ -21,6 +21,7 @@ from visionssm.engine.description import (
     fields_of,
     rebuilt,
 )
+from visionssm.engine.finite import check_finite
 from visionssm.engine.task import View
 from visionssm.heads.segmentors import Normalised, segmentation_model
 from visionssm.tasks.segmentation.base import BaseSegmenter
@@ -37,11 +38,16 @@ class Segmenter(BaseSegmenter):
     model: Normalised
 
     def __call__(self, images: Sequence[Image.Image]) -> list[PixelClasses]:
-        """Classes of the pixels of every image, at its own size."""
+        """Classes of the pixels of every image, at its own size.
+
+        Raises:
+            ValueError: the network gives NaN or infinite scores.
+        """
         place = next(self.model.parameters()).device
         results = []
         for image in images:  # one by one, as their sizes differ
             scores = self.model(to_dtype(to_image(image), torch.float32, scale=True)[None].to(place))
+            check_finite(bool(scores.isfinite().all()))
             results.append(PixelClasses(self.classes, scores[0].argmax(0).cpu().numpy()))
         return results
 

@@ -15,6 +15,7 @@ from visionssm.checkpoints import CheckpointError
 from visionssm.data.arguments import checked
 from visionssm.data.errors import DatasetError
 from visionssm.engine.description import class_names_of, description_of, fields_of, rebuilt
+from visionssm.engine.finite import check_finite
 from visionssm.engine.task import View
 from visionssm.tasks.video_classification.base import BaseVideoClassifier
 from visionssm.tasks.video_classification.results import Clip
@@ -40,10 +41,15 @@ class VideoPredictor(BaseVideoClassifier):
     views: Views
 
     def probabilities(self, views: Tensor) -> np.ndarray:
-        """(V, classes) of the views of a video, in float32."""
+        """(V, classes) of the views of a video, in float32.
+
+        Raises:
+            ValueError: the network gives NaN or infinite scores.
+        """
         place = next(self.model.parameters()).device
-        parts = [self.model(x.to(place)).detach().float().softmax(-1).cpu() for x in views.split(_MOST_CLIPS)]
-        return torch.cat(parts).numpy()
+        scores = torch.cat([self.model(x.to(place)).detach().float().cpu() for x in views.split(_MOST_CLIPS)])
+        check_finite(bool(scores.isfinite().all()))
+        return scores.softmax(-1).numpy()
 
     def view(self) -> View:
         """What the layers make of every frame; an input is the frames of a clip side by side."""
