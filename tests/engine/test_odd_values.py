@@ -51,6 +51,10 @@ from visionssm.tasks.classification.data import check_transform, usable_transfor
         ("auto_scale_lr", {"base_batch_size": 0, "enable": True}, "auto_scale_lr cannot be built"),
         ("param_scheduler.0.eta_min_ratio", "abc", r"param_scheduler.* eta_min_ratio must be a number, got 'abc'"),
         ("val_evaluator.keep", "abc", "val_evaluator cannot be built.* keep must be a number, got 'abc'"),
+        ("optim_wrapper.optimizer.lr", "fast", "optim_wrapper cannot.* optimizer.lr must be a number, got 'fast'"),
+        ("optim_wrapper.optimizer.weight_decay", "abc", " optimizer.weight_decay must be a number, got 'abc'"),
+        ("model.num_classes", "ten", "model.num_classes must be a whole number, got 'ten'"),
+        ("model.in_chans", "3 or so", "model.in_chans must be a whole number, got '3 or so'"),
         ("custom_imports", {"imports": ["nowhere"]}, "custom_imports=… would have no effect"),
     ],
 )

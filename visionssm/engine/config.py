@@ -229,10 +229,15 @@ def _check_section(where: str, section: Any, registry: Registry, extra: Abstract
     for key in section:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where} ({_name(kind)}); closest: {closest(key, known)}")
-    if not where.startswith("model"):  # models check theirs
+    if where.startswith("model"):  # models check theirs, but not before they compute with the numbers of these
+        for key in _COUNTS & section.keys():
+            if isinstance(section[key], str):
+                raise ConfigError(f"{where}.{key} must be a whole number, got {section[key]!r}")
+    else:
         _check_numbers(where, section, target)
 
 
+_COUNTS = frozenset(("num_classes", "in_chans", "num_keypoints", "num_frames"))
 _NUMBERS = {"int", "float", "Number", "numbers", "None", "NoneType", "Optional", "Union", "typing"}
 
 
@@ -241,9 +246,12 @@ def _check_numbers(where: str, section: Mapping[str, Any], target: Any) -> None:
     for parameter in _parameters(target):
         name, asked = parameter.name, parameter.annotation
         words = set(re.findall(r"\w+", asked.__name__ if isinstance(asked, type) else str(asked)))
-        if isinstance(section.get(name), str) and words <= _NUMBERS and words & {"int", "float", "Number"}:
+        usual = isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool)
+        of_a_number = (words <= _NUMBERS and words & {"int", "float", "Number"}) or (usual and "str" not in words)
+        if isinstance(section.get(name), str) and of_a_number:
+            top, dot, below = where.partition(".")
             raise ConfigError(
-                f"{where} cannot be built from the config: {name} must be a number, got {section[name]!r}"
+                f"{top} cannot be built from the config: {below}{dot}{name} must be a number, got {section[name]!r}"
             )
 
 
