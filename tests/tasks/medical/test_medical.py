@@ -182,6 +182,9 @@ def test_every_class_of_the_head_is_in_every_split_and_white_matter_is_brighter_
         assert np.unique(labels).tolist() == [0, 1, 2, 3]
         means = [pixels[labels == number].mean() for number in range(4)]
         assert means[3] > means[2] > means[1] > means[0]
+        for pair in data.pairs:  # the whole brain is in the picture
+            assert not pair.labels[..., [0, -1], :].any()
+            assert not pair.labels[..., :, [0, -1]].any()
 
 
 def test_absent_or_changed_files_of_the_head_are_told(tmp_path: Path) -> None:
