@@ -273,38 +273,66 @@ def figure_of_fields(fields: Mapping[str, Tensor]) -> Figure:
 def figure_of_features(picture: Tensor, maps: Mapping[str, Tensor], *, n_channels: int = 4) -> Figure:
     """A row per stage: mean magnitude, principal components as colours, and the channels that vary most.
 
+    Of a strip, as the frames of a clip are side by side, the panels stand below each other.
+
     Args:
         picture: (H, W, 3) image in [0, 1], shown before the first row.
         maps: name of a stage to its (C, H', W') map.
     """
+    if picture.shape[1] >= 3 * picture.shape[0]:
+        return _figure_of_strips(picture, maps, n_channels)
     columns = 3 + n_channels
     figure = _figure(1.55 * columns, 1.55 * len(maps) + 0.35)
     for row, (name, features) in enumerate(maps.items()):
-        features = features.detach().float().cpu()
-        variances = features.flatten(1).var(dim=1, correction=0)
-        strongest = variances.topk(min(n_channels, len(variances))).indices.tolist()
-        panels: list[tuple[str, Any, str | None]] = [
-            ("magnitude", features.square().mean(0).sqrt().numpy(), "magma"),
-            ("components 1–3", principal_colours(features).numpy(), None),
-            *((f"channel {i}", features[i].numpy(), "viridis") for i in strongest),
-        ]
         first = figure.add_subplot(len(maps), columns, row * columns + 1)
         first.axis("off")
         if row == 0:
             first.imshow(picture.numpy())
             first.set_title("image", fontsize=8, color="#334155")
-        for column, (title, values, colours) in enumerate(panels, start=2):
+        for column, (title, values, colours) in enumerate(_panels(features, n_channels), start=2):
             axes = figure.add_subplot(len(maps), columns, row * columns + column)
-            axes.imshow(values, cmap=colours, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            _show(axes, values, colours)
             if column > 3 or row == 0:
                 axes.set_title(title, fontsize=8 if column <= 3 else 7, color="#334155")
             if column == 2:
-                size = f"{features.shape[-2]}×{features.shape[-1]}×{features.shape[0]}"
                 told = "\none pixel: no place" if features.shape[-2:] == (1, 1) else ""
-                axes.set_ylabel(f"{name}\n{size}{told}", fontsize=8)
+                axes.set_ylabel(f"{name}\n{_size_of(features)}{told}", fontsize=8)
     return figure
+
+
+def _figure_of_strips(picture: Tensor, maps: Mapping[str, Tensor], n_channels: int) -> Figure:
+    panels: list[tuple[str, Any, str | None]] = [("image", picture.numpy(), None)]
+    for name, features in maps.items():
+        of_stage = _panels(features, n_channels)
+        panels += [(f"{name}, {_size_of(features)}: {title}", *rest) for title, *rest in of_stage]
+    figure = _figure(9.0, len(panels) * (9.0 * picture.shape[0] / picture.shape[1] + 0.28))
+    for row, (title, values, colours) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(panels), 1, row)
+        _show(axes, values, colours)
+        axes.set_title(title, fontsize=8, color="#334155", loc="left", pad=3)
+    return figure
+
+
+def _panels(features: Tensor, n_channels: int) -> list[tuple[str, Any, str | None]]:
+    """What is shown of a (C, H, W) map: title, values, and how they are coloured."""
+    features = features.detach().float().cpu()
+    variances = features.flatten(1).var(dim=1, correction=0)
+    strongest = variances.topk(min(n_channels, len(variances))).indices.tolist()
+    return [
+        ("magnitude", features.square().mean(0).sqrt().numpy(), "magma"),
+        ("components 1–3", principal_colours(features).numpy(), None),
+        *((f"channel {i}", features[i].numpy(), "viridis") for i in strongest),
+    ]
+
+
+def _size_of(features: Tensor) -> str:
+    return f"{features.shape[-2]}×{features.shape[-1]}×{features.shape[0]}"
+
+
+def _show(axes: Any, values: Any, colours: str | None) -> None:
+    axes.imshow(values, cmap=colours, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def figure_of_cam(picture: Tensor, cam: Tensor, *, title: str) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,19 @@ def test_class_activations_tell_the_score_of_the_class(
     with torch.inference_mode():
         score = predictor.model(predictor.transform(predictor.read(photo))[None]).softmax(-1)[0, 7]
     assert f"score {float(score):.2f}" in titles[0]
+
+
+def test_features_of_a_strip_of_frames_fill_the_width_of_the_picture() -> None:
+    picture, maps = torch.rand(16, 128, 3), {"layer 1": torch.rand(6, 4, 32), "layer 2": torch.rand(6, 4, 32)}
+    figure = visualization.figure_of_features(picture, maps, n_channels=1)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:3] == ["image", "layer 1, 4×32×6: magnitude", "layer 1, 4×32×6: components 1–3"]
+    assert len(titles) == 7
+    figure.canvas.draw()
+    shown = [axes.get_window_extent() for axes in figure.axes]
+    assert min(box.width for box in shown) > 0.85 * figure.bbox.width
+    for above, below in itertools.pairwise(shown):
+        assert below.y1 < above.y0
 
 
 def test_maps_of_one_pixel_are_told(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
