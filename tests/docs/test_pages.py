@@ -60,6 +60,7 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
         "pointcloud.parts",
         "pose",
         "restoration",
+        "restoration_frame",
     ],
 )
 def test_table_of_a_benchmark_is_that_of_its_file(name: str) -> None:
