@@ -146,7 +146,7 @@ ELSEWHERE = ("vmamba_nano_test", "mambavision_large3_256_21k", "mambavision_larg
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # the exporter's own optimisation of a graph of thousands of operators takes minutes
+@pytest.mark.timeout(1800)  # the exporter traces thousands of operators twice, which takes minutes
 @pytest.mark.parametrize("name", [n for n in visionssm.list_models() if n not in ELSEWHERE])
 def test_every_model_is_exported_to_onnx_with_open_sizes(name: str, tmp_path: Path) -> None:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
