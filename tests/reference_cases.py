@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +133,10 @@ class Case:
         shapes = {name: tuple(x) for name, x in given if name not in skipped or name.endswith(constructed)}
         return shapes | {name: shapes[source] for name, source in self.meta.get("tied_keys", {}).items()}
 
+    def tagged(self, numbers: Mapping[str, int]) -> dict[str, Tensor]:
+        """Tensors in the place of the weights that hold these numbers, or zeros."""
+        return {name: torch.full(shape, float(numbers.get(name, 0))) for name, shape in self.shapes().items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The case's weights under the authors' names."""
         skipped = set(self.data["not_filled"])
@@ -246,8 +250,7 @@ def gradient_norms(
         known = numbers.get(name, numbers.get(source))
         if known is not None:
             numbers[name] = numbers[source] = known
-    tagged = {name: torch.full(shape, float(numbers.get(name, 0))) for name, shape in case.shapes().items()}
-    mapped = filter_fn(tagged, model)
+    mapped = filter_fn(case.tagged(numbers), model)
 
     group_of = {i + 1: i + 1 for i in range(len(names))}
 

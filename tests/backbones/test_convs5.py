@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +52,10 @@ class ConvS5Case(Case):
         for name, kept in self.data["kept_values"].items():
             state[name] = _tensor(kept)
         return state
+
+    def tagged(self, numbers: Mapping[str, int]) -> dict[str, Tensor]:
+        """Tensors in the place of the weights, of which some are complex, that hold these numbers, or zeros."""
+        return {name: torch.full_like(x, numbers.get(name, 0)) for name, x in self.state_dict().items()}
 
 
 def _filled(case: Case) -> ConvS5Case:

@@ -141,6 +141,18 @@ def test_archive_made_with_one_window_runs_on_several_of_odd_sides(tmp_path: Pat
         torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", [n for n in visionssm.list_models() if n.endswith("_nano_test")])
+def test_archive_of_every_family_runs_at_odd_sizes(name: str, tmp_path: Path) -> None:
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    model, file = _model(name), tmp_path / "model.pt2"
+    assert export_archive(model, file, torch.randn(2, 3, 64, 64), dynamic=not fixed) <= 1e-4
+    image = torch.randn((2, 3, 64, 64) if fixed else (3, 3, 75, 130))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(file).module()(image), model(image), rtol=1e-4, atol=1e-5)
+
+
 # The first is tested above; the others are larger than a file of ONNX can be.
 ELSEWHERE = ("vmamba_nano_test", "mambavision_large3_256_21k", "mambavision_large3_512_21k")
 

@@ -29,7 +29,7 @@ class Steps(NamedTuple):
         """Those of (K, 1, L) routes."""
         n_routes = order.shape[0]
         steps = visits(order, order.shape[-1])[:, 0].T  # (L, K)
-        of_route = steps * n_routes + torch.arange(n_routes, device=order.device)
+        of_route = steps * n_routes + torch.arange(n_routes, dtype=order.dtype, device=order.device)
         return cls(order, steps.flatten(), of_route.flatten())
 
 
