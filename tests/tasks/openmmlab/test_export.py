@@ -113,7 +113,7 @@ def test_detectors_of_mmdet_are_refused_with_what_there_is_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predictor = OpenMMLabDetector(torch.nn.Identity(), ["a"], None)
-    monkeypatch.setattr(tool, "load_predictor", lambda *args, **more: predictor)
+    monkeypatch.setattr("visionssm.prediction.load_predictor", lambda *args, **more: predictor)
     assert tool.main(["best.pth", "--out", str(tmp_path / "m.onnx")]) == 2
     message = capsys.readouterr().err
     assert "Identity of mmdet has no form for export" in message
