@@ -146,8 +146,9 @@ def test_archive_made_with_one_window_runs_on_several_of_odd_sides(tmp_path: Pat
 @pytest.mark.parametrize("name", [n for n in visionssm.list_models() if n.endswith("_nano_test")])
 def test_archive_of_every_family_runs_at_odd_sizes(name: str, tmp_path: Path) -> None:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    side = 128 if name.startswith("msvmamba") else 64  # half of its last map is scanned, which has to have two pixels
     model, file = _model(name), tmp_path / "model.pt2"
-    assert export_archive(model, file, torch.randn(2, 3, 64, 64), dynamic=not fixed) <= 1e-4
+    assert export_archive(model, file, torch.randn(2, 3, side, side), dynamic=not fixed) <= 1e-4
     image = torch.randn((2, 3, 64, 64) if fixed else (3, 3, 75, 130))
     with torch.no_grad():
         torch.testing.assert_close(torch.export.load(file).module()(image), model(image), rtol=1e-4, atol=1e-5)
