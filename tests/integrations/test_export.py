@@ -154,6 +154,13 @@ def test_archive_of_every_family_runs_at_odd_sizes(name: str, tmp_path: Path) ->
         torch.testing.assert_close(torch.export.load(file).module()(image), model(image), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_file_with_open_sizes_can_be_written_after_one_with_fixed_ones(tmp_path: Path) -> None:
+    for name, dynamic in (("localvim_nano_test", False), ("localvmamba_nano_test", True)):  # loops of the same sizes
+        file = tmp_path / f"{name}.onnx"
+        assert export_onnx(_model(name), file, torch.randn(2, 3, 64, 64), dynamic=dynamic) <= 1e-4
+
+
 # The first is tested above; the others are larger than a file of ONNX can be.
 ELSEWHERE = ("vmamba_nano_test", "mambavision_large3_256_21k", "mambavision_large3_512_21k")
 

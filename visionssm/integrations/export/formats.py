@@ -211,6 +211,7 @@ def _examples(exportable: Exportable, image: Tensor, dynamic: bool) -> list[Tens
 
 @contextlib.contextmanager
 def _explained(target: str, dynamic: bool) -> Iterator[None]:
+    torch.compiler.reset()  # it compares open sizes with those of loops that were exported before, and fixes them so
     try:
         yield
     except Exception as error:
