@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,26 +160,17 @@ def _pose(options: argparse.Namespace) -> list[dict[str, Any]]:
     return pose.run(seconds=options.seconds, clock=options.clock, scale=scale)
 
 
-def _medical(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return medical.run(
-        parts=options.only or tuple(medical.PARTS),
+def _in_parts(task: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Those of a task's benchmark that are asked for, beside the known figures of the others."""
+    rows: list[dict[str, Any]] = task.run(
+        parts=options.only or tuple(task.PARTS),
         known=read_rows(options.json) if options.only else (),
         seconds=options.seconds,
         clock=options.clock,
-        scale=medical.TINY if options.dry_run else None,
+        scale=task.TINY if options.dry_run else None,
         keep=lambda so_far: write_json(options.json, so_far),
     )
-
-
-def _restoration(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return restoration.run(
-        parts=options.only or tuple(restoration.PARTS),
-        known=read_rows(options.json) if options.only else (),
-        seconds=options.seconds,
-        clock=options.clock,
-        scale=restoration.TINY if options.dry_run else None,
-        keep=lambda so_far: write_json(options.json, so_far),
-    )
+    return rows
 
 
 def _video(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -218,8 +210,8 @@ RUN: Mapping[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "pointcloud": _pointcloud,
     "yolo": _yolo,
     "pose": _pose,
-    "medical": _medical,
-    "restoration": _restoration,
+    "medical": partial(_in_parts, medical),
+    "restoration": partial(_in_parts, restoration),
     "video": _video,
     "gpu": _gpu,
 }

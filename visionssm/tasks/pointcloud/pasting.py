@@ -228,9 +228,7 @@ def read_objects(folder: Path, classes: int) -> Objects:
         DatasetError: a file is missing, damaged, or does not fit the others.
     """
     try:
-        arrays = {
-            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
-        }
+        arrays = {name: _loaded(folder / f"{name}.npy") for name in _ARRAYS}
         features = int((folder / "features.txt").read_text()[:10])
         if not 3 <= features <= 64:
             raise ValueError(f"{features} numbers per point")
